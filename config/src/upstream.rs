@@ -1,0 +1,52 @@
+//! `outbound:` where the application may go, and who has to answer there.
+
+use crate::identity::SvidSelector;
+use crate::listener::{OnExpiry, Protocol};
+use crate::pattern::{HostPattern, SpiffePattern};
+use crate::problem::Place;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What no service covers is refused.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Outbound {
+    /// Listeners shared by all services: the service is found by host/authority.
+    pub listen: Vec<SocketAddr>,
+    pub services: Vec<Service>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Unique; appears in logs and metrics.
+    pub name: String,
+    /// Found by these on shared listeners. May have captures (a template).
+    pub hosts: Vec<HostPattern>,
+    /// A local listener of its own: everything that arrives there goes to this service.
+    pub listen: Option<SocketAddr>,
+    pub endpoints: Endpoints,
+    pub protocol: Protocol,
+    pub transport: Transport,
+    pub on_expiry: OnExpiry,
+    /// How long one TCP connect may take. `None`: `timeouts.connect`.
+    pub connect_timeout: Option<Duration>,
+    pub place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoints {
+    Static(Vec<SocketAddr>),
+    /// Resolved again and again; all addresses of both families are used.
+    Dns { host: String, port: u16 },
+    /// The host that the request named (it matched `hosts`), at this port or, when `None`, the port that it named.
+    Host { port: Option<u16> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Transport {
+    /// mTLS with our SVID to a peer whose SPIFFE ID matches one of `identity` (which may hold captures of `hosts`).
+    Mesh { identity: Vec<SpiffePattern>, svid: SvidSelector },
+    /// TLS to a server of the Web PKI. `roots`: a PEM file instead of the system's. `server_name`: instead of the host.
+    WebTls { server_name: Option<String>, roots: Option<PathBuf> },
+    Plaintext,
+}

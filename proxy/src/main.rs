@@ -1,0 +1,3 @@
+//! Command → function → exit code.
+
+fn main() {}

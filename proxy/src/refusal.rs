@@ -1,0 +1,132 @@
+//! Every way in which Postern says no: one table from reason code to HTTP, gRPC and retry advice (DESIGN, rulings).
+//!
+//! A refusal has words for the inside (log, record) elsewhere; what leaves the process is the code (to the peer's
+//! sidecar only) and the decision id.
+
+use http::StatusCode;
+
+/// A closed set. `code()` is stable: logs, metrics and records use it alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// We hold no SVID (yet, or no longer).
+    NoIdentity,
+    /// The agent answers `PermissionDenied`.
+    IdentityDenied,
+    /// Our SVID is past its notAfter.
+    IdentityExpired,
+    /// Plaintext on a port that wants mTLS.
+    PlaintextRefused,
+    /// TLS on a port that wants plaintext.
+    TlsRefused,
+    /// The TLS handshake failed before an identity was known (not our verifier's verdict).
+    TlsHandshakeFailed,
+    /// A deadline of the handshake passed.
+    TlsHandshakeTimeout,
+    /// Our verifier refused the peer's SVID; the record names the rule.
+    PeerNotVerified,
+    /// The bytes are of a protocol that this port does not carry.
+    ProtocolRefused,
+    /// No first bytes in time, on a port where L7 rules exist.
+    DetectTimeout,
+    /// No allow rule matches.
+    NotAllowed,
+    /// No route matches.
+    NoRoute,
+    /// Readings of the path select different routes.
+    AmbiguousRoute,
+    /// The path has no honest reading.
+    BadPath,
+    /// Host or authority missing, doubled, contradictory or malformed.
+    BadHost,
+    /// Framing or headers that a strict proxy does not pass on.
+    BadRequest,
+    /// More or larger header fields than allowed.
+    HeadersTooLarge,
+    /// CONNECT where no route says so.
+    ConnectRefused,
+    /// An upgrade that this port does not carry, or one with a body.
+    UpgradeRefused,
+    /// Outbound: no service is declared for this destination.
+    UnknownService,
+    /// Outbound: the answerer's SVID is valid, but not one of the expected identities.
+    WrongUpstreamIdentity,
+    /// Outbound: the answerer could not be verified.
+    UpstreamNotVerified,
+    /// Outbound: no endpoint could be reached.
+    UpstreamUnreachable,
+    /// Outbound: the name has no usable address.
+    UpstreamUnresolved,
+    /// The upstream answered with something that is not the protocol.
+    UpstreamProtocol,
+    /// The upstream closed before it answered.
+    UpstreamClosed,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// Inbound: the application could not be reached.
+    AppUnreachable,
+    /// More connections or requests than allowed.
+    OverLimit,
+    /// We are shutting down.
+    Draining,
+    /// The connection's trust ended while the request was in flight.
+    TrustEnded,
+    /// A request that came back to where it was.
+    Loop,
+    /// Our own fault.
+    Internal,
+}
+
+impl Refusal {
+    /// The stable, short name.
+    pub fn code(self) -> &'static str {
+        self.row().0
+    }
+
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.row().1).expect("the table below holds valid status codes")
+    }
+
+    /// Status code of gRPC (google.rpc.Code).
+    pub fn grpc_status(self) -> u8 {
+        self.row().2
+    }
+
+    #[rustfmt::skip]
+    fn row(self) -> (&'static str, u16, u8) {
+        match self {
+            Self::NoIdentity            => ("no_identity",             503, 14),
+            Self::IdentityDenied        => ("identity_denied",         503, 14),
+            Self::IdentityExpired       => ("identity_expired",        503, 14),
+            Self::PlaintextRefused      => ("plaintext_refused",       400,  3),
+            Self::TlsRefused            => ("tls_refused",             400,  3),
+            Self::TlsHandshakeFailed    => ("tls_handshake_failed",    400, 16),
+            Self::TlsHandshakeTimeout   => ("tls_handshake_timeout",   400,  4),
+            Self::PeerNotVerified       => ("peer_not_verified",       403, 16),
+            Self::ProtocolRefused       => ("protocol_refused",        400,  3),
+            Self::DetectTimeout         => ("detect_timeout",          408,  4),
+            Self::NotAllowed            => ("not_allowed",             403,  7),
+            Self::NoRoute               => ("no_route",                403,  7),
+            Self::AmbiguousRoute        => ("ambiguous_route",         400,  3),
+            Self::BadPath               => ("bad_path",                400,  3),
+            Self::BadHost               => ("bad_host",                400,  3),
+            Self::BadRequest            => ("bad_request",             400,  3),
+            Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
+            Self::ConnectRefused        => ("connect_refused",         405, 12),
+            Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
+            Self::UnknownService        => ("unknown_service",         403,  7),
+            Self::WrongUpstreamIdentity => ("wrong_upstream_identity", 502, 14),
+            Self::UpstreamNotVerified   => ("upstream_not_verified",   502, 14),
+            Self::UpstreamUnreachable   => ("upstream_unreachable",    503, 14),
+            Self::UpstreamUnresolved    => ("upstream_unresolved",     503, 14),
+            Self::UpstreamProtocol      => ("upstream_protocol",       502, 14),
+            Self::UpstreamClosed        => ("upstream_closed",         502, 14),
+            Self::UpstreamTimeout       => ("upstream_timeout",        504,  4),
+            Self::AppUnreachable        => ("app_unreachable",         503, 14),
+            Self::OverLimit             => ("over_limit",              503,  8),
+            Self::Draining              => ("draining",                503, 14),
+            Self::TrustEnded            => ("trust_ended",             503, 14),
+            Self::Loop                  => ("loop",                    508, 13),
+            Self::Internal              => ("internal",                500, 13),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! A verified peer.
+
+use crate::identity::AuthorityId;
+use postern_config::SpiffeId;
+use rustls_pki_types::CertificateDer;
+use std::time::SystemTime;
+
+/// In which role the *peer* presented its SVID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    Client,
+    Server,
+}
+
+/// What the verifier established about the other side of a connection. Made by `tls/verifier.rs` alone.
+#[derive(Debug)]
+pub struct Peer {
+    pub id: SpiffeId,
+    /// As presented, leaf first; kept so that trust can be checked again when bundles change.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// SHA-256 of the leaf's DER.
+    pub fingerprint: [u8; 32],
+    /// Lower-case hex.
+    pub serial: String,
+    pub not_after: SystemTime,
+    /// The root that vouched.
+    pub authority: AuthorityId,
+    /// Generation of the identity snapshot that it was verified with.
+    pub generation: u64,
+}

@@ -1,0 +1,1 @@
+//! The harness: a mesh in a process.
