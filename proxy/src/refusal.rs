@@ -41,6 +41,8 @@ pub enum Refusal {
     BadHost,
     /// Framing or headers that a strict proxy does not pass on.
     BadRequest,
+    /// An `Expect` other than `100-continue`.
+    ExpectationRefused,
     /// More or larger header fields than allowed.
     HeadersTooLarge,
     /// CONNECT where no route says so.
@@ -111,6 +113,7 @@ impl Refusal {
             Self::BadPath               => ("bad_path",                400,  3),
             Self::BadHost               => ("bad_host",                400,  3),
             Self::BadRequest            => ("bad_request",             400,  3),
+            Self::ExpectationRefused    => ("expectation_refused",     417,  3),
             Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
             Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
