@@ -92,4 +92,4 @@ pub async fn serve_tcp_readonly(listener: TcpListener, state: Arc<AdminState>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -290,3 +290,6 @@ fn seconds_between(earlier: SystemTime, later: SystemTime) -> f64 {
         Err(error) => -error.duration().as_secs_f64(),
     }
 }
+
+#[cfg(test)]
+mod tests;
