@@ -3,6 +3,7 @@
 //! `workload_api` and `files` build snapshots; `store` publishes them; `dev` is the embedded provider. Nothing here
 //! decides *who a peer is*: that is `tls/verifier.rs`.
 
+pub mod dev;
 #[allow(clippy::all, clippy::wildcard_imports, missing_docs, reason = "generated; see the top of the file")]
 pub mod proto;
 pub mod snapshot;
