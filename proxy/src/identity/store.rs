@@ -14,7 +14,11 @@ pub struct IdentityStore {
 
 impl Default for IdentityStore {
     fn default() -> Self {
-        Self { current: ArcSwap::from_pointee(Snapshot::empty()), changed: watch::Sender::new(0), publishing: Mutex::new(()) }
+        Self {
+            current: ArcSwap::from_pointee(Snapshot::empty()),
+            changed: watch::Sender::new(0),
+            publishing: Mutex::new(()),
+        }
     }
 }
 
