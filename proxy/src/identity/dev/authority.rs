@@ -6,8 +6,8 @@
 use super::DevError;
 use postern_config::{SpiffeId, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -72,7 +72,12 @@ pub(super) struct TrustDomainAuthorities {
 
 impl TrustDomainAuthorities {
     /// Reads `directory/TRUST-DOMAIN.json`, or makes the first authority and writes it.
-    pub(super) fn open(directory: &Path, trust_domain: TrustDomain, ttl: Duration, now: SystemTime) -> Result<Self, DevError> {
+    pub(super) fn open(
+        directory: &Path,
+        trust_domain: TrustDomain,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Self, DevError> {
         let file = directory.join(format!("{trust_domain}.json"));
         let mut this = Self { trust_domain, authorities: Vec::new(), issuing: 0, ttl, file };
         if this.file.exists() {
@@ -128,7 +133,9 @@ impl TrustDomainAuthorities {
         let newest = self.authorities.last().map(|newest| age(newest.not_before, now));
         match newest {
             None => self.authorities.push(Authority::generate(&self.trust_domain, self.ttl, now)?),
-            Some(age) if age >= self.ttl / 2 => self.authorities.push(Authority::generate(&self.trust_domain, self.ttl, now)?),
+            Some(age) if age >= self.ttl / 2 => {
+                self.authorities.push(Authority::generate(&self.trust_domain, self.ttl, now)?)
+            }
             Some(age) if age >= self.ttl / 8 => self.issuing = self.authorities.len() - 1,
             Some(_) => {}
         }
@@ -158,14 +165,17 @@ impl TrustDomainAuthorities {
 
     fn drop_expired(&mut self, now: SystemTime) {
         let issuing = self.issuing;
-        let expired_before_issuing = self.authorities[..issuing].iter().filter(|authority| authority.not_after <= now).count();
+        let expired_before_issuing =
+            self.authorities[..issuing].iter().filter(|authority| authority.not_after <= now).count();
         self.authorities.retain(|authority| authority.not_after > now);
         self.issuing = (issuing - expired_before_issuing).min(self.authorities.len().saturating_sub(1));
     }
 
     fn load(&mut self) -> Result<(), DevError> {
         let file = || self.file.clone();
-        let text = Zeroizing::new(std::fs::read_to_string(&self.file).map_err(|source| DevError::State { file: file(), source })?);
+        let text = Zeroizing::new(
+            std::fs::read_to_string(&self.file).map_err(|source| DevError::State { file: file(), source })?,
+        );
         let stored: StoredAuthorities =
             serde_json::from_str(&text).map_err(|source| DevError::StateFormat { file: file(), source })?;
         self.authorities = stored.authorities.iter().map(StoredAuthority::open).collect::<Result<_, _>>()?;
@@ -182,10 +192,17 @@ impl TrustDomainAuthorities {
         };
         let at = |source| DevError::State { file: self.file.clone(), source };
         let text = Zeroizing::new(
-            serde_json::to_vec_pretty(&stored).map_err(|source| DevError::StateFormat { file: self.file.clone(), source })?,
+            serde_json::to_vec_pretty(&stored)
+                .map_err(|source| DevError::StateFormat { file: self.file.clone(), source })?,
         );
         let beside = self.file.with_extension("json.new");
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).map_err(at)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(at)?;
         file.write_all(&text).map_err(at)?;
         file.sync_all().map_err(at)?;
         std::fs::rename(&beside, &self.file).map_err(at)

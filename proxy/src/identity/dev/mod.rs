@@ -104,7 +104,12 @@ impl DevProvider {
             }
             workloads.push(Arc::new(open_workload(workload, &config.state_dir)?));
         }
-        let shared = Shared { authorities: Mutex::new(authorities), workloads, svid_ttl: config.svid_ttl, ca_ttl: config.ca_ttl };
+        let shared = Shared {
+            authorities: Mutex::new(authorities),
+            workloads,
+            svid_ttl: config.svid_ttl,
+            ca_ttl: config.ca_ttl,
+        };
         let this = Self { shared: Arc::new(shared), running: Mutex::new(None) };
         this.rotate_svids()?;
         this.restart()?;
@@ -280,7 +285,8 @@ impl DevProvider {
         stage: impl FnOnce(&mut TrustDomainAuthorities) -> Result<(), DevError>,
     ) -> Result<(), DevError> {
         let mut authorities = self.shared.authorities();
-        let found = authorities.get_mut(trust_domain).ok_or_else(|| DevError::UnknownTrustDomain(trust_domain.clone()))?;
+        let found =
+            authorities.get_mut(trust_domain).ok_or_else(|| DevError::UnknownTrustDomain(trust_domain.clone()))?;
         stage(found)?;
         tracing::info!(%trust_domain, authorities = found.published(), "authorities changed");
         self.shared.refresh_all(&authorities, reissue)

@@ -3,8 +3,8 @@
 use super::workload::{MessageStream, Workload};
 use crate::identity::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use crate::identity::proto::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
-    X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -36,7 +36,10 @@ impl SpiffeWorkloadApi for WorkloadApi {
     type FetchX509BundlesStream = MessageStream<X509BundlesResponse>;
     type FetchJWTBundlesStream = MessageStream<JwtBundlesResponse>;
 
-    async fn fetch_x509svid(&self, request: Request<X509svidRequest>) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+    async fn fetch_x509svid(
+        &self,
+        request: Request<X509svidRequest>,
+    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         require_security_header(request.metadata())?;
         self.workload.open_svids().map(Response::new)
     }
@@ -79,5 +82,7 @@ fn require_security_header(metadata: &MetadataMap) -> Result<(), Status> {
 }
 
 fn no_tokens(metadata: &MetadataMap) -> Status {
-    require_security_header(metadata).err().unwrap_or_else(|| Status::unimplemented("this provider issues no JWT-SVIDs"))
+    require_security_header(metadata)
+        .err()
+        .unwrap_or_else(|| Status::unimplemented("this provider issues no JWT-SVIDs"))
 }

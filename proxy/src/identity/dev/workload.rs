@@ -220,7 +220,10 @@ impl<M: Clone> Streams<M> {
     }
 }
 
-fn authority_of<'a>(authorities: &'a Authorities, trust_domain: &TrustDomain) -> Result<&'a TrustDomainAuthorities, DevError> {
+fn authority_of<'a>(
+    authorities: &'a Authorities,
+    trust_domain: &TrustDomain,
+) -> Result<&'a TrustDomainAuthorities, DevError> {
     authorities.get(trust_domain).ok_or_else(|| DevError::UnknownTrustDomain(trust_domain.clone()))
 }
 
