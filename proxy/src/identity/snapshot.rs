@@ -4,7 +4,7 @@ use postern_config::{SpiffeId, SvidSelector, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// SHA-256 of an authority's SubjectPublicKeyInfo: survives re-issue of its certificate with the same key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +120,8 @@ pub struct Snapshot {
     pub source: SourceStatus,
     /// When SVIDs or bundles last changed, or the source came back with the same ones (not merely failed).
     pub received_at: Option<SystemTime>,
+    /// When the store published it: the start of event → last byte.
+    pub published: Instant,
 }
 
 impl Snapshot {
@@ -130,6 +132,7 @@ impl Snapshot {
             bundles: HashMap::new(),
             source: SourceStatus::Waiting { reason: "starting".to_owned() },
             received_at: None,
+            published: Instant::now(),
         }
     }
 

@@ -48,6 +48,7 @@ impl IdentityStore {
         let current = self.current.load();
         let mut snapshot = next(&current)?;
         snapshot.generation = current.generation + 1;
+        snapshot.published = std::time::Instant::now();
         let snapshot = Arc::new(snapshot);
         self.current.store(snapshot.clone());
         self.changed.send_replace(snapshot.generation);
