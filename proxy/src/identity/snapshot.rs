@@ -108,6 +108,9 @@ impl NoSvid {
 }
 
 /// SVIDs, bundles and the state of their source at one generation.
+///
+/// An SVID or bundle that did not change keeps its `Arc` from one generation to the next: `Arc::ptr_eq` tells.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Rises by one with every publication.
     pub generation: u64,
@@ -115,7 +118,7 @@ pub struct Snapshot {
     pub svids: Vec<Arc<Svid>>,
     pub bundles: HashMap<TrustDomain, Arc<Bundle>>,
     pub source: SourceStatus,
-    /// When SVIDs or bundles were last received (not merely the status changed).
+    /// When SVIDs or bundles last changed, or the source came back with the same ones (not merely failed).
     pub received_at: Option<SystemTime>,
     /// When the store published it: the start of event → last byte.
     pub published: Instant,
