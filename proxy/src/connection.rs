@@ -1,10 +1,9 @@
 //! One accepted connection, from the moment it is accepted to its last byte: what is known of it, and its one record.
 
 use crate::http::identity_headers::RenderedIdentity;
-use crate::identity::Svid;
 use crate::policy::Door;
 use crate::refusal::Refused;
-use crate::session::{Carries, Direction, Registered, Session, Trust};
+use crate::session::{Carries, Direction, Registered, Session};
 use crate::shared::Shared;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
@@ -72,7 +71,7 @@ impl Connection {
         remote: SocketAddr,
     ) -> Rc<Self> {
         metrics.connection_opened();
-        let session = Session::new(worker.next_id(), direction, name, remote);
+        let session = Session::new(worker.next_id(), direction, name, remote, metrics.clone());
         Rc::new(Self {
             _registered: worker.registry.register(session.clone()),
             worker: worker.clone(),
@@ -150,7 +149,7 @@ impl Connection {
             tls: trust.map(|_| TlsFacts { version: Some("1.3"), cipher: None, curve: None }),
             peer: trust.map(|trust| &trust.peer.id),
             peer_fingerprint: trust.map(|trust| &trust.peer.fingerprint),
-            own: trust.map(|trust: &Trust| { let own: &Svid = &trust.own; &own.id }),
+            own: trust.map(|trust| &trust.own.id),
             identity_generation: trust.map(|trust| trust.peer.generation),
             policy_generation: Some(self.policy_generation),
             bytes_received: session.bytes_in.load(Relaxed),

@@ -16,6 +16,8 @@ pub use registry::{InFlight, Registered, Registry, RequestGuard};
 
 use crate::admin::ConnectionInfo;
 use crate::identity::{Snapshot, SourceStatus, Svid};
+use crate::telemetry::PortMetrics;
+use crate::telemetry::json::rfc3339;
 use crate::tls::verifier::{SvidError, Strictness, still_trusted};
 use crate::tls::{Peer, Role};
 use futures_util::task::AtomicWaker;
@@ -127,7 +129,6 @@ impl Carries {
 }
 
 /// What the mTLS handshake established, and with what of ours.
-#[derive(Debug)]
 pub struct Trust {
     pub own: Arc<Svid>,
     pub peer: Arc<Peer>,
@@ -152,6 +153,8 @@ pub struct Session {
     pub remote: SocketAddr,
     pub opened_at: SystemTime,
     pub opened: Instant,
+    metrics: Arc<PortMetrics>,
+    kept_after_expiry: AtomicBool,
     trust: OnceLock<Trust>,
     subject: OnceLock<Subject>,
     carries: AtomicU8,
@@ -171,7 +174,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(id: u64, direction: Direction, name: Arc<str>, remote: SocketAddr) -> Arc<Self> {
+    pub fn new(
+        id: u64,
+        direction: Direction,
+        name: Arc<str>,
+        remote: SocketAddr,
+        metrics: Arc<PortMetrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             direction,
@@ -179,6 +188,8 @@ impl Session {
             remote,
             opened_at: SystemTime::now(),
             opened: Instant::now(),
+            metrics,
+            kept_after_expiry: AtomicBool::new(false),
             trust: OnceLock::new(),
             subject: OnceLock::new(),
             carries: AtomicU8::new(Carries::Unknown as u8),
@@ -283,11 +294,20 @@ impl Session {
         EndCause::from_u8(self.cause.load(Relaxed))
     }
 
+    /// `on_expiry: keep`: counted once, and visible.
+    fn keep_after_expiry(&self) {
+        if !self.kept_after_expiry.swap(true, Relaxed) {
+            self.metrics.expired_kept();
+        }
+    }
+
     fn state(&self) -> &'static str {
         if self.is_cut() {
             "cut"
         } else if self.is_retired() {
             "retiring"
+        } else if self.kept_after_expiry.load(Relaxed) {
+            "kept after expiry"
         } else {
             "live"
         }
@@ -303,9 +323,9 @@ impl Session {
             protocol: self.carries().as_str(),
             remote: self.remote.to_string(),
             peer_spiffe_id: trust.map(|trust| trust.peer.id.to_string()),
-            peer_not_after: trust.map(|trust| trust.peer.not_after),
+            peer_not_after: trust.map(|trust| rfc3339(trust.peer.not_after)),
             own_spiffe_id: trust.map(|trust| trust.own.id.to_string()),
-            opened_at: self.opened_at,
+            opened_at: rfc3339(self.opened_at),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
             state: self.state(),
@@ -335,7 +355,7 @@ pub fn trust_end(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {
         return Some(EndCause::IdentityWithdrawn);
     }
     let peer = &trust.peer;
-    match still_trusted(peer, &snapshot.bundles, trust.peer_role, trust.strictness) {
+    match still_trusted(peer, &snapshot.bundles, trust.peer_role, SystemTime::now(), trust.strictness) {
         Ok(_) => None,
         Err(SvidError::NoBundle { .. }) => Some(EndCause::TrustDomainRemoved),
         Err(_) => Some(EndCause::AuthorityRemoved),

@@ -262,8 +262,7 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         every.tick().await;
         let policy = worker.policy();
-        let count = worker.registry.sweep(SystemTime::now(), &policy.timeouts, worker.is_draining());
-        worker.shared.expired_kept.set(worker.index, count.expired_kept);
+        worker.registry.sweep(SystemTime::now(), &policy.timeouts, worker.is_draining());
         worker.upstreams.sweep(Instant::now());
     }
 }

@@ -81,7 +81,10 @@ pub async fn accept_loop(listener: TcpListener, shared: &Shared, place: impl Fn(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                shared.metrics.accept_error();
+                shared.metrics.accept_failed();
+                if is_exhaustion(&error) {
+                    shared.metrics.descriptors_exhausted();
+                }
                 tracing::warn!(%error, wait_ms = back_off.as_millis() as u64, "accept failed; waiting");
                 tokio::time::sleep(back_off).await;
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
@@ -94,4 +97,11 @@ pub async fn accept_loop(listener: TcpListener, shared: &Shared, place: impl Fn(
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// EMFILE and ENFILE: the process or the system is out of descriptors.
+fn is_exhaustion(error: &std::io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }

@@ -62,7 +62,7 @@ async fn run(
     })
     .await;
     match ended {
-        Some(ended) => recorder.tunnel_ended(ended.from_client, ended.from_server, ended.end.as_str()),
+        Some(ended) => recorder.tunnel_ended(ended.from_client, ended.from_server, &ended.end.to_string()),
         None => recorder.ended_early("cut"),
     }
 }

@@ -113,6 +113,7 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
         bundles,
         source: SourceStatus::Connected,
         received_at: Some(now),
+        published: std::time::Instant::now(),
     })
 }
 

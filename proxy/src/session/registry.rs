@@ -150,10 +150,9 @@ impl Registry {
     }
 
     /// Once a second: expiry of SVIDs, idle connections, heads that do not arrive.
-    pub fn sweep(&self, now: SystemTime, timeouts: &Timeouts, draining: bool) -> SweepCount {
-        let mut count = SweepCount::default();
+    pub fn sweep(&self, now: SystemTime, timeouts: &Timeouts, draining: bool) {
         for (_, entry) in self.sessions.borrow_mut().iter_mut() {
-            expire(&entry.session, now, &mut count);
+            expire(&entry.session, now);
             match entry.session.carries() {
                 Carries::Http1 | Carries::Http2 if entry.session.direction != Direction::Upstream => {
                     watch_http(entry, timeouts, draining);
@@ -161,24 +160,16 @@ impl Registry {
                 _ => {}
             }
         }
-        count
     }
 }
 
-/// What a sweep saw, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SweepCount {
-    /// L4 connections kept although an SVID expired (`on_expiry: keep`).
-    pub expired_kept: u64,
-}
-
-fn expire(session: &Session, now: SystemTime, count: &mut SweepCount) {
+fn expire(session: &Session, now: SystemTime) {
     let Some(trust) = session.trust() else { return };
     let not_after = trust.not_after();
     if session.carries() == Carries::Stream {
         if now >= not_after {
             match trust.on_expiry {
-                OnExpiry::Keep => count.expired_kept += 1,
+                OnExpiry::Keep => session.keep_after_expiry(),
                 OnExpiry::Cut => session.cut(EndCause::SvidExpired, Instant::now()),
             }
         }

@@ -34,6 +34,7 @@ fn process_and_configuration(page: &mut Page, source: &Metrics) {
     page.value(&metrics::DRAINING, &[], f64::from(u8::from(global.draining.load(Relaxed))));
     page.value(&metrics::ACCESS_LOG_DROPPED, &[], count(&global.access_log_dropped));
     page.value(&metrics::ACCESS_LOG_ERRORS, &[], count(&global.access_log_errors));
+    page.value(&metrics::CONNECTIONS_OVER_LIMIT, &[], count(&global.connections_over_limit));
     page.value(&metrics::ACCEPT_ERRORS, &[], count(&global.accept_errors));
     page.value(&metrics::DESCRIPTOR_EXHAUSTION, &[], count(&global.descriptor_exhaustion));
     page.value(&metrics::TASK_PANICS, &[], count(&global.task_panics));

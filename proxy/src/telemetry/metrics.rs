@@ -68,6 +68,7 @@ families! {
     DRAINING = "postern_draining" Gauge &[], "1 while we shut down.";
     ACCESS_LOG_DROPPED = "postern_access_log_dropped_total" Counter &[], "Records dropped because the access log could not be written fast enough.";
     ACCESS_LOG_ERRORS = "postern_access_log_errors_total" Counter &[], "Failed writes of the access log; each is tried again.";
+    CONNECTIONS_OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed because every place of `limits.connections` was taken.";
     ACCEPT_ERRORS = "postern_accept_errors_total" Counter &[], "Connections that could not be accepted.";
     DESCRIPTOR_EXHAUSTION = "postern_descriptor_exhaustion_total" Counter &[], "Times that no file descriptor was left for a connection; raise `nofile` or lower `limits.connections`.";
     TASK_PANICS = "postern_task_panics_total" Counter &[], "Connections ended by a defect in Postern.";
@@ -105,6 +106,7 @@ pub(super) struct Global {
     pub(super) draining: AtomicBool,
     pub(super) access_log_dropped: AtomicU64,
     pub(super) access_log_errors: AtomicU64,
+    pub(super) connections_over_limit: AtomicU64,
     pub(super) accept_errors: AtomicU64,
     pub(super) descriptor_exhaustion: AtomicU64,
     pub(super) task_panics: AtomicU64,
@@ -254,6 +256,11 @@ impl Metrics {
 
     pub fn access_log_failed(&self) {
         self.global.access_log_errors.fetch_add(1, Relaxed);
+    }
+
+    /// A connection was closed because all places are taken (`limits.connections`).
+    pub fn connection_over_limit(&self) {
+        self.global.connections_over_limit.fetch_add(1, Relaxed);
     }
 
     pub fn accept_failed(&self) {

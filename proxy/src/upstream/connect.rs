@@ -124,7 +124,7 @@ async fn mesh(
     };
     let policy = worker.policy();
     let remote = tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    let session = Session::new(worker.next_id(), Direction::Upstream, plan.name.clone(), remote);
+    let session = Session::new(worker.next_id(), Direction::Upstream, plan.name.clone(), remote, plan.metrics.clone());
     let registered = Rc::new(worker.registry.register(session.clone()));
     session.set_subject(Subject::Service { plan: plan.clone(), host: host.map(Box::from) });
     session.set_carries(match alpn {

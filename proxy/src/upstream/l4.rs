@@ -1,6 +1,5 @@
 //! L4: a connection of its own to an upstream, and a tunnel to it.
 
-use super::client::chain;
 use super::connect::{Own, connect};
 use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint};
@@ -52,15 +51,11 @@ where
     let counters = tunnel::Counters::default();
     let ended =
         tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger).await;
-    match &ended.end {
-        TunnelEnd::BothClosed => {}
-        TunnelEnd::IdleTimeout => connection.ended("idle_timeout".to_owned()),
-        TunnelEnd::LingerTimeout => connection.ended("linger_timeout".to_owned()),
-        TunnelEnd::ClientError(error) => connection.ended(format!("client: {}", chain(error))),
-        TunnelEnd::ServerError(error) => {
-            let cause = connected.session.as_ref().filter(|session| session.is_cut()).and_then(|it| it.end_cause());
-            connection.ended(cause.map_or_else(|| format!("upstream: {}", chain(error)), |cause| cause.as_str().to_owned()));
-        }
+    let upstream_cut = connected.session.as_ref().filter(|session| session.is_cut());
+    match (&ended.end, upstream_cut.and_then(|session| session.end_cause())) {
+        (_, Some(cause)) => connection.ended(cause.as_str().to_owned()),
+        (TunnelEnd::BothClosed, None) => {}
+        (end, None) => connection.ended(end.to_string()),
     }
     Ok(())
 }
