@@ -107,13 +107,8 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
     if same_svids && same_bundles && current.source == SourceStatus::Connected {
         return None;
     }
-    Some(Snapshot {
-        generation: current.generation,
-        svids,
-        bundles,
-        source: SourceStatus::Connected,
-        received_at: Some(now),
-    })
+    let source = SourceStatus::Connected;
+    Some(Snapshot { svids, bundles, source, received_at: Some(now), ..current.clone() })
 }
 
 /// Chain equality stands for key equality: the leaf has the public key, and the private one was checked against it.
