@@ -8,6 +8,7 @@
 //! outside of a runtime. `authority` holds the CAs, `workload` what each workload is told, `server` the RPCs.
 
 mod authority;
+pub mod control;
 mod error;
 mod server;
 mod workload;
@@ -381,7 +382,7 @@ fn private_directory(directory: &Path) -> std::io::Result<()> {
 }
 
 /// A socket left by a process that died is replaced; one that somebody answers at is not.
-pub(crate) fn bind(socket: &Path) -> Result<UnixListener, DevError> {
+fn bind(socket: &Path) -> Result<UnixListener, DevError> {
     let at = |source| DevError::Bind { socket: socket.to_owned(), source };
     if let Ok(metadata) = std::fs::symlink_metadata(socket)
         && metadata.file_type().is_socket()
