@@ -3,7 +3,7 @@
 use super::{Carries, EndCause, Registry, Session};
 use crate::authz::{Decision, Principal};
 use crate::http::normalize::read_path;
-use crate::policy::{Door, DoorPlan, Policy};
+use crate::policy::{Door, Policy};
 use crate::upstream::plan::{Security, ServicePlan};
 use std::sync::Arc;
 use std::time::Instant;

@@ -3,7 +3,7 @@
 use super::counters::{Histogram, PortFigures};
 use super::metrics::{self, Family, Kind, Metrics, unix_seconds};
 use super::process;
-use crate::identity::IdentityState;
+use crate::identity::{DiscardReason, IdentityState};
 use prometheus::proto;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -23,9 +23,6 @@ fn process_and_configuration(page: &mut Page, source: &Metrics) {
     let count = |counter: &AtomicU64| counter.load(Relaxed) as f64;
     page.value(&metrics::INFO, &[env!("CARGO_PKG_VERSION"), &source.policy_digest()], 1.0);
     page.value(&metrics::START_TIME, &[], unix_seconds(source.started_at) as f64);
-    page.value(&metrics::IDENTITY_UPDATES, &[], count(&global.identity_updates));
-    page.value(&metrics::IDENTITY_DISCARDS, &[], count(&global.identity_discards));
-    page.value(&metrics::IDENTITY_RECONNECTS, &[], count(&global.identity_reconnects));
     page.value(&metrics::CONFIG_GENERATION, &[], count(&global.config_generation));
     page.value(&metrics::CONFIG_SUCCESS, &[], count(&global.config_success_at));
     page.value(&metrics::CONFIG_FAILURE, &[], count(&global.config_failure_at));
@@ -34,7 +31,7 @@ fn process_and_configuration(page: &mut Page, source: &Metrics) {
     page.value(&metrics::DRAINING, &[], f64::from(u8::from(global.draining.load(Relaxed))));
     page.value(&metrics::ACCESS_LOG_DROPPED, &[], count(&global.access_log_dropped));
     page.value(&metrics::ACCESS_LOG_ERRORS, &[], count(&global.access_log_errors));
-    page.value(&metrics::CONNECTIONS_OVER_LIMIT, &[], count(&global.connections_over_limit));
+    page.value(&metrics::OVER_LIMIT, &[], count(&global.over_limit));
     page.value(&metrics::ACCEPT_ERRORS, &[], count(&global.accept_errors));
     page.value(&metrics::DESCRIPTOR_EXHAUSTION, &[], count(&global.descriptor_exhaustion));
     page.value(&metrics::TASK_PANICS, &[], count(&global.task_panics));
@@ -75,6 +72,13 @@ fn ports(page: &mut Page, source: &Metrics) {
 }
 
 fn identity(page: &mut Page, source: &Metrics) {
+    let counters = &source.identity_counters;
+    page.value(&metrics::IDENTITY_UPDATES, &[], counters.updates_applied.load(Relaxed) as f64);
+    for reason in DiscardReason::ALL {
+        page.value(&metrics::IDENTITY_DISCARDS, &[reason.as_str()], counters.discarded(reason) as f64);
+    }
+    page.value(&metrics::BUNDLES_REFUSED, &[], counters.bundles_refused.load(Relaxed) as f64);
+    page.value(&metrics::IDENTITY_RECONNECTS, &[], counters.reconnects.load(Relaxed) as f64);
     let figures = source.identity_figures();
     let states = [IdentityState::Fresh, IdentityState::ServingStale, IdentityState::Expired, IdentityState::NoIdentity];
     for state in states {

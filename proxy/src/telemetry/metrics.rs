@@ -6,7 +6,7 @@
 
 use super::counters::{Histogram, PortMetrics};
 use super::{Direction, exposition};
-use crate::identity::{IdentityState, Snapshot};
+use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,8 +59,9 @@ families! {
     BUNDLE_ANCHORS = "postern_bundle_anchors" Gauge &["trust_domain"], "Usable roots of a trust domain; 0: its peers are refused.";
     BUNDLE_AGE = "postern_bundle_update_age_seconds" Gauge &["trust_domain"], "Seconds since this content of a bundle was first received.";
     IDENTITY_UPDATES = "postern_identity_updates_total" Counter &[], "Messages of the identity source that were taken.";
-    IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &[], "Messages of the identity source, or parts of one, that were refused; the last good ones stay.";
-    IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Times the identity source was lost and asked again.";
+    IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &["reason"], "Messages of the identity source that were refused whole; the last good one stays.";
+    BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, and roots that may vouch for nobody.";
+    IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
     CONFIG_GENERATION = "postern_config_generation" Gauge &[], "Rises with every configuration taken.";
     CONFIG_SUCCESS = "postern_config_last_load_success_timestamp_seconds" Gauge &[], "When a configuration was last taken.";
     CONFIG_FAILURE = "postern_config_last_load_failure_timestamp_seconds" Gauge &[], "When a configuration was last refused; 0: never.";
@@ -68,7 +69,7 @@ families! {
     DRAINING = "postern_draining" Gauge &[], "1 while we shut down.";
     ACCESS_LOG_DROPPED = "postern_access_log_dropped_total" Counter &[], "Records dropped because the access log could not be written fast enough.";
     ACCESS_LOG_ERRORS = "postern_access_log_errors_total" Counter &[], "Failed writes of the access log; each is tried again.";
-    CONNECTIONS_OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed because every place of `limits.connections` was taken.";
+    OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed at once because `limits.connections` were open.";
     ACCEPT_ERRORS = "postern_accept_errors_total" Counter &[], "Connections that could not be accepted.";
     DESCRIPTOR_EXHAUSTION = "postern_descriptor_exhaustion_total" Counter &[], "Times that no file descriptor was left for a connection; raise `nofile` or lower `limits.connections`.";
     TASK_PANICS = "postern_task_panics_total" Counter &[], "Connections ended by a defect in Postern.";
@@ -86,6 +87,8 @@ const TEARDOWN_BOUNDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 pub struct Metrics {
     pub(super) started_at: SystemTime,
     pub(super) global: Global,
+    /// Counted by the identity source.
+    pub(super) identity_counters: Arc<IdentityCounters>,
     ports: Mutex<BTreeMap<(Direction, String), Arc<PortMetrics>>>,
     teardowns: Mutex<BTreeMap<&'static str, Arc<Histogram>>>,
     identity: Mutex<IdentityFigures>,
@@ -95,9 +98,6 @@ pub struct Metrics {
 /// What is counted once a process. Methods of [`Metrics`] write, `exposition` reads.
 #[derive(Default)]
 pub(super) struct Global {
-    pub(super) identity_updates: AtomicU64,
-    pub(super) identity_discards: AtomicU64,
-    pub(super) identity_reconnects: AtomicU64,
     pub(super) config_generation: AtomicU64,
     pub(super) config_success_at: AtomicU64,
     pub(super) config_failure_at: AtomicU64,
@@ -106,7 +106,7 @@ pub(super) struct Global {
     pub(super) draining: AtomicBool,
     pub(super) access_log_dropped: AtomicU64,
     pub(super) access_log_errors: AtomicU64,
-    pub(super) connections_over_limit: AtomicU64,
+    pub(super) over_limit: AtomicU64,
     pub(super) accept_errors: AtomicU64,
     pub(super) descriptor_exhaustion: AtomicU64,
     pub(super) task_panics: AtomicU64,
@@ -133,6 +133,7 @@ impl Default for Metrics {
         Self {
             started_at: SystemTime::now(),
             global: Global::default(),
+            identity_counters: Arc::default(),
             ports: Mutex::default(),
             teardowns: Mutex::default(),
             identity: Mutex::default(),
@@ -210,18 +211,9 @@ impl Metrics {
         lock(&self.identity).clone()
     }
 
-    /// The identity source sent something that was taken.
-    pub fn identity_updated(&self) {
-        self.global.identity_updates.fetch_add(1, Relaxed);
-    }
-
-    /// The identity source sent something, whole or in part, that was refused.
-    pub fn identity_discarded(&self) {
-        self.global.identity_discards.fetch_add(1, Relaxed);
-    }
-
-    pub fn identity_reconnected(&self) {
-        self.global.identity_reconnects.fetch_add(1, Relaxed);
+    /// For `identity::spawn`.
+    pub fn identity_counters(&self) -> Arc<IdentityCounters> {
+        self.identity_counters.clone()
     }
 
     /// A configuration was taken; `digest` names the policy made of it.
@@ -258,9 +250,9 @@ impl Metrics {
         self.global.access_log_errors.fetch_add(1, Relaxed);
     }
 
-    /// A connection was closed because all places are taken (`limits.connections`).
+    /// A connection was closed at once, because as many as allowed were open.
     pub fn connection_over_limit(&self) {
-        self.global.connections_over_limit.fetch_add(1, Relaxed);
+        self.global.over_limit.fetch_add(1, Relaxed);
     }
 
     pub fn accept_failed(&self) {

@@ -92,6 +92,7 @@ fn identity_is_shown_as_it_is_and_what_is_gone_is_gone() {
         bundles: HashMap::from([(trust_domain, Arc::new(bundle))]),
         source: SourceStatus::Broken { since: now, reason: "gone".to_owned() },
         received_at: Some(now - Duration::from_secs(10)),
+        ..Snapshot::empty()
     };
     metrics.update_identity(&snapshot, now);
     let page = metrics.render();
