@@ -3,7 +3,7 @@
 //! TLS 1.3 only. No session is resumed in either direction: a resumed handshake skips the verifier, so it would outlive
 //! expiry, bundle and policy (THREATS TL-01). No early data, no SNI: the SPIFFE ID alone says who answers. The
 //! configuration is made per handshake, so what a handshake believed is one snapshot; making it costs microseconds
-//! (`configuration_costs_microseconds`), the handshake's signatures some hundreds.
+//! (4 µs unoptimized: `configuration_costs_microseconds`), the handshake's signatures some hundreds.
 
 use crate::identity::{Snapshot, Svid};
 use crate::tls::error::TlsError;
@@ -131,7 +131,7 @@ where
 
 /// # Errors
 /// [`TlsError::Handshake`] if the provider cannot do TLS 1.3, which it can.
-fn server_config(
+pub(super) fn server_config(
     provider: Arc<rustls::crypto::CryptoProvider>,
     handshake: &Arc<Handshake>,
     alpn: ServerAlpn,
