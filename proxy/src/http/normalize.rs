@@ -25,7 +25,7 @@ pub struct Readings<'a> {
 
 impl<'a> Readings<'a> {
     /// For a target that names no path: `CONNECT host:port` (empty) and `OPTIONS *` (`*`).
-    pub(super) fn of_no_path(target: &'a str) -> Self {
+    pub(crate) fn of_no_path(target: &'a str) -> Self {
         Self { raw: Cow::Borrowed(target), further: Vec::new() }
     }
 
