@@ -1,5 +1,7 @@
 //! `outbound:` where the application may go, and who has to answer there.
 
+mod raw;
+
 use crate::identity::SvidSelector;
 use crate::listener::{OnExpiry, Protocol};
 use crate::pattern::{HostPattern, SpiffePattern};
@@ -7,6 +9,10 @@ use crate::problem::Place;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub(crate) use raw::RawOutbound;
+#[cfg(test)]
+pub(crate) use raw::{RawEndpoints, RawService};
 
 /// What no service covers is refused.
 #[derive(Clone, Debug, PartialEq, Default)]
