@@ -4,10 +4,9 @@
 //! do not guess which one stands behind us. A request is allowed only if **every** reading is allowed, a path without an
 //! honest reading is refused, and what was read goes on unchanged (DESIGN, ruling "path"; THREATS PN-01 to PN-28).
 //!
-//! A reading is written in the form of RFC 3986 §6.2.2: what may stand unencoded is unencoded, the rest is `%XX` in upper
-//! case. That loses nothing (different decoded paths stay different), and a reading stays text whatever its bytes.
-//! Because the path as it came is a reading too, a rule for `/admin` does not allow `/%61dmin`: write a wildcard where
-//! callers may encode.
+//! A decoded reading keeps four codes, in upper case: `%20`, `%23` (`#`), `%25` (`%`) and `%3F` (`?`), besides `%2F` where
+//! it is data. So different decoded paths stay different, and to decode a reading again changes nothing. Because the path
+//! as it came is a reading too, a rule for `/admin` does not allow `/%61dmin`: write a wildcard where callers may encode.
 //!
 //! Pure. The host's one meaning is in [`super::target`].
 
@@ -26,7 +25,7 @@ pub struct Readings<'a> {
 
 impl<'a> Readings<'a> {
     /// For a target that names no path: `CONNECT host:port` (empty) and `OPTIONS *` (`*`).
-    pub(super) fn of_no_path(target: &'a str) -> Self {
+    pub(crate) fn of_no_path(target: &'a str) -> Self {
         Self { raw: Cow::Borrowed(target), further: Vec::new() }
     }
 
@@ -118,7 +117,7 @@ pub fn read_path(path: &str, lax: bool) -> Result<Readings<'_>, PathProblem> {
     };
     for &decoding in decodings {
         for &parameters in parameters {
-            add_resolved(&mut readings, transform(path, decoding, parameters))?;
+            add_resolved(&mut readings, transform(path, decoding, parameters)?)?;
         }
     }
     Ok(readings)
@@ -157,7 +156,6 @@ fn scan(path: &str, lax: bool) -> Result<Features, PathProblem> {
         return Err(PathProblem::NotAbsolute);
     }
     let mut features = Features { encoded: false, parameters: false };
-    let mut beyond_ascii = false;
     let mut index = 0;
     while index < bytes.len() {
         let (byte, width) = match (bytes[index], percent_code(&bytes[index..])) {
@@ -173,15 +171,10 @@ fn scan(path: &str, lax: bool) -> Result<Features, PathProblem> {
             0..0x20 | 0x7F => return Err(PathProblem::Control),
             b'\\' => return Err(PathProblem::Backslash),
             b';' => features.parameters = true,
-            0x80.. => beyond_ascii = true,
             _ => {}
         }
         features.encoded |= width == 3 || byte == b'%' || !byte.is_ascii();
         index += width;
-    }
-    // PN-10: `%C0%AE` is an overlong `.` to careless decoders; what is not UTF-8 has no honest reading.
-    if beyond_ascii && std::str::from_utf8(&decode_bytes(bytes)).is_err() {
-        return Err(PathProblem::NotUtf8);
     }
     Ok(features)
 }
@@ -198,53 +191,39 @@ fn hexadecimal(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
 
-fn decode_bytes(bytes: &[u8]) -> Vec<u8> {
+fn transform(path: &str, decoding: Decoding, parameters: Parameters) -> Result<Cow<'_, str>, PathProblem> {
+    let stripped = if parameters == Parameters::StrippedFirst { strip_parameters(path) } else { Cow::Borrowed(path) };
+    let decoded = match decoding {
+        Decoding::None => stripped,
+        Decoding::SlashIsData => Cow::Owned(decode(&stripped, b"%2F")?),
+        Decoding::SlashSeparates => Cow::Owned(decode(&stripped, b"/")?),
+    };
+    Ok(match parameters {
+        Parameters::StrippedLast => Cow::Owned(strip_parameters(&decoded).into_owned()),
+        Parameters::Kept | Parameters::StrippedFirst => decoded,
+    })
+}
+
+/// Decodes once. `%252e` stays: its `%25` is data (PN-09).
+fn decode(text: &str, slash: &[u8]) -> Result<String, PathProblem> {
+    let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;
     while index < bytes.len() {
         let code = percent_code(&bytes[index..]);
-        decoded.push(code.unwrap_or(bytes[index]));
-        index += if code.is_some() { 3 } else { 1 };
-    }
-    decoded
-}
-
-fn transform(path: &str, decoding: Decoding, parameters: Parameters) -> Cow<'_, str> {
-    let stripped = if parameters == Parameters::StrippedFirst { strip_parameters(path) } else { Cow::Borrowed(path) };
-    let decoded = match decoding {
-        Decoding::None => stripped,
-        Decoding::SlashIsData => Cow::Owned(decode(&stripped, "%2F")),
-        Decoding::SlashSeparates => Cow::Owned(decode(&stripped, "/")),
-    };
-    match parameters {
-        Parameters::StrippedLast => Cow::Owned(strip_parameters(&decoded).into_owned()),
-        Parameters::Kept | Parameters::StrippedFirst => decoded,
-    }
-}
-
-/// Decodes once. `%252e` stays: its `%25` is data (PN-09).
-fn decode(text: &str, slash: &str) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let bytes = text.as_bytes();
-    let mut decoded = String::with_capacity(text.len());
-    let mut index = 0;
-    while index < bytes.len() {
-        let code = percent_code(&bytes[index..]);
         match (code, bytes[index]) {
-            (Some(b'/'), _) => decoded.push_str(slash),
+            (Some(b'/'), _) => decoded.extend_from_slice(slash),
             // A delimiter that was encoded is data, and may not become one again.
-            (Some(byte @ 0x21..=0x7E), _) if !matches!(byte, b'%' | b'?' | b'#') => decoded.push(char::from(byte)),
-            (None, byte) if byte.is_ascii() && byte != b'%' => decoded.push(char::from(byte)),
-            (code, byte) => {
-                let byte = code.unwrap_or(byte);
-                decoded.push('%');
-                decoded.push(char::from(DIGITS[usize::from(byte >> 4)]));
-                decoded.push(char::from(DIGITS[usize::from(byte & 0xF)]));
-            }
+            (Some(b' '), _) => decoded.extend_from_slice(b"%20"),
+            (Some(b'#'), _) => decoded.extend_from_slice(b"%23"),
+            (Some(b'?'), _) => decoded.extend_from_slice(b"%3F"),
+            (Some(b'%'), _) | (None, b'%') => decoded.extend_from_slice(b"%25"),
+            (Some(byte), _) | (None, byte) => decoded.push(byte),
         }
         index += if code.is_some() { 3 } else { 1 };
     }
-    decoded
+    // PN-10: `%C0%AE` is an overlong `.` to careless decoders; what is not UTF-8 has no honest reading.
+    String::from_utf8(decoded).or(Err(PathProblem::NotUtf8))
 }
 
 /// Takes everything from the first `;` of each segment to its end.
