@@ -67,6 +67,10 @@ class DevIdentity:
         check(code == 0, f"dev-identity ctl {' '.join(arguments)} exited {code}: {out}{err}")
         return out
 
+    def prefix(self, _name):
+        """Nothing: whoever opens a workload's socket is that workload. SPIRE wants a uid here."""
+        return []
+
     def kill(self):
         self.process.kill()
 
@@ -227,18 +231,19 @@ class Mesh:
     def sidecar(self, name, workload_api, **options):
         return Sidecar(self, name, workload_api, **options)
 
+    def workload(self, identity, name, suffix="", **options):
+        """The sidecar of a workload that `identity` knows."""
+        return self.sidecar(f"{name}{suffix}", identity.socket(name), prefix=identity.prefix(name), **options)
+
     def pair(self, identity, app_port, protocol="http", inbound=None, service=None, client=None, server=None, suffix=""):
         """`inbound`, `service`: more keys of the port and of the service; `client`, `server`: more sections; `suffix`
         tells the sidecars of several pairs apart."""
         mesh_port, local_port = free_port(), free_port()
         port = inbound_port(app_port, mesh_port, protocol, **(inbound or {}))
-        server_sidecar = self.sidecar(
-            f"orders{suffix}", identity.socket("orders"), inbound=[port], **(server or {})
-        ).start()
+        server_sidecar = self.workload(identity, "orders", suffix, inbound=[port], **(server or {})).start()
         target = outbound_service(local_port, mesh_port, protocol, **(service or {}))
-        client_sidecar = self.sidecar(
-            f"web{suffix}", identity.socket("web"), outbound={"services": [target]}, **(client or {})
-        ).start()
+        services = {"services": [target]}
+        client_sidecar = self.workload(identity, "web", suffix, outbound=services, **(client or {})).start()
         return Pair(client_sidecar, server_sidecar, local_port, mesh_port)
 
     def nginx(self, server_block, name="nginx", http2=False, top=""):

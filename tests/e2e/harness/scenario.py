@@ -11,9 +11,9 @@ from harness.processes import Failed, Skip
 SKIPPED = 77
 
 
-def main(run):
+def main(run, mesh_class=Mesh):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    mesh = Mesh()
+    mesh = mesh_class()
     code = 1
     try:
         run(mesh)

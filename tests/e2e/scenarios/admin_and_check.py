@@ -94,4 +94,5 @@ def agent_down(mesh):
     check(code != 0 and "nobody.sock" in out + err, f"doctor without an agent exited {code}: {out}{err}")
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

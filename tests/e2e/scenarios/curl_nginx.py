@@ -69,4 +69,5 @@ def with_recorder(mesh, identity, curl, upload):
     check(b"," not in client_certificate[0], f"more than one element: {text}")
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -14,7 +14,7 @@ def run(mesh):
     app = Http1App()
     mesh_port = free_port()
     port = inbound_port(app.port, mesh_port, app_http="1")
-    server = mesh.sidecar("orders", identity.socket("orders"), inbound=[port]).start()
+    server = mesh.workload(identity, "orders", inbound=[port]).start()
     for version in (1, 2):
         entry = start_envoy_client(mesh, f"envoy-web-{version}", identity.fetch("web"), mesh_port, version)
         client = Http1(connect(entry))
@@ -35,4 +35,5 @@ def run(mesh):
     check(any(BATCH in str(record) for record in server.records()), "no record names the refused caller")
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -21,7 +21,7 @@ def run(mesh):
         outbound_service(local_right, right),
         outbound_service(local_wrong, wrong, name="impostor", hosts=["impostor.shop.svc"]),
     ]
-    mesh.sidecar("web", identity.socket("web"), outbound={"services": services}).start()
+    mesh.workload(identity, "web", outbound={"services": services}).start()
 
     body = b"x" * 300_000
     digest = hashlib.sha256(body).hexdigest().encode()
@@ -47,4 +47,5 @@ def run(mesh):
     expect("requests that reached the app", len(app.heads), seen)
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

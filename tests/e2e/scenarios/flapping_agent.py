@@ -52,4 +52,5 @@ def alive(tunnel, chat, download):
     expect("the download goes on", bool(download.connection.recv(65536)), True)
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -137,4 +137,5 @@ def http2(doors, app, door, port, tls):
                 check(answer.status in (200, 400, None), f"{door}: {spelling!r} over HTTP/2: {answer.status}")
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

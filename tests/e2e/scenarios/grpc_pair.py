@@ -127,4 +127,5 @@ def status_of(method, timeout=10, request=b"x", stream=False):
         return error.code(), error.details()
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -42,4 +42,5 @@ def trailers(mesh, identity):
     expect("trailers at the app", app.trailers, [[(b"x-checksum", b"7")]])
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -39,4 +39,5 @@ def named(server):
     return sum("plaintext_refused" in str(record) for record in server.records())
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

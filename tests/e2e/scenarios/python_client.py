@@ -62,4 +62,5 @@ def denied(identity):
         expect("the restored workload", client.fetch_x509_svid(timeout=10).spiffe_id, SpiffeId(WEB))
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -25,8 +25,8 @@ class Bench:
             outbound_service(self.local_tcp, self.tcp, "tcp", name="tcp", hosts=["tcp.shop.svc"]),
         ]
         drain = {"drain_timeout": "10s"}
-        self.server = mesh.sidecar("orders", identity.socket("orders"), inbound=ports, **drain).start()
-        self.client = mesh.sidecar("web", identity.socket("web"), outbound={"services": services}, **drain).start()
+        self.server = mesh.workload(identity, "orders", inbound=ports, **drain).start()
+        self.client = mesh.workload(identity, "web", outbound={"services": services}, **drain).start()
 
     def get(self, path="/"):
         return Http1(connect(self.local_http)).get(path).status
@@ -139,4 +139,5 @@ def second_signal(mesh):
     sidecar.process.terminate(3)
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -65,4 +65,5 @@ def closed(connection):
         return True
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

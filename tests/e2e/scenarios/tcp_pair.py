@@ -87,4 +87,5 @@ def read_all(connection):
     return b"".join(parts)
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -71,4 +71,5 @@ def run(mesh):
     expect("callers that the app saw", app.callers, {WEB})
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)

@@ -128,4 +128,5 @@ def idle_peers(bench):
     return [first.connection, second.connection]
 
 
-main(run)
+if __name__ == "__main__":
+    main(run)
