@@ -19,6 +19,9 @@ def main():
     if arguments.list:
         print("\n".join(path.stem for path in scenarios))
         return 0
+    binary = Path(os.environ.get("POSTERN") or HERE.parents[1] / "target/release/postern")
+    if not binary.exists():
+        sys.exit(f"run: {binary} does not exist: build it, or set POSTERN")
     counts = {"ok": 0, "FAIL": 0, "SKIP": 0}
     skips = []
     for path in scenarios:
