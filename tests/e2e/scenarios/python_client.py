@@ -26,7 +26,7 @@ def run(mesh):
 
 def updates(identity, source):
     def serial():
-        return source.svid.leaf.serial_number
+        return source.get_x509_context().default_svid.leaf.serial_number
 
     def authorities():
         return len(source.get_bundle_for_trust_domain(TrustDomain(TRUST_DOMAIN)).x509_authorities)
@@ -43,7 +43,7 @@ def updates(identity, source):
     wait_until(lambda: serial() != before, "the reissued SVID", 5)
     identity.ctl("remove-old-ca")
     wait_until(lambda: authorities() == 1, "the old authority to go", 5)
-    expect("the SVID after it all", source.svid.spiffe_id, SpiffeId(WEB))
+    expect("the SVID after it all", source.get_x509_context().default_svid.spiffe_id, SpiffeId(WEB))
 
 
 def denied(identity):
