@@ -37,16 +37,27 @@ pub struct Service {
 pub enum Endpoints {
     Static(Vec<SocketAddr>),
     /// Resolved again and again; all addresses of both families are used.
-    Dns { host: String, port: u16 },
+    Dns {
+        host: String,
+        port: u16,
+    },
     /// The host that the request named (it matched `hosts`), at this port or, when `None`, the port that it named.
-    Host { port: Option<u16> },
+    Host {
+        port: Option<u16>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Transport {
     /// mTLS with our SVID to a peer whose SPIFFE ID matches one of `identity` (which may hold captures of `hosts`).
-    Mesh { identity: Vec<SpiffePattern>, svid: SvidSelector },
+    Mesh {
+        identity: Vec<SpiffePattern>,
+        svid: SvidSelector,
+    },
     /// TLS to a server of the Web PKI. `roots`: a PEM file instead of the system's. `server_name`: instead of the host.
-    WebTls { server_name: Option<String>, roots: Option<PathBuf> },
+    WebTls {
+        server_name: Option<String>,
+        roots: Option<PathBuf>,
+    },
     Plaintext,
 }

@@ -1,1 +1,3 @@
-//! (in work)
+//! Commands, one a file.
+
+pub mod verify;
