@@ -10,6 +10,7 @@
 mod authority;
 mod error;
 mod server;
+mod unix_authority;
 mod workload;
 
 pub use error::DevError;
