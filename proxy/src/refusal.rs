@@ -4,6 +4,7 @@
 //! sidecar only) and the decision id.
 
 use http::StatusCode;
+use std::borrow::Cow;
 
 /// A closed set. `code()` is stable: logs, metrics and records use it alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,5 +132,24 @@ impl Refusal {
             Self::Loop                  => ("loop",                    508, 13),
             Self::Internal              => ("internal",                500, 13),
         }
+    }
+}
+
+/// A refusal with its words for the inside: log and record, never for whoever asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub refusal: Refusal,
+    pub detail: Cow<'static, str>,
+}
+
+impl Refused {
+    pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { refusal, detail: detail.into() }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, detail: Cow::Borrowed("") }
     }
 }

@@ -42,6 +42,18 @@ pub enum TunnelEnd {
     ServerError(io::Error),
 }
 
+impl std::fmt::Display for TunnelEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BothClosed => f.write_str("closed"),
+            Self::IdleTimeout => f.write_str("idle_timeout"),
+            Self::LingerTimeout => f.write_str("linger_timeout"),
+            Self::ClientError(error) => write!(f, "caller: {error}"),
+            Self::ServerError(error) => write!(f, "upstream: {error}"),
+        }
+    }
+}
+
 /// Copies until both sides have closed, one has failed, or nothing moves for too long.
 ///
 /// The end of one side is passed on as such (FIN, or TLS's close_notify), and the other direction goes on: from then on

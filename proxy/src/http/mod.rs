@@ -1,8 +1,14 @@
-//! HTTP between a caller and the application. `normalize`, `target`, `headers` and `route` are pure: a request's head in,
-//! a verdict out; they do no I/O and read no clock.
+//! HTTP: `serve` runs a connection, `request` is the life of one request, the rest are its steps.
 
+pub mod body;
+pub mod forward;
 pub mod headers;
 pub mod identity_headers;
 pub mod normalize;
+pub mod record;
+pub mod request;
+pub mod respond;
 pub mod route;
+pub mod serve;
 pub mod target;
+pub mod upgrade;
