@@ -23,6 +23,11 @@ def postern_binary():
     return str(path.resolve())
 
 
+def is_debug_build():
+    """Sizes and times of such a build say nothing about the real one."""
+    return "/debug/" in postern_binary()
+
+
 class DevIdentity:
     """`postern dev-identity`: a small CA that serves the Workload API, one socket a workload."""
 
@@ -42,7 +47,7 @@ class DevIdentity:
             command += ["--workload", f"{name}={spiffe_id}"]
         command += ["--ttl", self.ttl]
         self.process = self.mesh.workspace.spawn(f"identity-{self.trust_domain}-{self.starts}", command)
-        wait_until(lambda: self._alive() and all(self._bound(name) for name in self.workloads), "the provider's sockets")
+        wait_until(lambda: self._alive() and all(map(self._bound, self.workloads)), "the provider's sockets")
 
     def _alive(self):
         if not self.process.running():
@@ -258,7 +263,8 @@ class Mesh:
         config.write_text(
             f"daemon off; master_process off; pid {root}/pid; error_log stderr warn;\n{user_line()}"
             f"worker_rlimit_nofile 8192; events {{ worker_connections 2048; }}\n"
-            f"http {{ {temporary} access_log off; keepalive_requests 100000000; client_max_body_size 64m; {top}\n"
+            f"http {{ {temporary} access_log off; {top}\n"
+            f"keepalive_requests 100000000; client_max_body_size 64m;\n"
             f"server {{ listen 127.0.0.1:{port}{' http2' if http2 else ''}; root {root}/files;\n"
             f"{server_block} }} }}\n"
         )
