@@ -47,22 +47,22 @@ class DevIdentity:
             command += ["--workload", f"{name}={spiffe_id}"]
         command += ["--ttl", self.ttl]
         self.process = self.mesh.workspace.spawn(f"identity-{self.trust_domain}-{self.starts}", command)
-        wait_until(lambda: self._alive() and all(map(self._bound, self.workloads)), "the provider's sockets")
+        wait_until(lambda: self._alive() and self._ready(), "the provider to be ready")
 
     def _alive(self):
         if not self.process.running():
             raise Failed(f"dev-identity ended with {self.process.child.returncode}: {self.process.text()}")
         return True
 
-    def _bound(self, name):
-        return Path(re.sub(r"^unix:(//)?", "", self.socket(name))).exists()
+    def _ready(self):
+        return "ready" in self.process.text().splitlines()
 
     def socket(self, name):
         """The value of SPIFFE_ENDPOINT_SOCKET for a workload, as the provider printed it."""
         for line in self.process.text().splitlines():
-            found = re.search(r"unix:[^\s\"']+", line)
-            if found and re.search(rf"(^|[^\w]){re.escape(name)}([^\w]|$)", line):
-                return found.group(0)
+            found = re.match(rf"SPIFFE_ENDPOINT_SOCKET=(\S+)\s+# {re.escape(name)}:", line)
+            if found:
+                return found.group(1)
         raise KeyError(f"no socket of {name} in the provider's output yet")
 
     def ctl(self, *arguments):
@@ -240,7 +240,9 @@ class Mesh:
         """The sidecar of a workload that `identity` knows."""
         return self.sidecar(f"{name}{suffix}", identity.socket(name), prefix=identity.prefix(name), **options)
 
-    def pair(self, identity, app_port, protocol="http", inbound=None, service=None, client=None, server=None, suffix=""):
+    def pair(
+        self, identity, app_port, protocol="http", inbound=None, service=None, client=None, server=None, suffix=""
+    ):
         """`inbound`, `service`: more keys of the port and of the service; `client`, `server`: more sections; `suffix`
         tells the sidecars of several pairs apart."""
         mesh_port, local_port = free_port(), free_port()
