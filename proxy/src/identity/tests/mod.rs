@@ -7,4 +7,5 @@ mod e_06;
 mod fake_agent;
 mod fixtures;
 mod mutation;
+mod pem_files;
 mod support;

@@ -30,8 +30,12 @@ fn mutated_messages_never_replace_a_good_state_by_a_bad_one() {
     let mut random = Rng::with_seed(7);
     let (mut undecodable, mut discarded, mut applied) = (0, 0, 0);
     for round in 0..MUTATIONS {
-        let mutated = mutate(&encoded, &mut random);
-        let Ok(message) = X509svidResponse::decode(mutated.as_slice()) else {
+        let decoded = if round % 2 == 0 {
+            X509svidResponse::decode(mutate(&encoded, &mut random).as_slice())
+        } else {
+            X509svidResponse::decode(encoded.as_slice()).map(|message| mutate_field(message, &mut random))
+        };
+        let Ok(message) = decoded else {
             undecodable += 1;
             continue;
         };
@@ -82,6 +86,20 @@ fn mutate(original: &[u8], random: &mut Rng) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// The frame is whole and one field is not: what a protocol buffer's lengths would have caught otherwise.
+fn mutate_field(mut message: X509svidResponse, random: &mut Rng) -> X509svidResponse {
+    let index = random.usize(..message.svids.len());
+    let svid = &mut message.svids[index];
+    let field = match random.u8(..4) {
+        0 => &mut svid.x509_svid,
+        1 => &mut svid.x509_svid_key,
+        2 => &mut svid.bundle,
+        _ => message.federated_bundles.values_mut().next().expect("one federated bundle"),
+    };
+    *field = mutate(field, random);
+    message
 }
 
 /// The same through the wire: the embedded provider sends nonsense, and then the truth.
