@@ -54,7 +54,8 @@ impl App {
     pub async fn start(config: Config, surroundings: Surroundings) -> anyhow::Result<Self> {
         // Parts.
         let metrics = Arc::new(Metrics::new());
-        let access_log = AccessLog::start(&config.telemetry.access_log, &metrics).context("the access log cannot be opened")?;
+        let access_log =
+            AccessLog::start(&config.telemetry.access_log, &metrics).context("the access log cannot be opened")?;
         let identity = Arc::new(IdentityStore::default());
         let discovery = Arc::new(Discovery::new(Handle::current()));
         let policy = Policy::compile(&config, None, &metrics)?;
@@ -71,7 +72,8 @@ impl App {
         let counters = Arc::new(Counters::default());
         let endpoint = surroundings.endpoint;
         let source = identity::spawn(&config.identity, endpoint.clone(), identity, counters.clone())?;
-        let workers = Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
+        let workers =
+            Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
         let drain_asked = Arc::new(Notify::new());
         let state = admin_state(&shared, &readiness, &workers, surroundings.log, &drain_asked);
         let admin_tasks = admin_doors.serve(&config, &state)?;

@@ -176,7 +176,11 @@ impl Connection {
                 rule: outcome.rule.as_deref(),
                 route: None,
                 refusal: outcome.refused.as_ref().map(|refused| refused.refusal),
-                refusal_detail: outcome.refused.as_ref().map(|refused| &*refused.detail).filter(|text| !text.is_empty()),
+                refusal_detail: outcome
+                    .refused
+                    .as_ref()
+                    .map(|refused| &*refused.detail)
+                    .filter(|text| !text.is_empty()),
                 remote_refusal: None,
                 remote_decision: None,
                 end: cause.or(outcome.end.as_deref()),

@@ -95,9 +95,9 @@ async fn handshake(
         deadline: policy.timeouts.handshake,
     };
     let started = Instant::now();
-    let (tls, peer) = Box::pin(mesh::accept(wire, with)).await.map_err(|error| {
-        Refused::new(error.refusal(Role::Server), crate::upstream::client::chain(&error))
-    })?;
+    let (tls, peer) = Box::pin(mesh::accept(wire, with))
+        .await
+        .map_err(|error| Refused::new(error.refusal(Role::Server), crate::upstream::client::chain(&error)))?;
     plan.metrics.handshake(started.elapsed());
     let trust = Trust {
         own: svid,
@@ -158,7 +158,10 @@ where
         }
         None if plan.has_l7_rules => {
             plan.metrics.detect_timeout();
-            return Err(Refused::new(Refusal::DetectTimeout, "no first bytes, on a port whose rules are about requests"));
+            return Err(Refused::new(
+                Refusal::DetectTimeout,
+                "no first bytes, on a port whose rules are about requests",
+            ));
         }
         Some(Detected::Opaque | Detected::Tls) | None => return tunnel(connection, plan, io).await,
     }

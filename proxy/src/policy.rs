@@ -142,9 +142,11 @@ impl Policy {
 impl InboundPlan {
     fn compile(inbound: &Inbound, config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Self {
         let name: Arc<str> = Arc::from(inbound.name.as_str());
-        let looks_at_requests =
-            |rules: &[postern_config::authz::Allow]| rules.iter().any(|rule| !rule.methods.is_empty() || !rule.paths.is_empty());
-        let has_l7_rules = inbound.protocol == Protocol::Http || !inbound.routes.is_empty() || looks_at_requests(&inbound.allow);
+        let looks_at_requests = |rules: &[postern_config::authz::Allow]| {
+            rules.iter().any(|rule| !rule.methods.is_empty() || !rule.paths.is_empty())
+        };
+        let has_l7_rules =
+            inbound.protocol == Protocol::Http || !inbound.routes.is_empty() || looks_at_requests(&inbound.allow);
         let app = previous
             .and_then(|previous| previous.doors.values().find_map(|door| door.app_of(&inbound.name)))
             .filter(|before| before.same_app(&inbound.app, &config.timeouts))

@@ -36,10 +36,14 @@ impl Watcher {
             }
         });
         let notify = notify.and_then(|mut watcher| {
-            directories(sources).iter().try_for_each(|directory| watcher.watch(directory, RecursiveMode::NonRecursive))?;
+            directories(sources)
+                .iter()
+                .try_for_each(|directory| watcher.watch(directory, RecursiveMode::NonRecursive))?;
             Ok(watcher)
         });
-        let notify = notify.inspect_err(|error| tracing::warn!(%error, "file notifications are not to be had; looking twice a second")).ok();
+        let notify = notify
+            .inspect_err(|error| tracing::warn!(%error, "file notifications are not to be had; looking twice a second"))
+            .ok();
         Self { sources: sources.to_vec(), taken, seen: (taken, Instant::now()), renamed, _notify: notify }
     }
 
@@ -84,7 +88,11 @@ impl Watcher {
 /// Directories, because a watch on a file dies with the file that a rename replaces.
 fn directories(sources: &[PathBuf]) -> BTreeSet<PathBuf> {
     let directory_of = |path: &PathBuf| {
-        if path.is_dir() { path.clone() } else { path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned() }
+        if path.is_dir() {
+            path.clone()
+        } else {
+            path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+        }
     };
     sources.iter().map(directory_of).collect()
 }
@@ -100,7 +108,8 @@ fn fingerprint(sources: &[PathBuf]) -> [u8; 32] {
     };
     for source in sources {
         if source.is_dir() {
-            let mut names: Vec<_> = std::fs::read_dir(source).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+            let mut names: Vec<_> =
+                std::fs::read_dir(source).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
             names.sort_unstable();
             names.iter().for_each(|name| add(name, b""));
         } else {

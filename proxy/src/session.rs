@@ -18,7 +18,7 @@ use crate::admin::ConnectionInfo;
 use crate::identity::{Snapshot, SourceStatus, Svid};
 use crate::telemetry::PortMetrics;
 use crate::telemetry::json::rfc3339;
-use crate::tls::verifier::{SvidError, Strictness, still_trusted};
+use crate::tls::verifier::{Strictness, SvidError, still_trusted};
 use crate::tls::{Peer, Role};
 use futures_util::task::AtomicWaker;
 use postern_config::OnExpiry;

@@ -83,7 +83,8 @@ impl Workers {
         let mut threads = Vec::with_capacity(count);
         for (index, queue) in queues.into_iter().enumerate() {
             let (shared, peers) = (shared.clone(), handles.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             drop(runtime?);
             threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -289,18 +290,16 @@ fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener) {
 
 /// Serves the connection here, or hands it to the worker with the fewest.
 fn place(worker: &Rc<Worker>, door: Door, tcp: tokio::net::TcpStream, remote: SocketAddr) {
-    let least = (0..worker.peers.len()).min_by_key(|index| {
-        (worker.peers[*index].load.load(Relaxed), *index != worker.index)
-    });
+    let least =
+        (0..worker.peers.len()).min_by_key(|index| (worker.peers[*index].load.load(Relaxed), *index != worker.index));
     let chosen = least.unwrap_or(worker.index);
     worker.peers[chosen].load.fetch_add(1, Relaxed);
     if chosen == worker.index {
         return start(worker, door, Accepted::direct(tcp, ClientAddr(remote)));
     }
-    let handed_over = tcp
-        .into_std()
-        .map_err(|error| error.to_string())
-        .and_then(|stream| worker.peers[chosen].commands.try_send(Command::Serve(door, stream, remote)).map_err(|error| error.to_string()));
+    let handed_over = tcp.into_std().map_err(|error| error.to_string()).and_then(|stream| {
+        worker.peers[chosen].commands.try_send(Command::Serve(door, stream, remote)).map_err(|error| error.to_string())
+    });
     if let Err(error) = handed_over {
         worker.peers[chosen].load.fetch_sub(1, Relaxed);
         worker.shared.budget.give_back();

@@ -24,7 +24,10 @@ pub fn endpoint() -> anyhow::Result<Option<Endpoint>> {
 /// How long the platform waits between SIGTERM and SIGKILL.
 pub fn termination_grace() -> Option<Duration> {
     let text = std::env::var(GRACE_VARIABLE).ok()?;
-    let seconds = text.trim().parse().inspect_err(|error| tracing::warn!(%text, %error, "{GRACE_VARIABLE} is not a number of seconds"));
+    let seconds = text
+        .trim()
+        .parse()
+        .inspect_err(|error| tracing::warn!(%text, %error, "{GRACE_VARIABLE} is not a number of seconds"));
     seconds.ok().map(Duration::from_secs)
 }
 

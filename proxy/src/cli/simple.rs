@@ -135,9 +135,10 @@ impl Common {
     }
 
     fn config(&self, inbound: Vec<Inbound>, outbound: Outbound) -> anyhow::Result<Config> {
-        let endpoint = self.workload_api.as_deref().map(|text| {
-            Endpoint::parse(text).map_err(|error| anyhow::anyhow!("--workload-api {text:?}: {error}"))
-        });
+        let endpoint = self
+            .workload_api
+            .as_deref()
+            .map(|text| Endpoint::parse(text).map_err(|error| anyhow::anyhow!("--workload-api {text:?}: {error}")));
         let identity =
             Identity { source: IdentitySource::WorkloadApi { endpoint: endpoint.transpose()? }, ..Identity::default() };
         Ok(Config {
@@ -156,7 +157,8 @@ impl Common {
 }
 
 fn patterns(option: &str, texts: &[String]) -> anyhow::Result<Vec<SpiffePattern>> {
-    let parse = |text: &String| SpiffePattern::parse(text).map_err(|error| anyhow::anyhow!("{option} {text:?}: {error}"));
+    let parse =
+        |text: &String| SpiffePattern::parse(text).map_err(|error| anyhow::anyhow!("{option} {text:?}: {error}"));
     texts.iter().map(parse).collect()
 }
 
@@ -165,8 +167,8 @@ fn endpoints(text: &str) -> anyhow::Result<Endpoints> {
         return Ok(Endpoints::Static(vec![address]));
     }
     let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-    let (host, port) = parsed
-        .filter(|(host, _)| !host.is_empty())
-        .ok_or_else(|| anyhow::anyhow!("--to {text:?} is neither an address nor HOST:PORT, such as orders.shop:8443"))?;
+    let (host, port) = parsed.filter(|(host, _)| !host.is_empty()).ok_or_else(|| {
+        anyhow::anyhow!("--to {text:?} is neither an address nor HOST:PORT, such as orders.shop:8443")
+    })?;
     Ok(Endpoints::Dns { host: host.to_owned(), port })
 }

@@ -12,8 +12,8 @@ use super::respond::{self, Asker, Form};
 use super::target::{Target, read_target};
 use super::upgrade;
 use crate::authz::{Decision, Principal};
-use crate::policy::{DoorPlan, InboundPlan, Policy};
 use crate::connection::Connection;
+use crate::policy::{DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::session::RequestGuard;
 use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
@@ -40,10 +40,7 @@ pub struct Aborted;
 ///
 /// # Cancellation
 /// Dropping it ends the request at the upstream too; the record is written all the same.
-pub async fn handle(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Aborted> {
+pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Aborted> {
     let policy = connection.worker.policy();
     let form = Form {
         is_grpc: forward::is_grpc(request.headers()),
@@ -78,7 +75,10 @@ struct Answered {
 enum Then {
     Body(Incoming),
     /// Both sides switch protocols: a tunnel follows.
-    Tunnel { caller: OnUpgrade, upstream: OnUpgrade },
+    Tunnel {
+        caller: OnUpgrade,
+        upstream: OnUpgrade,
+    },
 }
 
 impl Answered {

@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn h2_16_grpc_callers_get_a_grpc_status() {
-        for (refusal, status) in [(Refusal::NotAllowed, "7"), (Refusal::UpstreamUnreachable, "14"), (Refusal::UpstreamTimeout, "4")] {
+        for (refusal, status) in
+            [(Refusal::NotAllowed, "7"), (Refusal::UpstreamUnreachable, "14"), (Refusal::UpstreamTimeout, "4")]
+        {
             let response = refuse(refusal, "ab-1", Asker::Other, form(true));
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()["grpc-status"], status);

@@ -51,8 +51,7 @@ async fn run(
     let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
     let timeouts = connection.worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
-    let copying =
-        tunnel::copy(&mut caller, &mut upstream, &counters, timeouts.tcp_idle, timeouts.half_close_linger);
+    let copying = tunnel::copy(&mut caller, &mut upstream, &counters, timeouts.tcp_idle, timeouts.half_close_linger);
     let mut copying = std::pin::pin!(copying);
     let ended = poll_fn(|context| {
         if guard.request.poll_cut(context) {

@@ -285,9 +285,7 @@ impl Attempt<'_> {
     async fn open_http1(&self) -> Result<(http1::SendRequest<RequestBody>, Option<Arc<Session>>), Refused> {
         let Connected { io, session, registered, .. } = Box::pin(self.open()).await?;
         let limits = self.worker.policy().limits.clone();
-        let handshake = http1::Builder::new()
-            .max_buf_size(limits.header_bytes.max(8192))
-            .handshake(TokioIo::new(io));
+        let handshake = http1::Builder::new().max_buf_size(limits.header_bytes.max(8192)).handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
         tokio::task::spawn_local(async move {
             // Its errors reach the request that it carries; an idle one has nobody to tell.

@@ -142,9 +142,9 @@ async fn mesh(
     };
     let io = SessionIo::new(tcp, session.clone(), worker.shared.metrics.clone());
     let started = std::time::Instant::now();
-    let (tls, peer) = Box::pin(mesh::connect(io, with)).await.map_err(|error| {
-        Refused::new(error.refusal(Role::Client), format!("{}: {remote}: {error}", plan.name))
-    })?;
+    let (tls, peer) = Box::pin(mesh::connect(io, with))
+        .await
+        .map_err(|error| Refused::new(error.refusal(Role::Client), format!("{}: {remote}: {error}", plan.name)))?;
     plan.metrics.handshake(started.elapsed());
     let trust = Trust {
         own: svid.clone(),

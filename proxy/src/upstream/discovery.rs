@@ -26,9 +26,15 @@ pub enum EndpointSource {
     Static(Arc<[SocketAddr]>),
     /// `of_template`: the name came out of a request, so answers that point at ourselves or at a metadata service are
     /// not used (THREATS NW-03, NW-07).
-    Dns { host: Arc<str>, port: u16, of_template: bool },
+    Dns {
+        host: Arc<str>,
+        port: u16,
+        of_template: bool,
+    },
     /// The host that the request names, at this port or the one it names.
-    RequestedHost { port: Option<u16> },
+    RequestedHost {
+        port: Option<u16>,
+    },
     Unix(PathBuf),
 }
 

@@ -49,8 +49,7 @@ where
     connection.upstream(endpoint.address.to_string(), connected.peer.clone());
     let timeouts = worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
-    let ended =
-        tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger).await;
+    let ended = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger).await;
     let upstream_cut = connected.session.as_ref().filter(|session| session.is_cut());
     match (&ended.end, upstream_cut.and_then(|session| session.end_cause())) {
         (_, Some(cause)) => connection.ended(cause.as_str().to_owned()),

@@ -37,8 +37,14 @@ enum Origin {
 /// What protects the hop.
 pub enum Security {
     /// mTLS with one of these.
-    Mesh { expected: Vec<SpiffePattern>, svid: SvidSelector },
-    WebTls { client: Arc<WebTls>, server_name: Option<Arc<str>> },
+    Mesh {
+        expected: Vec<SpiffePattern>,
+        svid: SvidSelector,
+    },
+    WebTls {
+        client: Arc<WebTls>,
+        server_name: Option<Arc<str>>,
+    },
     Plaintext,
     /// The local application.
     App,

@@ -121,11 +121,14 @@ impl Upstreams {
             return Ok(instance.clone());
         }
         if instances.len() >= INSTANCES_MAX {
-            return Err(Refused::new(Refusal::OverLimit, format!("more than {INSTANCES_MAX} hosts of templates in use")));
+            return Err(Refused::new(
+                Refusal::OverLimit,
+                format!("more than {INSTANCES_MAX} hosts of templates in use"),
+            ));
         }
-        let instance = plan
-            .instance(host, port)
-            .ok_or_else(|| Refused::new(Refusal::UnknownService, format!("{host} does not fill template {}", plan.name)))?;
+        let instance = plan.instance(host, port).ok_or_else(|| {
+            Refused::new(Refusal::UnknownService, format!("{host} does not fill template {}", plan.name))
+        })?;
         let instance = Arc::new(instance);
         instances.insert(key, instance.clone());
         Ok(instance)
@@ -161,7 +164,13 @@ impl Upstream {
                 return Err(Refused::new(Refusal::Internal, "a template was used as a service"));
             }
         };
-        Ok(Self { plan, names, names_seen: Cell::new(0), endpoints: RefCell::new(endpoints), used: Cell::new(Instant::now()) })
+        Ok(Self {
+            plan,
+            names,
+            names_seen: Cell::new(0),
+            endpoints: RefCell::new(endpoints),
+            used: Cell::new(Instant::now()),
+        })
     }
 
     /// The less loaded of two endpoints drawn at random, without those in `tried` and, if possible, without those that
@@ -179,7 +188,10 @@ impl Upstream {
         let now = Instant::now();
         let endpoints = self.endpoints.borrow();
         if endpoints.is_empty() {
-            return Err(Refused::new(Refusal::UpstreamUnresolved, format!("{}: the name has no usable address", self.plan.name)));
+            return Err(Refused::new(
+                Refusal::UpstreamUnresolved,
+                format!("{}: the name has no usable address", self.plan.name),
+            ));
         }
         let untried = |endpoint: &&Rc<Endpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, endpoint));
         if endpoints.len() == 1 {
@@ -191,9 +203,7 @@ impl Upstream {
         }
         let pair = (fastrand::usize(..candidates.len().max(1)), fastrand::usize(..candidates.len().max(1)));
         match (candidates.get(pair.0), candidates.get(pair.1)) {
-            (Some(one), Some(other)) => {
-                Ok(Rc::clone(if other.active.get() < one.active.get() { other } else { one }))
-            }
+            (Some(one), Some(other)) => Ok(Rc::clone(if other.active.get() < one.active.get() { other } else { one })),
             _ => Err(self.exhausted()),
         }
     }
