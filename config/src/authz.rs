@@ -32,7 +32,7 @@ pub enum Principal {
 #[schemars(rename = "Allow", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawAllow {
     /// What logs and refusals call this rule.
-    #[schemars(extend("default" = "allow-N"))]
+    #[schemars(extend("x-default" = "allow-N"))]
     name: Field<String>,
     /// Callers whose verified SPIFFE ID fits one of these: exact, `*` for one segment, a final `/**` for everything
     /// below. The trust domain is always written out.
@@ -41,11 +41,11 @@ pub(crate) struct RawAllow {
     #[schemars(extend("default" = false))]
     anonymous: Field<bool>,
     /// Only these methods. HTTP only.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     methods: Field<OneOrMany<Method>>,
     /// Only these paths: exact, `{name}` or `*` for one segment, a final `/**` for the path and everything below.
     /// Every reading of the request's path has to fit. HTTP only.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     paths: Field<OneOrMany<PathPattern>>,
     #[schemars(skip)]
     place: Place,

@@ -68,13 +68,13 @@ impl Route {
 #[schemars(rename = "Route", deny_unknown_fields, extend("required" = ["match"]))]
 pub(crate) struct RawRoute {
     /// Unique within its port; appears in logs and metrics.
-    #[schemars(extend("default" = "route-N"))]
+    #[schemars(extend("x-default" = "route-N"))]
     name: Field<String>,
     /// Which requests take this route.
     #[schemars(rename = "match")]
     matching: Field<RawMatch>,
     /// Who may. Without it the port's rules hold.
-    #[schemars(extend("default" = "the port's rules"))]
+    #[schemars(extend("x-default" = "the port's rules"))]
     allow: Field<Vec<RawAllow>>,
     /// Let the CONNECT method use this route; elsewhere it is answered with 405.
     #[schemars(extend("default" = false))]
@@ -106,13 +106,13 @@ impl Section for RawRoute {
 #[schemars(rename = "Match", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawMatch {
     /// The request's host is one of these: exact, `*` for one label, `**` first for one or more.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     hosts: Field<OneOrMany<HostPattern>>,
     /// The request's path: exact, `{name}` or `*` for one segment, a final `/**` for the path and everything below.
     #[schemars(extend("default" = "/**"))]
     path: Field<PathPattern>,
     /// The request's method is one of these.
-    #[schemars(extend("default" = "any but CONNECT"))]
+    #[schemars(extend("x-default" = "any but CONNECT"))]
     methods: Field<OneOrMany<Method>>,
 }
 

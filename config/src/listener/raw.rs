@@ -17,7 +17,7 @@ use std::path::Path;
 #[schemars(rename = "Inbound", deny_unknown_fields, extend("required" = ["port"]))]
 pub(crate) struct RawInbound {
     /// Unique; appears in logs and metrics.
-    #[schemars(extend("default" = "inbound-PORT"))]
+    #[schemars(extend("x-default" = "inbound-PORT"))]
     name: Field<String>,
     /// The application's port: what callers believe to connect to.
     #[schemars(range(min = 1, max = 65535))]
@@ -25,7 +25,7 @@ pub(crate) struct RawInbound {
     /// Where Postern listens for callers. Without it the port gets captured connections only.
     listen: Field<Address>,
     /// Where the application listens: `IP:PORT`, or `unix:/PATH`.
-    #[schemars(extend("default" = "127.0.0.1:PORT"))]
+    #[schemars(extend("x-default" = "127.0.0.1:PORT"))]
     app: Field<AppAddress>,
     /// What callers speak. `detect` reads their first bytes, and costs protocols in which the server speaks first a
     /// wait of `timeouts.detect`: declare those `tcp`.
@@ -39,7 +39,7 @@ pub(crate) struct RawInbound {
     #[schemars(extend("default" = "same"))]
     app_http: Field<AppHttp>,
     /// The SVID that callers are shown.
-    #[schemars(extend("default" = "that of `identity`"))]
+    #[schemars(extend("x-default" = "that of `identity`"))]
     svid: Field<SvidSelector>,
     /// The request headers that tell the application who called. What callers send under these names never arrives.
     identity_headers: Field<RawIdentityHeaders>,
@@ -110,7 +110,7 @@ impl RawInbound {
             protocol: self.protocol.or_default(),
             tls: self.tls.or_default(),
             app_http: self.app_http.or_default(),
-            svid: self.svid.or_default(),
+            svid: self.svid.or(reader.svid.clone()),
             identity_headers: self.identity_headers.into_option().map(RawIdentityHeaders::check).unwrap_or_default(),
             allow,
             routes,

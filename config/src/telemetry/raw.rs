@@ -155,13 +155,13 @@ impl Section for RawAccessLogFile {
 pub(crate) struct RawAdmin {
     /// A unix socket for reading and changing. Its callers are known by their user id; root and the user that Postern
     /// runs as may always.
-    #[schemars(extend("default" = "off"))]
+    #[schemars(extend("x-default" = "off"))]
     socket: Field<FilePath>,
     /// A loopback address for reading only.
-    #[schemars(extend("default" = "off"))]
+    #[schemars(extend("x-default" = "off"))]
     listen: Field<Address>,
     /// Further users (uid) who may use the socket.
-    #[schemars(extend("default" = "[]"))]
+    #[schemars(extend("default" = []))]
     uids: Field<OneOrMany<u32>>,
 }
 

@@ -82,7 +82,7 @@ pub(crate) struct RawService {
     listen: Field<Address>,
     /// Where it is: a list of `IP:PORT`, `{ dns: "HOST:PORT" }`, or `{ port: PORT }` for the host that the request
     /// named at this port.
-    #[schemars(extend("default" = "the host and port that the request named"))]
+    #[schemars(extend("x-default" = "the host and port that the request named"))]
     endpoints: Field<WrittenEndpoints>,
     /// What the application speaks. `detect` reads the first bytes.
     #[schemars(extend("default" = "detect"))]
@@ -91,19 +91,19 @@ pub(crate) struct RawService {
     /// `tls: mesh`.
     identity: Field<OneOrMany<At<crate::pattern::SpiffePattern>>>,
     /// The SVID that we show. Only with `tls: mesh`.
-    #[schemars(extend("default" = "that of `identity`"))]
+    #[schemars(extend("x-default" = "that of `identity`"))]
     svid: Field<SvidSelector>,
     /// `mesh`: mTLS with SPIFFE identities on both sides. `web`: TLS to a server of the Web PKI. `off`: plaintext.
     #[schemars(extend("default" = "mesh"))]
     tls: Field<ServiceTls>,
     /// The name that the server's certificate must have, and that is sent as SNI. Only with `tls: web`.
-    #[schemars(extend("default" = "the host"))]
+    #[schemars(extend("x-default" = "the host"))]
     server_name: Field<String>,
     /// A PEM file with the authorities to believe. Only with `tls: web`.
-    #[schemars(extend("default" = "the system's"))]
+    #[schemars(extend("x-default" = "the system's"))]
     roots: Field<FilePath>,
     /// How long one TCP connect may take.
-    #[schemars(extend("default" = "timeouts.connect"))]
+    #[schemars(extend("x-default" = "timeouts.connect"))]
     connect_timeout: Field<Span>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
     #[schemars(extend("default" = "keep"))]

@@ -44,7 +44,7 @@ impl RawService {
         match tls {
             ServiceTls::Mesh => {
                 let identity = self.mesh_identity(reader)?;
-                Some(Transport::Mesh { identity, svid: self.svid.get().cloned().unwrap_or_default() })
+                Some(Transport::Mesh { identity, svid: self.svid.get().unwrap_or(&reader.svid).clone() })
             }
             ServiceTls::Web => {
                 self.require_server_name(reader);
