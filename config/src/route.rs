@@ -4,7 +4,7 @@ use crate::authz::{Allow, RawAllow, check_rules};
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
-use crate::values::{Method, OneOrMany};
+use crate::values::{Method, Name, OneOrMany};
 use schemars::JsonSchema;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +69,7 @@ impl Route {
 pub(crate) struct RawRoute {
     /// Unique within its port; appears in logs and metrics.
     #[schemars(extend("x-default" = "route-N"))]
-    name: Field<String>,
+    name: Field<Name>,
     /// Which requests take this route.
     #[schemars(rename = "match")]
     matching: Field<RawMatch>,
@@ -162,7 +162,7 @@ impl RawRoute {
             reader.problem(&place, "the route names the method CONNECT, which it does not let through", hint);
         }
         Some(Route {
-            name: self.name.or(format!("route-{number}")),
+            name: self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0),
             hosts: matching.hosts.or_default().0,
             path: match matching.path.is_written() {
                 true => matching.path.into_option()?,

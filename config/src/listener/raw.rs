@@ -2,11 +2,12 @@
 
 use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::authz::{Allow, Principal, RawAllow, check_rules};
+use crate::cross_check::takes;
 use crate::identity::SvidSelector;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
 use crate::route::RawRoute;
-use crate::values::Address;
+use crate::values::{Address, Name, SOCKET_PATH_BYTES_MAX};
 use crate::yaml::Node;
 use schemars::JsonSchema;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +19,7 @@ use std::path::Path;
 pub(crate) struct RawInbound {
     /// Unique; appears in logs and metrics.
     #[schemars(extend("x-default" = "inbound-PORT"))]
-    name: Field<String>,
+    name: Field<Name>,
     /// The application's port: what callers believe to connect to.
     #[schemars(range(min = 1, max = 65535))]
     port: Field<u16>,
@@ -103,7 +104,7 @@ impl RawInbound {
             None => AppAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         };
         let inbound = Inbound {
-            name: self.name.or(format!("inbound-{port}")),
+            name: self.name.into_option().map_or_else(|| format!("inbound-{port}"), |name| name.0),
             port,
             listen: self.listen.into_option().map(|listen| listen.0),
             app,
@@ -153,8 +154,7 @@ fn refuse_loop(inbound: &Inbound, listen_place: Option<&Place>, reader: &mut Rea
     let (Some(listen), AppAddress::Tcp(app), Some(place)) = (inbound.listen, &inbound.app, listen_place) else {
         return;
     };
-    let takes_it = listen.ip() == app.ip() || (listen.ip().is_unspecified() && app.ip().is_loopback());
-    if listen.port() == app.port() && takes_it {
+    if takes(listen, *app) {
         let what = format!("listening on {listen} takes the address of the application itself ({app})");
         reader.problem(place, what, "listen on another port, such as 15006, or let the application move");
     }
@@ -242,6 +242,11 @@ impl FromNode for AppAddress {
         let path = path.strip_prefix("//").unwrap_or(path);
         if !Path::new(path).is_absolute() || path.contains('\0') {
             reader.wrong(node, "is not an absolute path", "write `unix:/run/app.sock`");
+            return None;
+        }
+        if path.len() > SOCKET_PATH_BYTES_MAX {
+            let what = format!("is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a unix socket's path can have");
+            reader.wrong(node, what, "move the socket to a shorter path");
             return None;
         }
         Some(Self::Unix(path.into()))

@@ -49,7 +49,7 @@ impl RawService {
             ServiceTls::Web => {
                 self.require_server_name(reader);
                 Some(Transport::WebTls {
-                    server_name: self.server_name.get().cloned(),
+                    server_name: self.server_name.get().map(|name| name.0.clone()),
                     roots: self.roots.get().map(|file| file.0.clone()),
                 })
             }
