@@ -3,8 +3,27 @@
 //! `workload_api` and `files` build snapshots; `store` publishes them; `dev` is the embedded provider. Nothing here
 //! decides *who a peer is*: that is `tls/verifier.rs`.
 
+mod backoff;
+pub mod dev;
+pub mod events;
+mod grace;
+mod key;
+mod message;
+mod message_fault;
+#[allow(clippy::all, clippy::wildcard_imports, missing_docs, reason = "generated; see the top of the file")]
+pub mod proto;
+mod publisher;
 pub mod snapshot;
+pub mod source;
 pub mod store;
+mod supervisor;
+mod workload_api;
 
+pub use events::{Counters, DiscardReason};
+pub use key::PrivateKeyBytes;
 pub use snapshot::{Anchor, AuthorityId, Bundle, IdentityState, NoSvid, Snapshot, SourceStatus, Svid};
+pub use source::{Profile, SourceError, SourceHandle, spawn};
 pub use store::IdentityStore;
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use postern_config::{SpiffeId, SvidSelector, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// SHA-256 of an authority's SubjectPublicKeyInfo: survives re-issue of its certificate with the same key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,6 +108,9 @@ impl NoSvid {
 }
 
 /// SVIDs, bundles and the state of their source at one generation.
+///
+/// An SVID or bundle that did not change keeps its `Arc` from one generation to the next: `Arc::ptr_eq` tells.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Rises by one with every publication.
     pub generation: u64,
@@ -115,8 +118,10 @@ pub struct Snapshot {
     pub svids: Vec<Arc<Svid>>,
     pub bundles: HashMap<TrustDomain, Arc<Bundle>>,
     pub source: SourceStatus,
-    /// When SVIDs or bundles were last received (not merely the status changed).
+    /// When SVIDs or bundles last changed, or the source came back with the same ones (not merely failed).
     pub received_at: Option<SystemTime>,
+    /// When the store published it: the start of event → last byte.
+    pub published: Instant,
 }
 
 impl Snapshot {
@@ -127,6 +132,7 @@ impl Snapshot {
             bundles: HashMap::new(),
             source: SourceStatus::Waiting { reason: "starting".to_owned() },
             received_at: None,
+            published: Instant::now(),
         }
     }
 

@@ -14,7 +14,11 @@ pub struct IdentityStore {
 
 impl Default for IdentityStore {
     fn default() -> Self {
-        Self { current: ArcSwap::from_pointee(Snapshot::empty()), changed: watch::Sender::new(0), publishing: Mutex::new(()) }
+        Self {
+            current: ArcSwap::from_pointee(Snapshot::empty()),
+            changed: watch::Sender::new(0),
+            publishing: Mutex::new(()),
+        }
     }
 }
 
@@ -35,13 +39,19 @@ impl IdentityStore {
 
     /// Replaces the snapshot by what `next` makes of the current one; the generation is set here.
     pub fn publish(&self, next: impl FnOnce(&Snapshot) -> Snapshot) -> Arc<Snapshot> {
+        self.publish_if_changed(|current| Some(next(current))).unwrap_or_else(|| self.load())
+    }
+
+    /// As [`IdentityStore::publish`], unless `next` finds nothing to change: then nobody is woken.
+    pub fn publish_if_changed(&self, next: impl FnOnce(&Snapshot) -> Option<Snapshot>) -> Option<Arc<Snapshot>> {
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let current = self.current.load();
-        let mut snapshot = next(&current);
+        let mut snapshot = next(&current)?;
         snapshot.generation = current.generation + 1;
+        snapshot.published = std::time::Instant::now();
         let snapshot = Arc::new(snapshot);
         self.current.store(snapshot.clone());
         self.changed.send_replace(snapshot.generation);
-        snapshot
+        Some(snapshot)
     }
 }

@@ -3,6 +3,7 @@
 use crate::identity::AuthorityId;
 use postern_config::SpiffeId;
 use rustls_pki_types::CertificateDer;
+use std::fmt;
 use std::time::SystemTime;
 
 /// In which role the *peer* presented its SVID.
@@ -10,6 +11,15 @@ use std::time::SystemTime;
 pub enum Role {
     Client,
     Server,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
 }
 
 /// What the verifier established about the other side of a connection. Made by `tls/verifier.rs` alone.

@@ -1,0 +1,193 @@
+//! What sources do to the store: apply a checked update, or say how the source fares. And the log lines of both.
+//!
+//! An SVID or bundle whose content did not change keeps its `Arc`, and when nothing changed nothing is published:
+//! whoever sleeps on the generation is woken for a reason only.
+
+use super::events::{Counters, DiscardReason};
+use super::message::Update;
+use super::message_fault::{MessageFault, Warning};
+use super::snapshot::{AuthorityId, Bundle, Snapshot, SourceStatus, Svid};
+use super::store::IdentityStore;
+use postern_config::TrustDomain;
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::SystemTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+#[derive(Clone)]
+pub(crate) struct Publisher {
+    pub(crate) store: Arc<IdentityStore>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Publisher {
+    /// The whole state at once (Workload API §4.3, §4.4): what the update does not name is gone.
+    pub(crate) fn apply(&self, update: Update, now: SystemTime) {
+        for warning in &update.warnings {
+            if warning.is_refused_bundle() {
+                Counters::count(&self.counters.bundles_refused);
+            }
+            log_warning(warning);
+        }
+        let before = self.store.load();
+        let published = self.store.publish_if_changed(|current| merge(current, update, now));
+        Counters::count(&self.counters.updates_applied);
+        match published {
+            Some(after) => log_changes(&before, &after),
+            None => tracing::debug!("the source sent what we have; nothing changed"),
+        }
+    }
+
+    pub(crate) fn discard(&self, fault: &MessageFault) {
+        self.counters.discard(fault.reason());
+        let reason = fault.reason().as_str();
+        tracing::error!(reason, error = chain(fault), "an identity update was discarded; what we have stays");
+    }
+
+    pub(crate) fn discard_unreadable(&self, reason: DiscardReason, error: &dyn Error) {
+        self.counters.discard(reason);
+        tracing::error!(
+            reason = reason.as_str(),
+            error = chain(error),
+            "an identity update was discarded; what we have stays"
+        );
+    }
+
+    /// The source does not answer: what we have is served until it expires. A denial stays one, because only a valid
+    /// message gives back what the agent took.
+    pub(crate) fn broken(&self, reason: &str, now: SystemTime) {
+        self.report(|current| match (&current.source, current.received_at) {
+            (SourceStatus::Denied { .. } | SourceStatus::Withdrawn { .. }, _) => current.source.clone(),
+            (SourceStatus::Broken { since, .. }, Some(_)) => {
+                SourceStatus::Broken { since: *since, reason: reason.to_owned() }
+            }
+            (_, Some(_)) => SourceStatus::Broken { since: now, reason: reason.to_owned() },
+            (_, None) => SourceStatus::Waiting { reason: reason.to_owned() },
+        });
+    }
+
+    /// Workload API §5.2.1: on `PermissionDenied` the client should cease to use what it was given.
+    pub(crate) fn denied(&self, now: SystemTime) {
+        self.report(|current| match current.source {
+            SourceStatus::Denied { .. } => current.source.clone(),
+            _ => SourceStatus::Denied { since: now, cut: false },
+        });
+    }
+
+    fn report(&self, next: impl FnOnce(&Snapshot) -> SourceStatus) {
+        let published = self.store.publish_if_changed(|current| {
+            let source = next(current);
+            (source != current.source).then(|| Snapshot { source, ..current.clone() })
+        });
+        if let Some(snapshot) = published {
+            tracing::warn!(status = ?snapshot.source, generation = snapshot.generation, "the identity source fares differently");
+        }
+    }
+}
+
+/// The next snapshot, or `None` when the update says what is known already.
+fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot> {
+    let Update { svids, bundles, refused, warnings: _ } = update;
+    let svids: Vec<Arc<Svid>> = svids.into_iter().map(|svid| reuse_svid(&current.svids, svid)).collect();
+    let mut bundles: HashMap<TrustDomain, Arc<Bundle>> =
+        bundles.into_iter().map(|(name, bundle)| (name, reuse_bundle(&current.bundles, bundle))).collect();
+    for trust_domain in refused {
+        if let Some(last_good) = current.bundles.get(&trust_domain) {
+            bundles.insert(trust_domain, last_good.clone());
+        }
+    }
+    let same_svids =
+        svids.len() == current.svids.len() && svids.iter().zip(&current.svids).all(|(a, b)| Arc::ptr_eq(a, b));
+    let same_bundles = bundles.len() == current.bundles.len()
+        && bundles
+            .iter()
+            .all(|(name, bundle)| current.bundles.get(name).is_some_and(|known| Arc::ptr_eq(known, bundle)));
+    if same_svids && same_bundles && current.source == SourceStatus::Connected {
+        return None;
+    }
+    Some(Snapshot {
+        generation: current.generation,
+        svids,
+        bundles,
+        source: SourceStatus::Connected,
+        received_at: Some(now),
+        published: std::time::Instant::now(),
+    })
+}
+
+/// Chain equality stands for key equality: the leaf has the public key, and the private one was checked against it.
+fn reuse_svid(known: &[Arc<Svid>], svid: Svid) -> Arc<Svid> {
+    let same = |known: &&Arc<Svid>| {
+        known.id == svid.id
+            && known.hint == svid.hint
+            && known.authority == svid.authority
+            && known.certified.cert == svid.certified.cert
+    };
+    known.iter().find(same).cloned().unwrap_or_else(|| Arc::new(svid))
+}
+
+fn reuse_bundle(known: &HashMap<TrustDomain, Arc<Bundle>>, bundle: Arc<Bundle>) -> Arc<Bundle> {
+    match known.get(&bundle.trust_domain) {
+        Some(known) if known.anchors.iter().map(|a| &a.der).eq(bundle.anchors.iter().map(|a| &a.der)) => known.clone(),
+        _ => bundle,
+    }
+}
+
+fn log_warning(warning: &Warning) {
+    let text = chain(warning);
+    if warning.is_refused_bundle() {
+        tracing::error!(problem = text, "a part of an identity update was refused");
+    } else {
+        tracing::warn!(problem = text, "an identity update is odd");
+    }
+}
+
+/// One line for each thing that came, changed or went.
+fn log_changes(before: &Snapshot, after: &Snapshot) {
+    let generation = after.generation;
+    for svid in &after.svids {
+        if !before.svids.iter().any(|known| Arc::ptr_eq(known, svid)) {
+            let (id, hint, serial) = (&svid.id, svid.hint.as_deref(), &svid.serial);
+            let not_after = timestamp(svid.not_after);
+            tracing::info!(%id, hint, serial, not_after, authority = ?svid.authority, generation, "SVID received");
+        }
+    }
+    for gone in &before.svids {
+        if !after.svids.iter().any(|svid| svid.id == gone.id) {
+            tracing::warn!(id = %gone.id, serial = gone.serial, generation, "SVID withdrawn: the source no longer gives it");
+        }
+    }
+    for (trust_domain, bundle) in &after.bundles {
+        let known = before.bundles.get(trust_domain);
+        if !known.is_some_and(|known| Arc::ptr_eq(known, bundle)) {
+            let authorities: Vec<AuthorityId> = bundle.anchors.iter().map(|anchor| anchor.authority).collect();
+            tracing::info!(%trust_domain, ?authorities, generation, "bundle received");
+        }
+    }
+    for trust_domain in before.bundles.keys() {
+        if !after.bundles.contains_key(trust_domain) {
+            tracing::warn!(%trust_domain, generation, "bundle withdrawn: peers of this trust domain are refused");
+        }
+    }
+    if before.source != after.source {
+        tracing::info!(generation, "the identity source is connected");
+    }
+}
+
+fn timestamp(time: SystemTime) -> String {
+    OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_else(|_out_of_range| "out of range".to_owned())
+}
+
+/// An error and all its sources on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

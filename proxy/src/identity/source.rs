@@ -1,0 +1,96 @@
+//! Starts the source that the configuration names. The one entry for `app.rs`.
+
+use super::events::Counters;
+use super::grace;
+use super::publisher::Publisher;
+use super::store::IdentityStore;
+use super::supervisor::Supervisor;
+use super::workload_api::address_of;
+use crate::tls::Strictness;
+use postern_config::identity::{Endpoint, Identity, IdentitySource};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::task::AbortHandle;
+
+/// Which profile of the Workload API a process needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// SVIDs of our own with all bundles: a proxy.
+    SvidsAndBundles,
+    /// Bundles alone: a process that validates and is nobody itself (Workload API §5.2.2).
+    BundlesOnly,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error(
+        "there is no Workload API endpoint: set `identity.workload_api` in the file or SPIFFE_ENDPOINT_SOCKET in the environment"
+    )]
+    NoEndpoint,
+}
+
+/// The running source. It stops when this is dropped; what it published stays in the store.
+#[must_use = "the source stops when its handle is dropped"]
+pub struct SourceHandle {
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for SourceHandle {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Starts the tasks of the configured source on the current runtime. They run until the handle is dropped, whatever the
+/// agent or the files do.
+///
+/// `environment` is what `$SPIFFE_ENDPOINT_SOCKET` says; the configuration wins over it (Workload Endpoint §4).
+///
+/// # Errors
+/// [`SourceError`].
+pub fn spawn(
+    config: &Identity,
+    environment: Option<Endpoint>,
+    store: Arc<IdentityStore>,
+    counters: Arc<Counters>,
+) -> Result<SourceHandle, SourceError> {
+    let strictness = if config.compat { Strictness::Compat } else { Strictness::Strict };
+    let publisher = Publisher { store: store.clone(), counters };
+    let grace = tokio::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
+    let source = match &config.source {
+        IdentitySource::WorkloadApi { endpoint } => {
+            let endpoint = endpoint.clone().or(environment).ok_or(SourceError::NoEndpoint);
+            let endpoint = endpoint.inspect_err(|_no_endpoint| grace.abort())?;
+            warn_of_distant(&endpoint);
+            let profile = Profile::SvidsAndBundles;
+            tokio::spawn(Supervisor { endpoint, profile, strictness, publisher }.run()).abort_handle()
+        }
+        IdentitySource::Files { .. } => tokio::spawn(async {}).abort_handle(),
+    };
+    Ok(SourceHandle { tasks: vec![grace, source] })
+}
+
+/// Follows the bundles of an agent alone, for a process that validates and has no identity.
+pub fn spawn_bundles_only(endpoint: Endpoint, store: Arc<IdentityStore>, counters: Arc<Counters>) -> SourceHandle {
+    warn_of_distant(&endpoint);
+    let publisher = Publisher { store, counters };
+    let supervisor = Supervisor { endpoint, profile: Profile::BundlesOnly, strictness: Strictness::Strict, publisher };
+    SourceHandle { tasks: vec![tokio::spawn(supervisor.run()).abort_handle()] }
+}
+
+/// Workload Endpoint §3: the endpoint is not encrypted, so it has to be local.
+fn warn_of_distant(endpoint: &Endpoint) {
+    let Endpoint::Tcp(address) = endpoint else { return };
+    let local = match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    if !local {
+        tracing::warn!(
+            endpoint = address_of(endpoint),
+            "the Workload API endpoint is not local: keys cross a network in the clear"
+        );
+    }
+}

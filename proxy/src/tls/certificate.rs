@@ -1,0 +1,360 @@
+//! The fields of one certificate that SPIFFE's rules are about, read once and strictly.
+//!
+//! x509-parser opens the envelope; the extensions that decide are read here from their bytes, because x509-parser turns
+//! a URI that is not text into "no URI", and webpki ignores keyUsage. Pure: no clock, no I/O.
+
+use crate::tls::der::{self, DerError, Reader};
+use postern_config::{SpiffeId, SpiffeIdError};
+use std::fmt;
+use std::time::{Duration, SystemTime};
+use x509_parser::certificate::{X509Certificate, X509CertificateParser};
+use x509_parser::nom::Parser;
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
+};
+use x509_parser::public_key::PublicKey;
+
+/// RSA keys below this are refused, as rustls does for signatures (THREATS TL-24).
+const RSA_BITS_MIN: usize = 2048;
+
+/// What of a certificate the verifier and the bundle loader look at.
+pub struct Fields<'a> {
+    pub subject: Subject,
+    pub subject_is_empty: bool,
+    pub not_before: SystemTime,
+    pub not_after: SystemTime,
+    /// Lower-case hex.
+    pub serial: String,
+    /// The whole SubjectPublicKeyInfo, header included.
+    pub spki: &'a [u8],
+    pub key_is_strong: bool,
+    pub subject_alt_name: Option<SubjectAltName<'a>>,
+    pub key_usage: Option<KeyUsage>,
+    pub basic_constraints: Option<BasicConstraints>,
+    /// Contents of the OIDs. `None`: no such extension, so every usage is allowed (RFC 5280 §4.2.1.12).
+    pub extended_key_usage: Option<Vec<&'a [u8]>>,
+    pub name_constraints: NameConstraintForms,
+}
+
+pub struct SubjectAltName<'a> {
+    pub critical: bool,
+    /// The value of every name with tag `[6]`, whatever its bytes are.
+    pub uris: Vec<&'a [u8]>,
+}
+
+pub struct KeyUsage {
+    pub critical: bool,
+    pub digital_signature: bool,
+    pub key_cert_sign: bool,
+    pub crl_sign: bool,
+}
+
+pub struct BasicConstraints {
+    pub ca: bool,
+    /// How many intermediates may stand between it and the leaf.
+    pub path_length: Option<usize>,
+}
+
+/// Forms of name in an authority's name constraints that webpki refuses without reading them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NameConstraintForms {
+    pub uri: bool,
+    pub directory_name: bool,
+}
+
+/// Why bytes are no certificate that we can judge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    #[error("it is larger than {} bytes", der::CERTIFICATE_BYTES_MAX)]
+    TooLarge,
+    #[error("it is not an X.509 certificate (RFC 5280 §4.1)")]
+    NotX509,
+    #[error("bytes follow the certificate")]
+    TrailingBytes,
+    #[error("it has extension {oid} twice (RFC 5280 §4.2)")]
+    DuplicateExtension { oid: String },
+    #[error("its subjectAltName is malformed (RFC 5280 §4.2.1.6)")]
+    SubjectAltName(#[source] DerError),
+    #[error("its keyUsage is malformed (RFC 5280 §4.2.1.3)")]
+    KeyUsage(#[source] DerError),
+    #[error("its basicConstraints is malformed (RFC 5280 §4.2.1.9)")]
+    BasicConstraints(#[source] DerError),
+    #[error("its extendedKeyUsage is malformed (RFC 5280 §4.2.1.12)")]
+    ExtendedKeyUsage(#[source] DerError),
+    #[error("its nameConstraints is malformed (RFC 5280 §4.2.1.10)")]
+    NameConstraints(#[source] DerError),
+}
+
+impl<'a> Fields<'a> {
+    /// # Errors
+    /// [`CertificateFault`]. An extension that occurs twice is one: two readers could each believe another of them.
+    pub fn read(der: &'a [u8]) -> Result<Self, CertificateFault> {
+        if der.len() > der::CERTIFICATE_BYTES_MAX {
+            return Err(CertificateFault::TooLarge);
+        }
+        let (rest, certificate) = X509CertificateParser::new()
+            .with_deep_parse_extensions(false)
+            .parse(der)
+            .map_err(|_parser_words| CertificateFault::NotX509)?;
+        if !rest.is_empty() {
+            return Err(CertificateFault::TrailingBytes);
+        }
+        refuse_duplicates(&certificate)?;
+        let key_usage = match extension(&certificate, &OID_X509_EXT_KEY_USAGE) {
+            Some((critical, value)) => Some(read_key_usage(critical, value).map_err(CertificateFault::KeyUsage)?),
+            None => None,
+        };
+        let basic_constraints = match extension(&certificate, &OID_X509_EXT_BASIC_CONSTRAINTS) {
+            Some((_, value)) => Some(read_basic_constraints(value).map_err(CertificateFault::BasicConstraints)?),
+            None => None,
+        };
+        let extended_key_usage = match extension(&certificate, &OID_X509_EXT_EXTENDED_KEY_USAGE) {
+            Some((_, value)) => Some(read_purposes(value).map_err(CertificateFault::ExtendedKeyUsage)?),
+            None => None,
+        };
+        let subject_alt_name = match extension(&certificate, &OID_X509_EXT_SUBJECT_ALT_NAME) {
+            Some((critical, value)) => {
+                let uris = read_uris(value).map_err(CertificateFault::SubjectAltName)?;
+                Some(SubjectAltName { critical, uris })
+            }
+            None => None,
+        };
+        let name_constraints = match extension(&certificate, &OID_X509_EXT_NAME_CONSTRAINTS) {
+            Some((_, value)) => read_name_constraints(value).map_err(CertificateFault::NameConstraints)?,
+            None => NameConstraintForms::default(),
+        };
+        Ok(Self {
+            subject: Subject::of(&certificate),
+            subject_is_empty: certificate.subject().iter().next().is_none(),
+            not_before: system_time(certificate.validity().not_before.timestamp()),
+            not_after: system_time(certificate.validity().not_after.timestamp()),
+            serial: hex(certificate.raw_serial()),
+            spki: certificate.tbs_certificate.subject_pki.raw,
+            key_is_strong: key_is_strong(&certificate),
+            subject_alt_name,
+            key_usage,
+            basic_constraints,
+            extended_key_usage,
+            name_constraints,
+        })
+    }
+
+    /// The rules for every certificate that signs others, root or intermediate.
+    ///
+    /// # Errors
+    /// [`AuthorityFault`], the first rule broken.
+    pub fn check_authority(&self) -> Result<(), AuthorityFault> {
+        if !self.basic_constraints.as_ref().is_some_and(|constraints| constraints.ca) {
+            return Err(AuthorityFault::NotCa);
+        }
+        let key_usage = self.key_usage.as_ref().ok_or(AuthorityFault::KeyUsageMissing)?;
+        if !key_usage.key_cert_sign {
+            return Err(AuthorityFault::NoKeyCertSign);
+        }
+        if !key_usage.critical {
+            return Err(AuthorityFault::KeyUsageNotCritical);
+        }
+        let uris = self.subject_alt_name.iter().flat_map(|names| names.uris.iter());
+        for uri in uris.filter(|uri| uri.starts_with(b"spiffe:")) {
+            let text = std::str::from_utf8(uri).map_err(|_not_text| AuthorityFault::IdNotText)?;
+            let id = SpiffeId::parse(text).map_err(AuthorityFault::IdInvalid)?;
+            if !id.path().is_empty() {
+                return Err(AuthorityFault::IdHasPath { id });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rule that a signing certificate breaks, be it in a bundle or presented.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityFault {
+    #[error("its basicConstraints does not say cA (X509-SVID §4.1)")]
+    NotCa,
+    #[error("it has no keyUsage (X509-SVID §4.3)")]
+    KeyUsageMissing,
+    #[error("its keyUsage is not critical (X509-SVID §4.3)")]
+    KeyUsageNotCritical,
+    #[error("its keyUsage lacks keyCertSign (X509-SVID §4.3)")]
+    NoKeyCertSign,
+    #[error("its SPIFFE ID {id} has a path (X509-SVID §3.2)")]
+    IdHasPath { id: SpiffeId },
+    #[error("its SPIFFE ID is invalid (SPIFFE-ID §2)")]
+    IdInvalid(#[source] SpiffeIdError),
+    #[error("its SPIFFE ID is not text (SPIFFE-ID §2)")]
+    IdNotText,
+}
+
+impl AuthorityFault {
+    pub fn section(&self) -> &'static str {
+        match self {
+            Self::NotCa => "X509-SVID §4.1",
+            Self::KeyUsageMissing | Self::KeyUsageNotCritical | Self::NoKeyCertSign => "X509-SVID §4.3",
+            Self::IdHasPath { .. } => "X509-SVID §3.2",
+            Self::IdInvalid(_) | Self::IdNotText => "SPIFFE-ID §2",
+        }
+    }
+}
+
+/// A certificate's subject in words for people: bounded, without controls. Never an identity.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Subject(String);
+
+impl Subject {
+    /// Characters kept: enough to recognise a certificate, too few to flood a log.
+    const CHARACTERS_MAX: usize = 120;
+
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let name = certificate.subject().to_string();
+        Self(name.chars().take(Self::CHARACTERS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect())
+    }
+
+    /// Of a certificate that could not be read.
+    pub fn unreadable() -> Self {
+        Self("an unreadable certificate".to_owned())
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { f.write_str("(no subject)") } else { f.write_str(&self.0) }
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// RFC 5280 §4.2: "A certificate MUST NOT include more than one instance of a particular extension."
+fn refuse_duplicates(certificate: &X509Certificate<'_>) -> Result<(), CertificateFault> {
+    let mut seen: Vec<&Oid<'_>> = certificate.extensions().iter().map(|extension| &extension.oid).collect();
+    seen.sort_unstable_by(|left, right| left.as_bytes().cmp(right.as_bytes()));
+    match seen.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(CertificateFault::DuplicateExtension { oid: pair[0].to_id_string() }),
+        None => Ok(()),
+    }
+}
+
+/// Criticality and value. Only the first is looked for: duplicates were refused.
+fn extension<'a>(certificate: &X509Certificate<'a>, oid: &Oid<'_>) -> Option<(bool, &'a [u8])> {
+    certificate
+        .extensions()
+        .iter()
+        .find(|extension| extension.oid == *oid)
+        .map(|extension| (extension.critical, extension.value))
+}
+
+/// Counts by tag before any decoding (SPIFFE checklist A2.2): a second URI SAN counts even if its bytes are not text.
+fn read_uris(value: &[u8]) -> Result<Vec<&[u8]>, DerError> {
+    const URI_TAG_NUMBER: u8 = 6;
+    const CONTEXT_PRIMITIVE_URI: u8 = 0x80 | URI_TAG_NUMBER;
+    let mut names = Reader::new(der::only(value, der::SEQUENCE)?);
+    let mut uris = Vec::new();
+    while !names.at_end() {
+        let name = names.element()?;
+        match name.tag {
+            CONTEXT_PRIMITIVE_URI => uris.push(name.content),
+            // GeneralName has choices [0] to [8] and nothing else; `[6]` is IA5String, so never constructed.
+            tag if tag & 0xC0 != 0x80 || tag & 0x1f > 8 || tag & 0x1f == URI_TAG_NUMBER => {
+                return Err(DerError::Tag { expected: CONTEXT_PRIMITIVE_URI, found: tag });
+            }
+            _other_form => {}
+        }
+    }
+    Ok(uris)
+}
+
+/// RFC 5280 §4.2.1.3, bits counted from the first byte's highest.
+fn read_key_usage(critical: bool, value: &[u8]) -> Result<KeyUsage, DerError> {
+    let [unused, bits @ ..] = der::only(value, der::BIT_STRING)? else {
+        return Err(DerError::Value);
+    };
+    let padding = bits.last().map_or(0, |last| last & !(0xff_u8.checked_shl(u32::from(*unused)).unwrap_or(0)));
+    if *unused > 7 || (bits.is_empty() && *unused != 0) || padding != 0 {
+        return Err(DerError::Value);
+    }
+    let bit = |number: u8| bits.first().is_some_and(|byte| byte & (0x80 >> number) != 0);
+    Ok(KeyUsage { critical, digital_signature: bit(0), key_cert_sign: bit(5), crl_sign: bit(6) })
+}
+
+/// `cA BOOLEAN DEFAULT FALSE`: an explicit FALSE is not DER, but many issuers write it and webpki takes it.
+fn read_basic_constraints(value: &[u8]) -> Result<BasicConstraints, DerError> {
+    let mut fields = Reader::new(der::only(value, der::SEQUENCE)?);
+    let ca = match fields.peek() {
+        Some(der::BOOLEAN) => match fields.expect(der::BOOLEAN)? {
+            [0x00] => false,
+            [0xff] => true,
+            _ => return Err(DerError::Value),
+        },
+        _ => false,
+    };
+    let path_length = match fields.peek() {
+        // One byte holds every length that matters; a longer number limits nothing that we would accept.
+        Some(der::INTEGER) => match fields.expect(der::INTEGER)? {
+            [length @ 0..=0x7f] => Some(usize::from(*length)),
+            [0, rest @ ..] if rest.first().is_some_and(|byte| byte & 0x80 != 0) => Some(usize::from(u8::MAX)),
+            [first @ 1..=0x7f, _, ..] if *first != 0 => Some(usize::from(u8::MAX)),
+            _ => return Err(DerError::Value),
+        },
+        _ => None,
+    };
+    fields.finish()?;
+    Ok(BasicConstraints { ca, path_length })
+}
+
+fn read_purposes(value: &[u8]) -> Result<Vec<&[u8]>, DerError> {
+    let mut purposes = Reader::new(der::only(value, der::SEQUENCE)?);
+    let mut oids = Vec::new();
+    while !purposes.at_end() {
+        oids.push(purposes.expect(der::OBJECT_IDENTIFIER)?);
+    }
+    if oids.is_empty() { Err(DerError::Empty) } else { Ok(oids) }
+}
+
+fn read_name_constraints(value: &[u8]) -> Result<NameConstraintForms, DerError> {
+    const URI: u8 = 0x86;
+    const DIRECTORY_NAME: u8 = 0xA4;
+    let mut forms = NameConstraintForms::default();
+    let mut constraints = Reader::new(der::only(value, der::SEQUENCE)?);
+    while !constraints.at_end() {
+        let subtrees = constraints.element()?;
+        if subtrees.tag != der::CONTEXT_0 && subtrees.tag != der::CONTEXT_1 {
+            return Err(DerError::Tag { expected: der::CONTEXT_0, found: subtrees.tag });
+        }
+        let mut subtrees = Reader::new(subtrees.content);
+        while !subtrees.at_end() {
+            match Reader::new(subtrees.expect(der::SEQUENCE)?).element()?.tag {
+                URI => forms.uri = true,
+                DIRECTORY_NAME => forms.directory_name = true,
+                _other_form => {}
+            }
+        }
+    }
+    Ok(forms)
+}
+
+fn key_is_strong(certificate: &X509Certificate<'_>) -> bool {
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => key.key_size() >= RSA_BITS_MIN,
+        // Whether the algorithm is one of ours is decided where a signature is checked.
+        _ => true,
+    }
+}
+
+fn system_time(seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    if seconds >= 0 { SystemTime::UNIX_EPOCH + distance } else { SystemTime::UNIX_EPOCH - distance }
+}
