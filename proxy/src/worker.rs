@@ -83,16 +83,23 @@ impl Workers {
         let mut threads = Vec::with_capacity(count);
         for (index, queue) in queues.into_iter().enumerate() {
             let (shared, peers) = (shared.clone(), handles.clone());
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            drop(runtime?);
+            let (started, start) = std::sync::mpsc::sync_channel(1);
             threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build_local(LocalOptions::default())
-                    .expect("the same runtime was built a moment ago on the starting thread");
-                runtime.block_on(run(index, shared, peers, queue));
+                // Made here, because it never leaves its thread.
+                let made =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+                match made {
+                    Ok(runtime) => {
+                        // The starter waits for it.
+                        let _ = started.send(Ok(()));
+                        runtime.block_on(run(index, shared, peers, queue));
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
             })?);
+            start.recv().map_err(std::io::Error::other)??;
         }
         Ok(Self { handles, threads })
     }

@@ -1,4 +1,4 @@
-"""Reload: an invalid file changes nothing, a valid one applies, unchanged listeners keep their connections. SIGTERM drains."""
+"""Reload: an invalid file changes nothing, a valid one applies, other listeners are untouched. SIGTERM drains."""
 
 import signal
 import threading
