@@ -2,4 +2,6 @@
 
 mod dependencies;
 mod limbo;
+mod oracle_id;
+mod oracle_svid;
 mod tidy;
