@@ -3,30 +3,47 @@
 //! One entry, [`Config::load`]: text in, a checked [`Config`] or **all** problems out. This crate opens files and
 //! nothing else: no tokio, hyper or rustls, so checking a configuration provably needs no network.
 //!
-//! Modules in reading order: [`problem`], [`units`], [`spiffe_id`], [`pattern`], then one a section of the file.
+//! Modules in reading order: [`problem`], [`units`], [`spiffe_id`], [`pattern`], then one a section of the file. Within:
+//! `include` and `yaml` make one tree of all files, `read` and `values` read it without stopping at a problem, `root`
+//! makes the sections a [`Config`], and `cross_check` holds them against each other.
 
 pub mod authz;
+pub mod bounds;
+mod cross_check;
+mod effective;
 pub mod identity;
+mod include;
 pub mod listener;
 pub mod pattern;
 pub mod problem;
+mod read;
+mod root;
 pub mod route;
+mod schema;
 pub mod spiffe_id;
 pub mod telemetry;
 pub mod units;
 pub mod upstream;
+mod values;
+mod yaml;
 
+use include::Sources;
+use read::{FromNode, Reader};
+use root::RawConfig;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use identity::{Identity, IdentitySource, SvidSelector};
+pub use authz::{Allow, Principal};
+pub use bounds::{Limits, Timeouts};
+pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
-pub use pattern::{HostPattern, PathPattern, SpiffePattern};
+pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
 pub use problem::{Place, Problem, Problems};
-pub use route::Route;
+pub use route::{Route, Specificity};
+pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
-pub use telemetry::{Admin, Telemetry};
+pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
 pub use upstream::{Endpoints, Outbound, Service, Transport};
 
 /// A whole, checked configuration: what the program runs, not what was written.
@@ -47,85 +64,62 @@ pub struct Config {
     pub sources: Vec<PathBuf>,
 }
 
-/// Deadlines that hold for every listener and service (PEERS D1, last column).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Timeouts {
-    /// Accept to the end of the TLS handshake, both directions. Default 5 s.
-    pub handshake: Duration,
-    /// Waiting for the first bytes of an undeclared protocol. Default 1 s.
-    pub detect: Duration,
-    /// TCP connect to a remote endpoint. Default 3 s.
-    pub connect: Duration,
-    /// TCP connect to the local application. Default 1 s.
-    pub connect_app: Duration,
-    /// A request's head, from its first byte (or the start of a new connection). Default 10 s.
-    pub request_headers: Duration,
-    /// An HTTP connection without a request. Default 10 min.
-    pub http_idle: Duration,
-    /// A pooled idle connection to the application. Default 3 s.
-    pub pool_idle_app: Duration,
-    /// A pooled idle connection to a peer. Default 30 s.
-    pub pool_idle: Duration,
-    /// An L4 tunnel without a byte in either direction. Default 1 h.
-    pub tcp_idle: Duration,
-    /// A tunnel of which one direction has ended. Default 50 s (below conntrack's 60 s).
-    pub half_close_linger: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            handshake: Duration::from_secs(5),
-            detect: Duration::from_secs(1),
-            connect: Duration::from_secs(3),
-            connect_app: Duration::from_secs(1),
-            request_headers: Duration::from_secs(10),
-            http_idle: Duration::from_secs(600),
-            pool_idle_app: Duration::from_secs(3),
-            pool_idle: Duration::from_secs(30),
-            tcp_idle: Duration::from_secs(3600),
-            half_close_linger: Duration::from_secs(50),
-        }
-    }
-}
-
-/// Bounds that hold for every listener and service (PEERS D2, last column; DESIGN, rulings).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    /// Bytes of a request's or response's head. Default 64 KiB.
-    pub header_bytes: usize,
-    /// Header fields of a head. Default 100.
-    pub headers: usize,
-    /// Concurrent streams a caller may open on an HTTP/2 connection. Default 256.
-    pub h2_streams: u32,
-    /// Idle connections kept per endpoint and worker. Default 256.
-    pub pool_idle_per_endpoint: usize,
-    /// Live connections of the whole process. `None`: 80 % of the descriptor limit, divided by two sockets each.
-    pub connections: Option<usize>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { header_bytes: 64 * 1024, headers: 100, h2_streams: 256, pool_idle_per_endpoint: 256, connections: None }
-    }
-}
-
 impl Config {
     /// Reads `path` and everything it includes.
     ///
     /// # Errors
     /// All problems of all files, never the first only.
-    pub fn load(path: &std::path::Path) -> Result<Self, Problems> {
-        let _ = path;
-        Err(Problems::default())
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        Self::from_sources(include::read_file(path))
     }
 
     /// Reads `text` as if it stood in the file `name`; relative includes are looked up from `name`'s directory.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn from_str(name: &std::path::Path, text: &str) -> Result<Self, Problems> {
-        let _ = (name, text);
-        Err(Problems::default())
+    pub fn from_str(name: &Path, text: &str) -> Result<Self, Problems> {
+        Self::from_sources(include::read_text(name, text))
+    }
+
+    fn from_sources(sources: Sources) -> Result<Self, Problems> {
+        let mut reader = Reader::with(sources.problems);
+        let raw = sources.root.and_then(|root| RawConfig::from_node(&root, &mut reader));
+        let config = raw.map(|raw| raw.check(&mut reader));
+        // What stands in a file that could not be read might be what the others lack or agree with.
+        if let (Some(config), false) = (&config, sources.incomplete) {
+            cross_check::cross_check(config, &mut reader);
+        }
+        match config {
+            Some(config) if reader.problems.is_empty() => Ok(Self { sources: sources.paths, ..config }),
+            _ => Err(Problems::in_order(reader.problems)),
+        }
+    }
+
+    /// Whether both mean the same, wherever it was written.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.without_places() == other.without_places()
+    }
+
+    fn without_places(&self) -> Self {
+        let nowhere = Place::command_line();
+        let mut config = self.clone();
+        config.sources.clear();
+        for port in &mut config.inbound {
+            port.place = nowhere.clone();
+            for route in &mut port.routes {
+                route.place = nowhere.clone();
+            }
+            let routes = port.routes.iter_mut().flat_map(|route| &mut route.allow);
+            for rule in port.allow.iter_mut().chain(routes) {
+                rule.place = nowhere.clone();
+            }
+        }
+        for service in &mut config.outbound.services {
+            service.place = nowhere.clone();
+        }
+        config
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,21 @@
 //! `inbound:` the ports on which peers reach the application.
 
+mod raw;
+
 use crate::authz::Allow;
 use crate::identity::SvidSelector;
 use crate::problem::Place;
+use crate::read::{FromNode, Reader};
 use crate::route::Route;
+use crate::yaml::Node;
+use schemars::JsonSchema;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+#[cfg(test)]
+pub(crate) use raw::RawIdentityHeaders;
+pub(crate) use raw::RawInbound;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inbound {
@@ -37,7 +47,18 @@ pub enum AppAddress {
     Unix(PathBuf),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+/// As it is written in the file.
+impl fmt::Display for AppAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum Protocol {
     Http,
     Tcp,
@@ -45,7 +66,8 @@ pub enum Protocol {
     Detect,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum InboundTls {
     /// mTLS or nothing.
     #[default]
@@ -77,9 +99,54 @@ pub struct IdentityHeaders {
     pub client_cert: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+impl Default for IdentityHeaders {
+    fn default() -> Self {
+        Self { xfcc: true, spiffe_id: true, client_cert: false }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum OnExpiry {
     #[default]
     Keep,
     Cut,
+}
+
+impl FromNode for Protocol {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        reader.word(node, &[("http", Self::Http), ("tcp", Self::Tcp), ("detect", Self::Detect)])
+    }
+}
+
+impl FromNode for InboundTls {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        reader.word(node, &[("strict", Self::Strict), ("permissive", Self::Permissive), ("off", Self::Off)])
+    }
+}
+
+impl FromNode for AppHttp {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        reader.word(node, &[("same", Self::Same), ("1", Self::Http1), ("2", Self::Http2)])
+    }
+}
+
+impl JsonSchema for AppHttp {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AppHttp".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "enum": ["same", 1, 2] })
+    }
+}
+
+impl FromNode for OnExpiry {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        reader.word(node, &[("keep", Self::Keep), ("cut", Self::Cut)])
+    }
 }

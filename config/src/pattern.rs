@@ -1,111 +1,73 @@
 //! Host, path and SPIFFE ID patterns: parse, match, print. Pure: bytes in, verdict out.
+//!
+//! A pattern is cut into segments when it is read and compared segment by segment. Nothing becomes a regular
+//! expression, so a `.` is a dot (THREATS PN-21), and a `*` in a request is data (PN-22).
 
-use crate::spiffe_id::SpiffeId;
-use std::fmt;
+mod host;
+mod path;
+mod spiffe;
 
-/// Which SPIFFE IDs: an exact ID, `spiffe://td/**` (everything in the trust domain), or segments of which some are `*`
-/// (exactly one segment) and the last may be `**` (one or more). `{name}` stands for a capture of the host pattern.
+pub use host::{Captures, HostPattern};
+pub use path::PathPattern;
+pub use spiffe::SpiffePattern;
+
+/// One label of a host, or one segment of a path or of a SPIFFE ID.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SpiffePattern {
-    text: String,
+pub(crate) enum Segment {
+    Literal(Box<str>),
+    /// `*`: any one segment that is not empty.
+    Any,
+    /// `{name}`: as `*`, and what stood there has a name.
+    Capture(Box<str>),
 }
 
-impl SpiffePattern {
-    /// # Errors
-    /// Words for the operator that name the rule broken.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        Ok(Self { text: text.to_owned() })
+impl Segment {
+    /// `None` if `text` is neither `*` nor `{name}` nor free of those characters.
+    fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Any);
+        }
+        if let Some(name) = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            let mut bytes = name.bytes();
+            let starts_well = bytes.next().is_some_and(|b| b.is_ascii_lowercase());
+            let goes_on_well = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            return (starts_well && goes_on_well).then(|| Self::Capture(name.into()));
+        }
+        (!text.contains(['*', '{', '}'])).then(|| Self::Literal(text.into()))
     }
 
-    pub fn matches(&self, id: &SpiffeId) -> bool {
-        self.text == id.as_str()
+    fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Literal(literal) => **literal == *text,
+            Self::Any | Self::Capture(_) => !text.is_empty(),
+        }
     }
 
-    /// Names of the `{captures}` in it, in order.
-    pub fn captures(&self) -> Vec<&str> {
-        Vec::new()
+    /// The name, if this is a capture.
+    fn capture(&self) -> Option<&str> {
+        match self {
+            Self::Capture(name) => Some(name),
+            _ => None,
+        }
     }
 
-    /// The pattern with its captures replaced; every value is one host label, so it is one path segment.
-    pub fn expand(&self, captures: &Captures<'_>) -> Option<SpiffePattern> {
-        let _ = captures;
-        Some(self.clone())
-    }
-}
-
-impl fmt::Display for SpiffePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-/// What the `{names}` of a host pattern stood for.
-pub type Captures<'a> = Vec<(String, &'a str)>;
-
-/// Which hosts: exact (`payments.shop.svc`), or labels of which some are `*` or `{name}` (exactly one label each), with
-/// `**` allowed as the first (one or more labels). Compared in lower case, without port and trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HostPattern {
-    text: String,
-}
-
-impl HostPattern {
-    /// # Errors
-    /// Words for the operator that name the rule broken.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        Ok(Self { text: text.to_owned() })
+    fn is_literal(&self) -> bool {
+        matches!(self, Self::Literal(_))
     }
 
-    /// `host` is already lower-case, without port and trailing dot.
-    pub fn matches<'a>(&self, host: &'a str) -> Option<Captures<'a>> {
-        (self.text == host).then(Vec::new)
-    }
-
-    /// The host if the pattern has no wildcard and no capture: such patterns go into a hash table.
-    pub fn exact(&self) -> Option<&str> {
-        Some(&self.text)
-    }
-
-    /// Greater is more specific; equal for two patterns that could both match one host is a load error.
-    pub fn specificity(&self) -> u64 {
-        0
+    /// Whether some text matches both.
+    fn could_overlap(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Literal(one), Self::Literal(other)) => one == other,
+            (Self::Literal(literal), _) | (_, Self::Literal(literal)) => !literal.is_empty(),
+            _ => true,
+        }
     }
 }
 
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
+/// The rule that a segment breaks, in the words of all three kinds.
+const WILDCARD_WORDS: &str =
+    "`*` and `{name}` stand for a whole segment, and a name is a-z 0-9 _ beginning with a letter";
 
-/// Which paths: exact (`/orders`), template (`/orders/{id}/items`: `{name}` or `*` is exactly one segment), and `/**`
-/// as the end for the path itself and everything below it (segment-aware: `/admin/**` matches `/admin`, `/admin/`,
-/// `/admin/x`, never `/administrator`). `/**` alone is every path. A request's `*` is data (THREATS PN-22).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PathPattern {
-    text: String,
-}
-
-impl PathPattern {
-    /// # Errors
-    /// Words for the operator that name the rule broken.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        Ok(Self { text: text.to_owned() })
-    }
-
-    /// `path` is one reading of a request's path, without query.
-    pub fn matches(&self, path: &str) -> bool {
-        self.text == path
-    }
-
-    /// Greater is more specific: exact before template before prefix, longer before shorter.
-    pub fn specificity(&self) -> u64 {
-        0
-    }
-}
-
-impl fmt::Display for PathPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
+#[cfg(test)]
+mod tests;

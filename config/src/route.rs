@@ -1,8 +1,11 @@
 //! `routes:` of an inbound port.
 
-use crate::authz::Allow;
+use crate::authz::{Allow, RawAllow, check_rules};
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
+use crate::read::{Field, Keys, Reader, Section};
+use crate::values::{Method, Name, OneOrMany};
+use schemars::JsonSchema;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -20,4 +23,156 @@ pub struct Route {
     /// Paths with raw non-ASCII bytes or a stray `%` may use this route. Default false.
     pub lax_path: bool,
     pub place: Place,
+}
+
+/// How specific a route is for one of its hosts: the host decides first, then the path, then whether methods are named.
+/// Of the routes that fit a request the greatest wins; equals that could both fit are a load error (THREATS PN-27), so
+/// the choice never depends on the order of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Specificity {
+    host: u64,
+    path: u64,
+    names_methods: bool,
+}
+
+impl Route {
+    /// `host`: the one of [`Route::hosts`] that fits the request; `None` for a route of any host.
+    pub fn specificity(&self, host: Option<&HostPattern>) -> Specificity {
+        Specificity {
+            host: host.map_or(0, HostPattern::specificity),
+            path: self.path.specificity(),
+            names_methods: !self.methods.is_empty(),
+        }
+    }
+
+    /// Whether some request fits both, with no way to say which is meant.
+    pub(crate) fn ties_with(&self, other: &Route) -> bool {
+        let path_ties = self.path.specificity() == other.path.specificity() && self.path.could_overlap(&other.path);
+        let methods_tie = match (self.methods.is_empty(), other.methods.is_empty()) {
+            (true, true) => true,
+            (false, false) => self.methods.iter().any(|method| other.methods.contains(method)),
+            _ => false,
+        };
+        let hosts_tie = || match (self.hosts.is_empty(), other.hosts.is_empty()) {
+            (true, true) => true,
+            (false, false) => self.hosts.iter().any(|host| other.hosts.iter().any(|other| host.ties_with(other))),
+            _ => false,
+        };
+        path_ties && methods_tie && hosts_tie()
+    }
+}
+
+/// Requests that are decided by rules of their own. The most specific route wins, wherever it stands: host before path,
+/// exact path before template before prefix, then one that names methods.
+#[derive(JsonSchema)]
+#[schemars(rename = "Route", deny_unknown_fields, extend("required" = ["match"]))]
+pub(crate) struct RawRoute {
+    /// Unique within its port; appears in logs and metrics.
+    #[schemars(extend("x-default" = "route-N"))]
+    name: Field<Name>,
+    /// Which requests take this route.
+    #[schemars(rename = "match")]
+    matching: Field<RawMatch>,
+    /// Who may. Without it the port's rules hold.
+    #[schemars(extend("x-default" = "the port's rules"))]
+    allow: Field<Vec<RawAllow>>,
+    /// Let the CONNECT method use this route; elsewhere it is answered with 405.
+    #[schemars(extend("default" = false))]
+    connect: Field<bool>,
+    /// Let paths with raw non-ASCII bytes or a stray `%` use this route; elsewhere they are answered with 400.
+    #[schemars(extend("default" = false))]
+    lax_path: Field<bool>,
+    #[schemars(skip)]
+    pub place: Place,
+}
+
+impl Section for RawRoute {
+    const NAME: &'static str = "a route";
+
+    fn read(keys: &mut Keys<'_>) -> Self {
+        Self {
+            name: keys.optional("name"),
+            matching: keys.required("match", "say which requests take this route: `match: { path: \"/orders/**\" }`"),
+            allow: keys.optional("allow"),
+            connect: keys.optional("connect"),
+            lax_path: keys.optional("lax_path"),
+            place: keys.place(),
+        }
+    }
+}
+
+/// All parts have to fit.
+#[derive(Default, JsonSchema)]
+#[schemars(rename = "Match", deny_unknown_fields, extend("required" = []))]
+pub(crate) struct RawMatch {
+    /// The request's host is one of these: exact, `*` for one label, `**` first for one or more.
+    #[schemars(extend("x-default" = "any"))]
+    hosts: Field<OneOrMany<HostPattern>>,
+    /// The request's path: exact, `{name}` or `*` for one segment, a final `/**` for the path and everything below.
+    #[schemars(extend("default" = "/**"))]
+    path: Field<PathPattern>,
+    /// The request's method is one of these.
+    #[schemars(extend("x-default" = "any but CONNECT"))]
+    methods: Field<OneOrMany<Method>>,
+}
+
+impl Section for RawMatch {
+    const NAME: &'static str = "`match`";
+
+    fn read(keys: &mut Keys<'_>) -> Self {
+        Self { hosts: keys.optional("hosts"), path: keys.optional("path"), methods: keys.optional("methods") }
+    }
+}
+
+impl RawRoute {
+    /// `number` counts the routes of a port from 1; `port_rules` is `None` where the port's could not all be read.
+    /// `None`: this route's problems have been told.
+    pub fn check(self, number: usize, port_rules: Option<&[Allow]>, reader: &mut Reader) -> Option<Route> {
+        let place = self.place;
+        let allow_place = self.allow.place().cloned();
+        let allow = match (&allow_place, self.allow.into_option()) {
+            (Some(place), Some(rules)) if rules.is_empty() => {
+                let hint = "name who may, or remove the key: then the port's rules hold";
+                reader.problem(place, "the route allows nobody", hint);
+                Vec::new()
+            }
+            (Some(_), rules) => check_rules(rules.unwrap_or_default(), reader),
+            (None, _) => {
+                if port_rules.is_some_and(<[Allow]>::is_empty) {
+                    let hint = "add `allow:` with who may call, here or at its port";
+                    reader.problem(&place, "the route has no rules, and neither has its port", hint);
+                }
+                port_rules.unwrap_or_default().to_vec()
+            }
+        };
+        let matching = self.matching.into_option()?;
+        for (key, empty, place) in [
+            ("hosts", matching.hosts.get().is_some_and(|hosts| hosts.0.is_empty()), matching.hosts.place()),
+            ("methods", matching.methods.get().is_some_and(|methods| methods.0.is_empty()), matching.methods.place()),
+        ] {
+            // THREATS CF-03: an empty matcher must not come to mean everything.
+            if let (true, Some(place)) = (empty, place) {
+                reader.problem(place, format!("`{key}` has nothing that could fit"), "name some, or remove the key");
+            }
+        }
+        let connect = self.connect.or(false);
+        let methods: Vec<String> = matching.methods.or_default().0.into_iter().map(|method| method.0).collect();
+        if !connect && methods.iter().any(|method| method == "CONNECT") {
+            let hint = "add `connect: true` to the route if that is meant";
+            reader.problem(&place, "the route names the method CONNECT, which it does not let through", hint);
+        }
+        Some(Route {
+            name: self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0),
+            hosts: matching.hosts.or_default().0,
+            path: match matching.path.is_written() {
+                true => matching.path.into_option()?,
+                false => PathPattern::everything(),
+            },
+            methods,
+            allow,
+            connect,
+            lax_path: self.lax_path.or(false),
+            place,
+        })
+    }
 }

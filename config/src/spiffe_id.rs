@@ -12,7 +12,11 @@ impl TrustDomain {
     /// [`SpiffeIdError`] naming the rule that `name` breaks.
     pub fn parse(name: &str) -> Result<Self, SpiffeIdError> {
         let id = SpiffeId::parse(&format!("spiffe://{name}"))?;
-        if id.trust_domain_name().len() == name.len() { Ok(id.trust_domain()) } else { Err(SpiffeIdError::TrustDomainHasPath) }
+        if id.trust_domain_name().len() == name.len() {
+            Ok(id.trust_domain())
+        } else {
+            Err(SpiffeIdError::TrustDomainHasPath)
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -132,3 +136,6 @@ pub enum SpiffeIdError {
     #[error("is longer than 2048 bytes (SPIFFE-ID §2.3)")]
     TooLong,
 }
+
+#[cfg(test)]
+mod tests;

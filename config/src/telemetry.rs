@@ -1,7 +1,13 @@
 //! `telemetry:` and `admin:`.
 
-use std::net::SocketAddr;
+mod raw;
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+
+#[cfg(test)]
+pub(crate) use raw::RawAccessLogFile;
+pub(crate) use raw::{RawAdmin, RawTelemetry};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
@@ -15,6 +21,19 @@ pub struct Telemetry {
     pub log_format: LogFormat,
 }
 
+/// Istio's numbers, so that scrape configurations and probes carry over (PEERS D3).
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            metrics: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15020))),
+            readiness: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15021))),
+            access_log: AccessLog::default(),
+            log: None,
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum AccessLog {
     Off,
@@ -23,7 +42,8 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, schemars::JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum LogFormat {
     #[default]
     Text,

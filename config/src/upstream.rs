@@ -1,5 +1,7 @@
 //! `outbound:` where the application may go, and who has to answer there.
 
+mod raw;
+
 use crate::identity::SvidSelector;
 use crate::listener::{OnExpiry, Protocol};
 use crate::pattern::{HostPattern, SpiffePattern};
@@ -7,6 +9,10 @@ use crate::problem::Place;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub(crate) use raw::RawOutbound;
+#[cfg(test)]
+pub(crate) use raw::{RawEndpoints, RawService};
 
 /// What no service covers is refused.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -37,16 +43,27 @@ pub struct Service {
 pub enum Endpoints {
     Static(Vec<SocketAddr>),
     /// Resolved again and again; all addresses of both families are used.
-    Dns { host: String, port: u16 },
+    Dns {
+        host: String,
+        port: u16,
+    },
     /// The host that the request named (it matched `hosts`), at this port or, when `None`, the port that it named.
-    Host { port: Option<u16> },
+    Host {
+        port: Option<u16>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Transport {
     /// mTLS with our SVID to a peer whose SPIFFE ID matches one of `identity` (which may hold captures of `hosts`).
-    Mesh { identity: Vec<SpiffePattern>, svid: SvidSelector },
+    Mesh {
+        identity: Vec<SpiffePattern>,
+        svid: SvidSelector,
+    },
     /// TLS to a server of the Web PKI. `roots`: a PEM file instead of the system's. `server_name`: instead of the host.
-    WebTls { server_name: Option<String>, roots: Option<PathBuf> },
+    WebTls {
+        server_name: Option<String>,
+        roots: Option<PathBuf>,
+    },
     Plaintext,
 }

@@ -1,1 +1,95 @@
-//! (in work)
+//! What an operator can ask a running process, and the little that can be changed in it.
+//!
+//! Four doors: metrics and readiness on TCP ports of their own, the admin endpoints on a unix socket (callers checked by
+//! peer credentials) and, when asked for, read-only on loopback TCP. None is reachable through the data path, and all
+//! run beside it: a slow or greedy caller here costs only itself ([`door`]).
+//!
+//! Reading order: [`endpoints`] (the table), [`door`] (accepting, deadlines), [`socket`], [`readiness`].
+
+mod door;
+mod endpoints;
+pub mod readiness;
+mod socket;
+mod views;
+
+pub use readiness::{Condition, Readiness};
+pub use socket::{AllowedUids, bind_unix_socket, own_uid};
+
+use crate::identity::IdentityStore;
+use crate::telemetry::{AccessLog, LogHandle, Metrics};
+use arc_swap::ArcSwap;
+use endpoints::Door;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Everything that the endpoints read or call.
+pub struct AdminState {
+    pub identity: Arc<IdentityStore>,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Arc<Readiness>,
+    pub log: LogHandle,
+    /// What runs, as JSON.
+    pub effective_config: ArcSwap<String>,
+    /// Asks every worker for its live connections.
+    pub connections: Box<dyn Fn() -> BoxFuture<'static, Vec<ConnectionInfo>> + Send + Sync>,
+    /// Starts a drain, as SIGTERM does.
+    pub drain: Box<dyn Fn() + Send + Sync>,
+    pub access_log: AccessLog,
+    pub started_at: SystemTime,
+    pub config_status: ArcSwap<ConfigStatus>,
+}
+
+/// Which configuration runs, and what became of the last attempt to replace it.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigStatus {
+    pub generation: u64,
+    pub digest: String,
+    pub loaded_at: Option<SystemTime>,
+    /// All problems of the last file that was refused; `None` when the last attempt was taken.
+    pub last_error: Option<String>,
+}
+
+/// A live connection. Times are RFC 3339.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ConnectionInfo {
+    pub id: u64,
+    pub direction: &'static str,
+    /// The listener's name (inbound) or the service's (outbound).
+    pub listener: String,
+    pub protocol: &'static str,
+    pub remote: String,
+    pub peer_spiffe_id: Option<String>,
+    pub peer_not_after: Option<String>,
+    pub own_spiffe_id: Option<String>,
+    pub opened_at: String,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// `open`, `draining`, `kept after expiry` …
+    pub state: &'static str,
+}
+
+/// `GET /metrics`, nothing else. Ends when it is dropped.
+pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>) {
+    door::serve_tcp(listener, Door::Metrics, state).await;
+}
+
+/// `GET /healthz/ready`, nothing else.
+pub async fn serve_readiness(listener: TcpListener, state: Arc<AdminState>) {
+    door::serve_tcp(listener, Door::Readiness, state).await;
+}
+
+/// All endpoints, for callers whose user is in `allowed`.
+pub async fn serve_socket(listener: UnixListener, allowed: AllowedUids, state: Arc<AdminState>) {
+    door::serve_unix(listener, allowed, state).await;
+}
+
+/// The endpoints that only read, for whoever reaches the loopback address by a loopback name.
+pub async fn serve_tcp_readonly(listener: TcpListener, state: Arc<AdminState>) {
+    door::serve_tcp(listener, Door::ReadOnly, state).await;
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -12,6 +12,7 @@ pub mod control;
 mod error;
 mod server;
 mod socket;
+mod unix_authority;
 mod workload;
 
 pub use error::DevError;

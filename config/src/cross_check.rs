@@ -1,0 +1,167 @@
+//! Rules between sections: what is right by itself and wrong beside something else.
+
+use crate::Config;
+use crate::listener::Inbound;
+use crate::problem::Place;
+use crate::read::{Listener, Reader};
+use crate::upstream::{Endpoints, Service};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// Tells the problems of what could be read.
+pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
+    inbound_names_and_ports(&config.inbound, reader);
+    for port in &config.inbound {
+        routes(port, reader);
+    }
+    service_names(&config.outbound.services, reader);
+    service_hosts(&config.outbound.services, reader);
+    loops(&config.outbound.services, &config.outbound.listen, reader);
+    listeners(reader);
+}
+
+/// A service that is reached at one of our own outbound listeners is this proxy calling itself without end.
+fn loops(services: &[Service], shared: &[SocketAddr], reader: &mut Reader) {
+    let own: Vec<SocketAddr> =
+        services.iter().filter_map(|service| service.listen).chain(shared.iter().copied()).collect();
+    for service in services {
+        let Endpoints::Static(endpoints) = &service.endpoints else { continue };
+        let reaches_itself = |endpoint: &&SocketAddr| own.iter().any(|listen| takes(*listen, **endpoint));
+        if let Some(endpoint) = endpoints.iter().find(reaches_itself) {
+            let what =
+                format!("service `{}` would connect to an outbound listener of this file, {endpoint}", service.name);
+            reader.problem(&service.place, what, "write the address of the peer's sidecar or server");
+        }
+    }
+}
+
+/// Whether connections to `address` on this host arrive at `listen`.
+pub(crate) fn takes(listen: SocketAddr, address: SocketAddr) -> bool {
+    let ip_fits = listen.ip() == address.ip() || (listen.ip().is_unspecified() && address.ip().is_loopback());
+    ip_fits && listen.port() == address.port()
+}
+
+fn inbound_names_and_ports(inbound: &[Inbound], reader: &mut Reader) {
+    let mut names = HashMap::new();
+    let mut ports = HashMap::new();
+    for port in inbound {
+        if let Some(first) = ports.insert(port.port, &port.place) {
+            let hint = "keep one of the two, with the rules of both";
+            reader.problem(
+                &port.place,
+                format!("port {} is written twice; it stands at {first} already", port.port),
+                hint,
+            );
+        } else {
+            // The same port twice mostly has the same default name twice, which need not be told as well.
+            unique(&mut names, "inbound port", &port.name, &port.place, reader);
+        }
+    }
+}
+
+fn service_names(services: &[Service], reader: &mut Reader) {
+    let mut names = HashMap::new();
+    for service in services {
+        unique(&mut names, "service", &service.name, &service.place, reader);
+    }
+}
+
+fn unique<'a>(
+    names: &mut HashMap<&'a str, &'a Place>,
+    kind: &str,
+    name: &'a str,
+    place: &'a Place,
+    reader: &mut Reader,
+) {
+    if let Some(first) = names.get(name) {
+        let what = format!("the {kind} name `{name}` is used twice; it stands at {first} already");
+        reader.problem(place, what, "write another `name:`; logs and metrics tell them apart by it");
+        return;
+    }
+    names.insert(name, place);
+}
+
+/// Names, and ties (THREATS PN-27): which route a request takes must not depend on the order of the file.
+fn routes(port: &Inbound, reader: &mut Reader) {
+    let mut names = HashMap::new();
+    for (index, route) in port.routes.iter().enumerate() {
+        unique(&mut names, "route", &route.name, &route.place, reader);
+        if let Some(earlier) = port.routes[..index].iter().find(|earlier| route.ties_with(earlier)) {
+            let what = format!(
+                "route `{}` and route `{}` (at {}) fit the same requests, and neither is more specific",
+                route.name, earlier.name, earlier.place
+            );
+            reader.problem(&route.place, what, "tell them apart by host, path or methods, or make one of them");
+        }
+    }
+}
+
+/// The same for hosts of services.
+fn service_hosts(services: &[Service], reader: &mut Reader) {
+    let mut exact: HashMap<&str, &Service> = HashMap::new();
+    let mut wildcards: Vec<(&crate::HostPattern, &Service)> = Vec::new();
+    for service in services {
+        for host in &service.hosts {
+            // Exact hosts go by a table: ten thousand of them are not compared with each other. One of them never ties
+            // with a wildcard, which has fewer labels written out.
+            let other = match host.exact() {
+                Some(text) => exact.insert(text, service),
+                None => {
+                    let other = wildcards.iter().find(|(other, _)| host.ties_with(other)).map(|(_, other)| *other);
+                    wildcards.push((host, service));
+                    other
+                }
+            };
+            let Some(other) = other else { continue };
+            let what = match std::ptr::eq(other, service) {
+                true => {
+                    format!("service `{}` has two hosts that fit the same requests, one of them `{host}`", service.name)
+                }
+                false => format!(
+                    "host `{host}` of service `{}` and a host of service `{}` (at {}) fit the same requests, and neither \
+                     is more specific",
+                    service.name, other.name, other.place
+                ),
+            };
+            reader.problem(&service.place, what, "write more of one host's labels out, or remove it");
+        }
+    }
+}
+
+/// Two sockets for one address: `SO_REUSEPORT` would hide it, and half the connections would go astray.
+fn listeners(reader: &mut Reader) {
+    let listeners = std::mem::take(&mut reader.listeners);
+    let mut by_port: HashMap<u16, Vec<&Listener>> = HashMap::new();
+    for listener in &listeners {
+        let address = listener.address;
+        // Port 0 is another one each time.
+        if address.port() == 0 {
+            continue;
+        }
+        let same_port = by_port.entry(address.port()).or_default();
+        if let Some(other) = same_port.iter().find(|other| overlap(other.address.ip(), address.ip())) {
+            // A default that nobody wrote has no place; what was written has.
+            let (here, there) = if listener.place.is_some() { (listener, *other) } else { (*other, listener) };
+            let at = there.place.as_ref().map_or("the default".to_owned(), |place| format!("at {place}"));
+            let what = format!(
+                "{} listens on {}, which {} takes already ({}, {at})",
+                here.whose, here.address, there.whose, there.address
+            );
+            let place = here.place.clone().unwrap_or_else(Place::command_line);
+            reader.problem(&place, what, "write another port for one of the two");
+        }
+        same_port.push(listener);
+    }
+    reader.listeners = listeners;
+}
+
+/// Whether sockets on the same port of both addresses get in each other's way. `[::]` takes IPv4 as well, unless the
+/// host says otherwise.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let all = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one == other || one == all || other == all || (same_family && (one.is_unspecified() || other.is_unspecified()))
+}
+
+#[cfg(test)]
+mod tests;

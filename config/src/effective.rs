@@ -1,0 +1,317 @@
+//! A configuration written out: every default filled in, in one fixed order.
+
+use crate::authz::{Allow, Principal};
+use crate::identity::{Identity, IdentitySource, SvidSelector};
+use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
+use crate::route::Route;
+use crate::telemetry::{AccessLog, LogFormat};
+use crate::units::{print_duration, print_size};
+use crate::upstream::{Endpoints, Service, Transport};
+use crate::{Config, Limits, Timeouts};
+use serde_json::{Map, Value, json};
+use std::fmt::{Display, Write};
+use std::path::Path;
+
+impl Config {
+    /// What is in force, as the file would say it. The order is fixed, so equal configurations give equal bytes: a hash
+    /// of them is the policy's digest. What is decided when the program runs (`workers`, `drain_timeout`, …) is left
+    /// out unless it was written.
+    pub fn effective_json(&self) -> Value {
+        let mut root = Map::new();
+        root.insert("identity".into(), identity(&self.identity));
+        root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
+        root.insert("outbound".into(), outbound(self));
+        root.insert("telemetry".into(), telemetry(self));
+        root.insert("admin".into(), admin(self));
+        put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
+        put(&mut root, "drain_timeout", self.drain_timeout.map(|span| json!(print_duration(span))));
+        root.insert("timeouts".into(), timeouts(&self.timeouts));
+        root.insert("limits".into(), limits(&self.limits));
+        Value::Object(root)
+    }
+
+    /// [`Config::effective_json`] as a file that, read again, means the same.
+    pub fn to_effective_yaml(&self) -> String {
+        let mut text = String::new();
+        write_value(&mut text, &self.effective_json(), 0);
+        text
+    }
+}
+
+fn put(into: &mut Map<String, Value>, key: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        into.insert(key.to_owned(), value);
+    }
+}
+
+fn words<T: Display>(values: &[T]) -> Value {
+    values.iter().map(ToString::to_string).collect()
+}
+
+fn path(path: &Path) -> Value {
+    json!(path.to_string_lossy())
+}
+
+fn identity(identity: &Identity) -> Value {
+    let mut section = Map::new();
+    match &identity.source {
+        IdentitySource::WorkloadApi { endpoint } => {
+            put(&mut section, "workload_api", endpoint.as_ref().map(|endpoint| json!(endpoint.to_string())));
+        }
+        IdentitySource::Files { certificate, key, bundle, federated } => {
+            let federated: Map<String, Value> =
+                federated.iter().map(|(domain, file)| (domain.to_string(), path(file))).collect();
+            let files = json!({
+                "certificate": path(certificate), "key": path(key), "bundle": path(bundle), "federated": federated,
+            });
+            section.insert("files".into(), files);
+        }
+    }
+    section.insert("svid".into(), svid(&identity.svid));
+    let grace = print_duration(identity.permission_denied_grace);
+    section.insert("permission_denied_grace".into(), json!(grace));
+    section.insert("compat".into(), json!(identity.compat));
+    Value::Object(section)
+}
+
+fn svid(selector: &SvidSelector) -> Value {
+    match selector {
+        SvidSelector::Default => json!("default"),
+        SvidSelector::Id(id) => json!({ "id": id.as_str() }),
+        SvidSelector::Hint(hint) => json!({ "hint": hint }),
+    }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "http",
+        Protocol::Tcp => "tcp",
+        Protocol::Detect => "detect",
+    }
+}
+
+fn on_expiry(on_expiry: OnExpiry) -> &'static str {
+    match on_expiry {
+        OnExpiry::Keep => "keep",
+        OnExpiry::Cut => "cut",
+    }
+}
+
+fn inbound(port: &Inbound) -> Value {
+    let mut section = Map::new();
+    section.insert("name".into(), json!(port.name));
+    section.insert("port".into(), json!(port.port));
+    put(&mut section, "listen", port.listen.map(|listen| json!(listen.to_string())));
+    section.insert("app".into(), json!(port.app.to_string()));
+    section.insert("protocol".into(), json!(protocol(port.protocol)));
+    let tls = match port.tls {
+        InboundTls::Strict => "strict",
+        InboundTls::Permissive => "permissive",
+        InboundTls::Off => "off",
+    };
+    section.insert("tls".into(), json!(tls));
+    let has_http = port.protocol != Protocol::Tcp;
+    let app_http = match port.app_http {
+        AppHttp::Same => json!("same"),
+        AppHttp::Http1 => json!(1),
+        AppHttp::Http2 => json!(2),
+    };
+    let headers = json!({
+        "xfcc": port.identity_headers.xfcc,
+        "spiffe_id": port.identity_headers.spiffe_id,
+        "client_cert": port.identity_headers.client_cert,
+    });
+    // Keys that would have no effect are refused when they are read.
+    put(&mut section, "app_http", has_http.then_some(app_http));
+    put(&mut section, "svid", (port.tls != InboundTls::Off).then(|| svid(&port.svid)));
+    put(&mut section, "identity_headers", has_http.then_some(headers));
+    section.insert("allow".into(), port.allow.iter().map(rule).collect());
+    let routes: Value = port.routes.iter().map(route).collect();
+    put(&mut section, "routes", (!port.routes.is_empty()).then_some(routes));
+    section.insert("on_expiry".into(), json!(on_expiry(port.on_expiry)));
+    Value::Object(section)
+}
+
+fn rule(rule: &Allow) -> Value {
+    let mut section = Map::new();
+    section.insert("name".into(), json!(rule.name));
+    match &rule.who {
+        Principal::Spiffe(patterns) => section.insert("spiffe".into(), words(patterns)),
+        Principal::Anonymous => section.insert("anonymous".into(), json!(true)),
+    };
+    put(&mut section, "methods", (!rule.methods.is_empty()).then(|| words(&rule.methods)));
+    put(&mut section, "paths", (!rule.paths.is_empty()).then(|| words(&rule.paths)));
+    Value::Object(section)
+}
+
+fn route(route: &Route) -> Value {
+    let mut matching = Map::new();
+    put(&mut matching, "hosts", (!route.hosts.is_empty()).then(|| words(&route.hosts)));
+    matching.insert("path".into(), json!(route.path.to_string()));
+    put(&mut matching, "methods", (!route.methods.is_empty()).then(|| words(&route.methods)));
+    json!({
+        "name": route.name,
+        "match": matching,
+        "allow": route.allow.iter().map(rule).collect::<Value>(),
+        "connect": route.connect,
+        "lax_path": route.lax_path,
+    })
+}
+
+fn outbound(config: &Config) -> Value {
+    let listeners = config.outbound.services.iter().filter_map(|service| service.listen);
+    let open = listeners.chain(config.outbound.listen.iter().copied()).any(|address| !address.ip().is_loopback());
+    json!({
+        "default": "deny",
+        "listen": words(&config.outbound.listen),
+        "open_listeners": open,
+        "services": config.outbound.services.iter().map(service).collect::<Value>(),
+    })
+}
+
+fn service(service: &Service) -> Value {
+    let mut section = Map::new();
+    section.insert("name".into(), json!(service.name));
+    put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
+    put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
+    let endpoints = match &service.endpoints {
+        Endpoints::Static(addresses) => Some(words(addresses)),
+        Endpoints::Dns { host, port } => Some(json!({ "dns": format!("{host}:{port}") })),
+        Endpoints::Host { port } => port.map(|port| json!({ "port": port })),
+    };
+    put(&mut section, "endpoints", endpoints);
+    section.insert("protocol".into(), json!(protocol(service.protocol)));
+    match &service.transport {
+        Transport::Mesh { identity, svid: selector } => {
+            section.insert("identity".into(), words(identity));
+            section.insert("svid".into(), svid(selector));
+            section.insert("tls".into(), json!("mesh"));
+        }
+        Transport::WebTls { server_name, roots } => {
+            section.insert("tls".into(), json!("web"));
+            put(&mut section, "server_name", server_name.as_ref().map(|name| json!(name)));
+            put(&mut section, "roots", roots.as_deref().map(path));
+        }
+        Transport::Plaintext => {
+            section.insert("tls".into(), json!("off"));
+        }
+    }
+    put(&mut section, "connect_timeout", service.connect_timeout.map(|span| json!(print_duration(span))));
+    section.insert("on_expiry".into(), json!(on_expiry(service.on_expiry)));
+    Value::Object(section)
+}
+
+fn telemetry(config: &Config) -> Value {
+    let telemetry = &config.telemetry;
+    let listen =
+        |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |address| address.to_string());
+    let mut section = Map::new();
+    section.insert("metrics".into(), json!(listen(telemetry.metrics)));
+    section.insert("readiness".into(), json!(listen(telemetry.readiness)));
+    let access_log = match &telemetry.access_log {
+        AccessLog::Off => json!("off"),
+        AccessLog::Stdout => json!("stdout"),
+        AccessLog::File(file) => json!({ "file": path(file) }),
+    };
+    section.insert("access_log".into(), access_log);
+    put(&mut section, "log", telemetry.log.as_ref().map(|log| json!(log)));
+    let log_format = match telemetry.log_format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    section.insert("log_format".into(), json!(log_format));
+    Value::Object(section)
+}
+
+fn admin(config: &Config) -> Value {
+    let mut section = Map::new();
+    put(&mut section, "socket", config.admin.socket.as_deref().map(path));
+    put(&mut section, "listen", config.admin.listen.map(|listen| json!(listen.to_string())));
+    put(&mut section, "uids", config.admin.socket.is_some().then(|| json!(config.admin.uids)));
+    Value::Object(section)
+}
+
+fn timeouts(timeouts: &Timeouts) -> Value {
+    json!({
+        "handshake": print_duration(timeouts.handshake),
+        "detect": print_duration(timeouts.detect),
+        "connect": print_duration(timeouts.connect),
+        "connect_app": print_duration(timeouts.connect_app),
+        "request_headers": print_duration(timeouts.request_headers),
+        "http_idle": print_duration(timeouts.http_idle),
+        "pool_idle_app": print_duration(timeouts.pool_idle_app),
+        "pool_idle": print_duration(timeouts.pool_idle),
+        "tcp_idle": print_duration(timeouts.tcp_idle),
+        "half_close_linger": print_duration(timeouts.half_close_linger),
+    })
+}
+
+fn limits(limits: &Limits) -> Value {
+    let mut section = Map::new();
+    section.insert("header_bytes".into(), json!(print_size(limits.header_bytes as u64)));
+    section.insert("headers".into(), json!(limits.headers));
+    section.insert("h2_streams".into(), json!(limits.h2_streams));
+    section.insert("pool_idle_per_endpoint".into(), json!(limits.pool_idle_per_endpoint));
+    put(&mut section, "connections", limits.connections.map(|connections| json!(connections)));
+    Value::Object(section)
+}
+
+/// Block style, two spaces a level. Strings of more than letters, digits and a few harmless marks stand in quotes: a
+/// JSON string is a YAML string (YAML 1.2 §1.3).
+fn write_value(text: &mut String, value: &Value, indent: usize) {
+    let pad = "  ".repeat(indent);
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                let _ = write!(text, "{pad}{}:", scalar(&Value::String(key.clone())));
+                write_behind(text, value, indent);
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                let mut block = String::new();
+                match item {
+                    Value::Object(entries) if !entries.is_empty() => write_value(&mut block, item, indent + 1),
+                    _ => {
+                        let _ = writeln!(block, "{pad}  {}", scalar(item));
+                    }
+                }
+                // The dash stands where the first two spaces of the item's own indent are.
+                let _ = write!(text, "{pad}- {}", &block[pad.len() + 2..]);
+            }
+        }
+        scalar_value => {
+            let _ = writeln!(text, "{pad}{}", scalar(scalar_value));
+        }
+    }
+}
+
+fn write_behind(text: &mut String, value: &Value, indent: usize) {
+    let is_block = match value {
+        Value::Object(entries) => !entries.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        _ => false,
+    };
+    if is_block {
+        text.push('\n');
+        write_value(text, value, indent + 1);
+    } else {
+        let _ = writeln!(text, " {}", scalar(value));
+    }
+}
+
+/// Empty mappings and lists are `{}` and `[]` in both languages.
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(word) if is_plain(word) => word.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn is_plain(word: &str) -> bool {
+    let starts_well = word.starts_with(|c: char| c.is_ascii_alphabetic());
+    let goes_on_well = word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b));
+    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "inf", "infinity", "nan", "y", "n"];
+    // Read as text by us in any case; in quotes for readers of YAML 1.1, where `off` is a boolean.
+    starts_well && goes_on_well && !reserved.contains(&word.to_ascii_lowercase().as_str())
+}

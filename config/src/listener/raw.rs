@@ -1,0 +1,268 @@
+//! An inbound port as it is written, and its checks.
+
+use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
+use crate::authz::{Allow, Principal, RawAllow, check_rules};
+use crate::cross_check::takes;
+use crate::identity::SvidSelector;
+use crate::problem::Place;
+use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
+use crate::route::RawRoute;
+use crate::values::{Address, Name, SOCKET_PATH_BYTES_MAX};
+use crate::yaml::Node;
+use schemars::JsonSchema;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+/// A port of the application, and who may reach it. What no rule allows is refused.
+#[derive(JsonSchema)]
+#[schemars(rename = "Inbound", deny_unknown_fields, extend("required" = ["port"]))]
+pub(crate) struct RawInbound {
+    /// Unique; appears in logs and metrics.
+    #[schemars(extend("x-default" = "inbound-PORT"))]
+    name: Field<Name>,
+    /// The application's port: what callers believe to connect to.
+    #[schemars(range(min = 1, max = 65535))]
+    port: Field<u16>,
+    /// Where Postern listens for callers. Without it the port gets captured connections only.
+    listen: Field<Address>,
+    /// Where the application listens: `IP:PORT`, or `unix:/PATH`.
+    #[schemars(extend("x-default" = "127.0.0.1:PORT"))]
+    app: Field<AppAddress>,
+    /// What callers speak. `detect` reads their first bytes, and costs protocols in which the server speaks first a
+    /// wait of `timeouts.detect`: declare those `tcp`.
+    #[schemars(extend("default" = "detect"))]
+    protocol: Field<Protocol>,
+    /// `strict`: mTLS or nothing. `permissive`: plaintext callers too, as the principal `anonymous`. `off`: plaintext
+    /// only.
+    #[schemars(extend("default" = "strict"))]
+    tls: Field<InboundTls>,
+    /// The HTTP version towards the application: the caller's (`same`), 1 or 2.
+    #[schemars(extend("default" = "same"))]
+    app_http: Field<AppHttp>,
+    /// The SVID that callers are shown.
+    #[schemars(extend("x-default" = "that of `identity`"))]
+    svid: Field<SvidSelector>,
+    /// The request headers that tell the application who called. What callers send under these names never arrives.
+    identity_headers: Field<RawIdentityHeaders>,
+    /// Who may. Decides L4 connections, and the routes that have no rules of their own.
+    allow: Field<Vec<RawAllow>>,
+    /// HTTP requests with rules of their own. With routes, a request that fits none of them is refused.
+    routes: Field<Vec<RawRoute>>,
+    /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
+    #[schemars(extend("default" = "keep"))]
+    on_expiry: Field<OnExpiry>,
+    #[schemars(skip)]
+    place: Place,
+}
+
+impl Section for RawInbound {
+    const NAME: &'static str = "an inbound port";
+
+    fn read(keys: &mut Keys<'_>) -> Self {
+        Self {
+            name: keys.optional("name"),
+            port: keys.required("port", "write the application's port, such as `port: 8080`"),
+            listen: keys.optional("listen"),
+            app: keys.optional("app"),
+            protocol: keys.optional("protocol"),
+            tls: keys.optional("tls"),
+            app_http: keys.optional("app_http"),
+            svid: keys.optional("svid"),
+            identity_headers: keys.optional("identity_headers"),
+            allow: keys.optional("allow"),
+            routes: keys.optional("routes"),
+            on_expiry: keys.optional("on_expiry"),
+            place: keys.place(),
+        }
+    }
+}
+
+impl RawInbound {
+    /// `None`: this port's problems have been told.
+    pub fn check(self, reader: &mut Reader) -> Option<Inbound> {
+        self.refuse_what_has_no_effect(reader);
+        let place = self.place;
+        let rules_written = self.allow.is_written();
+        let rules_readable = !rules_written || self.allow.get().is_some();
+        let routes_written = self.routes.is_written();
+        let rules_place = self.allow.place().unwrap_or(&place).clone();
+        let raw_rules = self.allow.into_option().unwrap_or_default();
+        let raw_rule_count = raw_rules.len();
+        let allow = check_rules(raw_rules, reader);
+        if allow.is_empty() && raw_rule_count == 0 && rules_readable && !routes_written {
+            let hint = "add `allow:` with who may call: `- spiffe: spiffe://…`";
+            reader.problem(&rules_place, "the port allows nobody", hint);
+        }
+        let all_rules_read = rules_readable && allow.len() == raw_rule_count;
+        let port_rules = all_rules_read.then_some(&allow[..]);
+        let raw_routes = self.routes.into_option().unwrap_or_default().into_iter().enumerate();
+        let routes = raw_routes.filter_map(|(index, route)| route.check(index + 1, port_rules, reader)).collect();
+        let (listen_place, app_place) = (self.listen.place().cloned(), self.app.place().cloned());
+        let port = self.port.into_option()?;
+        let app = match app_place {
+            Some(_) => self.app.into_option()?,
+            None => AppAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        };
+        let inbound = Inbound {
+            name: self.name.into_option().map_or_else(|| format!("inbound-{port}"), |name| name.0),
+            port,
+            listen: self.listen.into_option().map(|listen| listen.0),
+            app,
+            protocol: self.protocol.or_default(),
+            tls: self.tls.or_default(),
+            app_http: self.app_http.or_default(),
+            svid: self.svid.or(reader.svid.clone()),
+            identity_headers: self.identity_headers.into_option().map(RawIdentityHeaders::check).unwrap_or_default(),
+            allow,
+            routes,
+            on_expiry: self.on_expiry.or_default(),
+            place,
+        };
+        refuse_loop(&inbound, listen_place.as_ref(), reader);
+        refuse_rules_that_never_fit(&inbound, reader);
+        if let (Some(address), Some(place)) = (inbound.listen, listen_place) {
+            let whose = format!("inbound `{}`", inbound.name);
+            reader.listeners.push(Listener { address, whose, place: Some(place) });
+        }
+        Some(inbound)
+    }
+
+    /// Keys that this port's protocol or TLS makes meaningless: whoever wrote them expects something else.
+    fn refuse_what_has_no_effect(&self, reader: &mut Reader) {
+        if self.protocol.get() == Some(&Protocol::Tcp) {
+            let http_only = [
+                ("routes", self.routes.place()),
+                ("app_http", self.app_http.place()),
+                ("identity_headers", self.identity_headers.place()),
+            ];
+            for (key, place) in http_only {
+                if let Some(place) = place {
+                    let hint = format!("remove `{key}`, or write `protocol: http`");
+                    reader.problem(place, format!("`{key}` is for HTTP, and the port's protocol is `tcp`"), hint);
+                }
+            }
+        }
+        if let (Some(InboundTls::Off), Some(place)) = (self.tls.get(), self.svid.place()) {
+            let hint = "remove `svid`, or write `tls: strict`";
+            reader.problem(place, "`svid` has no effect with `tls: off`", hint);
+        }
+    }
+}
+
+/// A listener that takes its own connections to the application would connect to itself without end.
+fn refuse_loop(inbound: &Inbound, listen_place: Option<&Place>, reader: &mut Reader) {
+    let (Some(listen), AppAddress::Tcp(app), Some(place)) = (inbound.listen, &inbound.app, listen_place) else {
+        return;
+    };
+    if takes(listen, *app) {
+        let what = format!("listening on {listen} takes the address of the application itself ({app})");
+        reader.problem(place, what, "listen on another port, such as 15006, or let the application move");
+    }
+}
+
+fn refuse_rules_that_never_fit(inbound: &Inbound, reader: &mut Reader) {
+    // A route without rules of its own has got the port's: those are the same rule, told once.
+    let routes = inbound.routes.iter().flat_map(|route| &route.allow);
+    for rule in inbound.allow.iter().chain(routes) {
+        if let Some((what, hint)) = why_never(inbound, rule) {
+            reader.problem(&rule.place, format!("rule `{}` can never match: {what}", rule.name), hint);
+        }
+        if inbound.protocol == Protocol::Tcp && !(rule.methods.is_empty() && rule.paths.is_empty()) {
+            let hint = "remove them, or write `protocol: http`";
+            let what = format!("rule `{}` has methods or paths, and the port's protocol is `tcp`", rule.name);
+            reader.problem(&rule.place, what, hint);
+        }
+    }
+}
+
+fn why_never(inbound: &Inbound, rule: &Allow) -> Option<(&'static str, &'static str)> {
+    match (&rule.who, inbound.tls) {
+        (Principal::Anonymous, InboundTls::Strict) => Some((
+            "the port's `tls: strict` lets no plaintext caller in",
+            "write `tls: permissive` to let plaintext callers in, or `spiffe:` to name who may",
+        )),
+        (Principal::Spiffe(_), InboundTls::Off) => Some((
+            "with `tls: off` nobody shows a SPIFFE ID",
+            "write `tls: strict` (or `permissive`), or `anonymous: true` if everybody may",
+        )),
+        _ => None,
+    }
+}
+
+/// Which headers tell the application who called.
+#[derive(JsonSchema)]
+#[schemars(rename = "IdentityHeaders", deny_unknown_fields, extend("required" = []))]
+pub(crate) struct RawIdentityHeaders {
+    /// `x-forwarded-client-cert` with `By`, `Hash` and `URI`, as Envoy sets it.
+    #[schemars(extend("default" = true))]
+    xfcc: Field<bool>,
+    /// `x-spiffe-id` with the caller's SPIFFE ID.
+    #[schemars(extend("default" = true))]
+    spiffe_id: Field<bool>,
+    /// `client-cert` with the caller's certificate (RFC 9440).
+    #[schemars(extend("default" = false))]
+    client_cert: Field<bool>,
+}
+
+impl Section for RawIdentityHeaders {
+    const NAME: &'static str = "`identity_headers`";
+
+    fn read(keys: &mut Keys<'_>) -> Self {
+        Self {
+            xfcc: keys.optional("xfcc"),
+            spiffe_id: keys.optional("spiffe_id"),
+            client_cert: keys.optional("client_cert"),
+        }
+    }
+}
+
+impl RawIdentityHeaders {
+    fn check(self) -> IdentityHeaders {
+        let defaults = IdentityHeaders::default();
+        IdentityHeaders {
+            xfcc: self.xfcc.or(defaults.xfcc),
+            spiffe_id: self.spiffe_id.or(defaults.spiffe_id),
+            client_cert: self.client_cert.or(defaults.client_cert),
+        }
+    }
+}
+
+impl FromNode for AppAddress {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        let text = reader.scalar(node, "`IP:PORT` or `unix:/PATH`")?;
+        let Some(path) = text.strip_prefix("unix:") else {
+            let address = Address::from_node(node, reader)?.0;
+            if address.ip().is_unspecified() || address.port() == 0 {
+                reader.wrong(node, "is not an address to connect to", "write `127.0.0.1:8080` or `[::1]:8080`");
+                return None;
+            }
+            return Some(Self::Tcp(address));
+        };
+        // `unix:///run/app.sock` is accepted as well: that is how the Workload API's is written.
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if !Path::new(path).is_absolute() || path.contains('\0') {
+            reader.wrong(node, "is not an absolute path", "write `unix:/run/app.sock`");
+            return None;
+        }
+        if path.len() > SOCKET_PATH_BYTES_MAX {
+            let what = format!("is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a unix socket's path can have");
+            reader.wrong(node, what, "move the socket to a shorter path");
+            return None;
+        }
+        Some(Self::Unix(path.into()))
+    }
+}
+
+impl JsonSchema for AppAddress {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "AppAddress".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "title": "IP:port or unix:/path" })
+    }
+}

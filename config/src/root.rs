@@ -1,0 +1,91 @@
+//! The file as a whole: its sections, and the [`Config`] that they make.
+
+use crate::bounds::{Count, Limits, RawLimits, RawTimeouts, Timeouts};
+use crate::identity::RawIdentity;
+use crate::listener::RawInbound;
+use crate::read::{Field, Keys, Reader, Section};
+use crate::telemetry::{RawAdmin, RawTelemetry};
+use crate::upstream::RawOutbound;
+use crate::values::{FilePath, OneOrMany, Span};
+use crate::{Admin, Config, Identity};
+use schemars::JsonSchema;
+use std::num::NonZeroUsize;
+
+/// The configuration of a Postern sidecar.
+#[derive(JsonSchema)]
+#[schemars(rename = "Postern", deny_unknown_fields, extend("required" = []))]
+pub(crate) struct RawConfig {
+    /// Where our SVIDs and the trust bundles come from.
+    identity: Field<RawIdentity>,
+    /// The ports on which peers reach the application.
+    inbound: Field<Vec<RawInbound>>,
+    /// Where the application may go.
+    outbound: Field<RawOutbound>,
+    /// Metrics, readiness and logs.
+    telemetry: Field<RawTelemetry>,
+    /// Where the running program is asked and told.
+    admin: Field<RawAdmin>,
+    /// Threads that carry traffic.
+    #[schemars(extend("x-default" = "the CPU quota of the cgroup rounded up; 2 where there is none"))]
+    workers: Field<Count>,
+    /// How long a drain may take after SIGTERM.
+    #[schemars(extend("x-default" = "$TERMINATION_GRACE_PERIOD_SECONDS (30 s) less a margin"))]
+    drain_timeout: Field<Span>,
+    /// Deadlines that hold for every listener and service.
+    timeouts: Field<RawTimeouts>,
+    /// Bounds that hold for every listener and service.
+    limits: Field<RawLimits>,
+    /// Further files, or directories of `*.yaml` and `*.yml` (in the order of their names). Their ports and services
+    /// are added to this file's; any other section may be written once among all files.
+    #[expect(dead_code, reason = "followed before the sections are read; here for its place in the schema")]
+    include: Field<OneOrMany<FilePath>>,
+}
+
+impl Section for RawConfig {
+    const NAME: &'static str = "the file";
+
+    fn read(keys: &mut Keys<'_>) -> Self {
+        Self {
+            identity: keys.optional("identity"),
+            inbound: keys.optional("inbound"),
+            outbound: keys.optional("outbound"),
+            telemetry: keys.optional("telemetry"),
+            admin: keys.optional("admin"),
+            workers: keys.optional("workers"),
+            drain_timeout: keys.optional("drain_timeout"),
+            timeouts: keys.optional("timeouts"),
+            limits: keys.optional("limits"),
+            include: keys.optional("include"),
+        }
+    }
+}
+
+const WORKERS_MAX: u32 = 1024;
+
+impl RawConfig {
+    /// What could be read; without `sources`.
+    pub fn check(self, reader: &mut Reader) -> Config {
+        if let (Some(Count(workers)), Some(place)) = (self.workers.get(), self.workers.place())
+            && *workers > WORKERS_MAX
+        {
+            let hint = "leave it out: then it follows the CPU quota";
+            reader.problem(place, format!("`workers: {workers}` is more than {WORKERS_MAX}"), hint);
+        }
+        let identity = self.identity.into_option().map_or_else(Identity::default, |identity| identity.check(reader));
+        reader.svid = identity.svid.clone();
+        let inbound = self.inbound.or_default().into_iter().filter_map(|port| port.check(reader)).collect();
+        Config {
+            identity,
+            inbound,
+            outbound: self.outbound.or_default().check(reader),
+            // Its defaults are listeners, so it is checked also when nobody wrote it.
+            telemetry: self.telemetry.or_default().check(reader),
+            admin: self.admin.into_option().map_or_else(Admin::default, |admin| admin.check(reader)),
+            workers: self.workers.into_option().and_then(|count| NonZeroUsize::new(count.as_usize())),
+            drain_timeout: self.drain_timeout.into_option().map(|span| span.0),
+            timeouts: self.timeouts.into_option().map_or_else(Timeouts::default, RawTimeouts::check),
+            limits: self.limits.into_option().map_or_else(Limits::default, |limits| limits.check(reader)),
+            sources: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `outbound:` as it is written, and its checks.
+
+mod endpoints;
+mod transport;
+
+use super::{Endpoints, Outbound, Service};
+use crate::identity::SvidSelector;
+use crate::listener::{OnExpiry, Protocol};
+use crate::pattern::HostPattern;
+use crate::problem::Place;
+use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
+use crate::values::{Address, At, FilePath, HostName, Name, OneOrMany, Span};
+use crate::yaml::Node;
+use schemars::JsonSchema;
+
+#[cfg(test)]
+pub(crate) use endpoints::RawEndpoints;
+use endpoints::WrittenEndpoints;
+use transport::ServiceTls;
+
+/// Where the application may go. What no service covers is refused.
+#[derive(Default, JsonSchema)]
+#[schemars(rename = "Outbound", deny_unknown_fields, extend("required" = []))]
+pub(crate) struct RawOutbound {
+    /// What happens to what no service covers. `deny` is the only value; it may be written to be seen.
+    #[schemars(extend("default" = "deny"))]
+    #[expect(dead_code, reason = "reading it is the check: nothing else depends on its one value")]
+    default: Field<Deny>,
+    /// Listeners shared by all services: the service is found by the request's host. One address or a list.
+    listen: Field<OneOrMany<At<Address>>>,
+    /// Let these listeners stand on addresses that other hosts can reach. Whoever reaches them acts with this workload's
+    /// identity, so do so only behind a wall, such as a network of containers.
+    #[schemars(extend("default" = false))]
+    open_listeners: Field<bool>,
+    /// Where the application may go, and who has to answer there.
+    services: Field<Vec<RawService>>,
+}
+
+impl Section for RawOutbound {
+    const NAME: &'static str = "`outbound`";
+
+    fn read(keys: &mut Keys<'_>) -> Self {
+        Self {
+            default: keys.optional("default"),
+            listen: keys.optional("listen"),
+            open_listeners: keys.optional("open_listeners"),
+            services: keys.optional("services"),
+        }
+    }
+}
+
+impl RawOutbound {
+    pub fn check(self, reader: &mut Reader) -> Outbound {
+        let listen = self.listen.or_default().0;
+        let first = reader.listeners.len();
+        for address in &listen {
+            let whose = "outbound.listen".to_owned();
+            reader.listeners.push(Listener { address: address.value.0, whose, place: Some(address.place.clone()) });
+        }
+        let services = self.services.or_default().into_iter().filter_map(|service| service.check(reader)).collect();
+        if !self.open_listeners.or(false) {
+            refuse_open_listeners(first, reader);
+        }
+        Outbound { listen: listen.into_iter().map(|address| address.value.0).collect(), services }
+    }
+}
+
+/// What comes through an outbound listener goes out with our identity, so others must not reach it unless that is said.
+fn refuse_open_listeners(first: usize, reader: &mut Reader) {
+    let open = reader.listeners[first..].iter().filter(|listener| !listener.address.ip().is_loopback());
+    let open: Vec<(String, Place)> = open
+        .filter_map(|listener| {
+            Some((format!("{} listens on {}", listener.whose, listener.address), listener.place.clone()?))
+        })
+        .collect();
+    for (what, place) in open {
+        let hint = "listen on 127.0.0.1 or [::1], or write `open_listeners: true` below `outbound:` if that is meant";
+        reader.problem(&place, format!("{what}, where other hosts could use this workload's identity"), hint);
+    }
+}
+
+#[derive(Clone, Copy, JsonSchema)]
+#[schemars(rename_all = "lowercase", inline)]
+enum Deny {
+    Deny,
+}
+
+impl FromNode for Deny {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        if reader.scalar(node, "`deny`")? == "deny" {
+            return Some(Self::Deny);
+        }
+        let hint = "write `deny`, the only value there is, and name under `services` what may be reached";
+        reader.wrong(node, "would let through what nobody named", hint);
+        None
+    }
+}
+
+/// Something that the application may reach: how it is named, where it is, and who has to answer.
+#[derive(JsonSchema)]
+#[schemars(rename = "Service", deny_unknown_fields, extend("required" = ["name"]))]
+pub(crate) struct RawService {
+    /// Unique; appears in logs and metrics.
+    name: Field<Name>,
+    /// The hosts by which requests on a shared listener find this service: exact, `*` for one label, `{name}` for one
+    /// label whose value `identity` may use, `**` first for one or more labels. The most specific one wins.
+    hosts: Field<OneOrMany<At<HostPattern>>>,
+    /// A local listener of its own: everything that arrives there goes to this service.
+    listen: Field<Address>,
+    /// Where it is: a list of `IP:PORT`, `{ dns: "HOST:PORT" }`, or `{ port: PORT }` for the host that the request
+    /// named at this port.
+    #[schemars(extend("x-default" = "the host and port that the request named"))]
+    endpoints: Field<WrittenEndpoints>,
+    /// What the application speaks. `detect` reads the first bytes.
+    #[schemars(extend("default" = "detect"))]
+    protocol: Field<Protocol>,
+    /// Who has to answer: SPIFFE IDs or patterns, in which `{name}` stands for a capture of `hosts`. Mandatory with
+    /// `tls: mesh`.
+    identity: Field<OneOrMany<At<crate::pattern::SpiffePattern>>>,
+    /// The SVID that we show. Only with `tls: mesh`.
+    #[schemars(extend("x-default" = "that of `identity`"))]
+    svid: Field<SvidSelector>,
+    /// `mesh`: mTLS with SPIFFE identities on both sides. `web`: TLS to a server of the Web PKI. `off`: plaintext.
+    #[schemars(extend("default" = "mesh"))]
+    tls: Field<ServiceTls>,
+    /// The name that the server's certificate must have, and that is sent as SNI. Only with `tls: web`.
+    #[schemars(extend("x-default" = "the host"))]
+    server_name: Field<HostName>,
+    /// A PEM file with the authorities to believe. Only with `tls: web`.
+    #[schemars(extend("x-default" = "the system's"))]
+    roots: Field<FilePath>,
+    /// How long one TCP connect may take.
+    #[schemars(extend("x-default" = "timeouts.connect"))]
+    connect_timeout: Field<Span>,
+    /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
+    #[schemars(extend("default" = "keep"))]
+    on_expiry: Field<OnExpiry>,
+    #[schemars(skip)]
+    place: Place,
+}
+
+impl Section for RawService {
+    const NAME: &'static str = "a service";
+
+    fn read(keys: &mut Keys<'_>) -> Self {
+        Self {
+            name: keys.required("name", "give it a name: it appears in logs and metrics"),
+            hosts: keys.optional("hosts"),
+            listen: keys.optional("listen"),
+            endpoints: keys.optional("endpoints"),
+            protocol: keys.optional("protocol"),
+            identity: keys.optional("identity"),
+            svid: keys.optional("svid"),
+            tls: keys.optional("tls"),
+            server_name: keys.optional("server_name"),
+            roots: keys.optional("roots"),
+            connect_timeout: keys.optional("connect_timeout"),
+            on_expiry: keys.optional("on_expiry"),
+            place: keys.place(),
+        }
+    }
+}
+
+impl RawService {
+    /// `None`: this service's problems have been told.
+    fn check(self, reader: &mut Reader) -> Option<Service> {
+        self.refuse_unreachable(reader);
+        let transport = self.transport(reader);
+        let endpoints = match self.endpoints.is_written() {
+            true => self.endpoints.into_option().map(|written| written.0),
+            false => Some(Endpoints::Host { port: None }),
+        };
+        let listen_place = self.listen.place().cloned();
+        let listen = self.listen.into_option().map(|listen| listen.0);
+        let name = self.name.into_option().map(|name| name.0);
+        if let (Some(address), Some(place)) = (listen, listen_place) {
+            let whose = format!("service `{}`", name.as_deref().unwrap_or("?"));
+            reader.listeners.push(Listener { address, whose, place: Some(place) });
+        }
+        Some(Service {
+            name: name?,
+            hosts: self.hosts.or_default().0.into_iter().map(|host| host.value).collect(),
+            listen,
+            endpoints: endpoints?,
+            protocol: self.protocol.or_default(),
+            transport: transport?,
+            on_expiry: self.on_expiry.or_default(),
+            connect_timeout: self.connect_timeout.into_option().map(|span| span.0),
+            place: self.place,
+        })
+    }
+
+    /// Services that no connection could find, or that have nowhere to go.
+    fn refuse_unreachable(&self, reader: &mut Reader) {
+        let place = &self.place;
+        if let (Some(hosts), Some(place)) = (self.hosts.get(), self.hosts.place())
+            && hosts.0.is_empty()
+        {
+            reader.problem(place, "`hosts` has nothing that could fit", "name some, or remove the key");
+        }
+        if !self.hosts.is_written() && !self.listen.is_written() {
+            let hint = "add `hosts:` (for shared listeners) or `listen:` (a listener of its own)";
+            reader.problem(place, "nothing can reach the service: it has neither hosts nor a listener", hint);
+            return;
+        }
+        let is_tcp = self.protocol.get() == Some(&Protocol::Tcp);
+        if is_tcp && !self.listen.is_written() {
+            let hint = "add `listen:`, a listener of its own; hosts are found in HTTP requests only";
+            reader.problem(place, "nothing can reach the service: a `tcp` connection names no host", hint);
+        }
+        let by_host = match self.endpoints.place() {
+            None => true,
+            Some(_) => matches!(self.endpoints.get(), Some(WrittenEndpoints(Endpoints::Host { .. }))),
+        };
+        if by_host && is_tcp {
+            let hint = "add `endpoints:` with addresses, or `{ dns: \"HOST:PORT\" }`";
+            reader.problem(place, "the service has nowhere to go: a `tcp` connection names no host", hint);
+        } else if by_host && !self.hosts.is_written() {
+            let hint =
+                "add `endpoints:` with addresses or `{ dns: \"HOST:PORT\" }`, or `hosts:` that requests may name";
+            reader.problem(place, "the service has nowhere to go: it has neither endpoints nor hosts", hint);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the endpoints show, as JSON. No secret has a way in: keys do not implement `Serialize`.
+
+use super::AdminState;
+use crate::identity::{Anchor, Snapshot, SourceStatus};
+use crate::telemetry::json::rfc3339;
+use serde_json::{Map, Value, json};
+use std::time::SystemTime;
+
+pub(super) fn version() -> Value {
+    json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "build": if cfg!(debug_assertions) { "debug" } else { "optimized" },
+        "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        "tls": { "library": "rustls", "provider": "aws-lc-rs", "post_quantum": true, "fips": false },
+    })
+}
+
+pub(super) fn readiness(missing: &[(&'static str, String)]) -> Value {
+    let reasons = missing.iter().map(|(name, reason)| json!({ "condition": name, "reason": reason }));
+    json!({ "ready": missing.is_empty(), "missing": reasons.collect::<Vec<_>>() })
+}
+
+pub(super) fn state(state: &AdminState, now: SystemTime) -> Value {
+    let config = state.config_status.load();
+    let identity = state.identity.load();
+    let missing = state.readiness.missing();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "started_at": rfc3339(state.started_at),
+        "uptime_seconds": now.duration_since(state.started_at).map_or(0, |uptime| uptime.as_secs()),
+        "readiness": readiness(&missing),
+        "identity": {
+            "state": identity.state(now).as_str(),
+            "generation": identity.generation,
+            "source": source(&identity.source),
+        },
+        "config": {
+            "generation": config.generation,
+            "digest": config.digest,
+            "loaded_at": config.loaded_at.map(rfc3339),
+            "last_error": config.last_error,
+        },
+        "log": state.log.current(),
+        "access_log": { "enabled": state.access_log.enabled(), "dropped": state.metrics.access_log_dropped_so_far() },
+        "ports": ports(state),
+    })
+}
+
+fn ports(state: &AdminState) -> Vec<Value> {
+    let ports = state.metrics.ports().into_iter().map(|(direction, name, port)| {
+        let figures = port.figures();
+        let mut refusals: Vec<_> = figures.refusals.iter().map(|(refusal, count)| (refusal.code(), *count)).collect();
+        refusals.sort_unstable();
+        let refusals: Map<String, Value> =
+            refusals.into_iter().map(|(code, count)| (code.to_owned(), json!(count))).collect();
+        json!({
+            "direction": direction.as_str(),
+            "name": name,
+            "connections_active": figures.connections_active,
+            "connections_opened": figures.connections_opened,
+            "requests": figures.requests.iter().sum::<u64>(),
+            "requests_active": figures.requests_active,
+            "refusals": refusals,
+        })
+    });
+    ports.collect()
+}
+
+fn source(status: &SourceStatus) -> Value {
+    match status {
+        SourceStatus::Waiting { reason } => json!({ "status": "waiting", "reason": reason }),
+        SourceStatus::Connected => json!({ "status": "connected" }),
+        SourceStatus::Broken { since, reason } => {
+            json!({ "status": "broken", "since": rfc3339(*since), "reason": reason })
+        }
+        SourceStatus::Denied { since, cut } => {
+            json!({ "status": "denied", "since": rfc3339(*since), "connections_cut": cut })
+        }
+        SourceStatus::Withdrawn { since } => json!({ "status": "withdrawn", "since": rfc3339(*since) }),
+    }
+}
+
+pub(super) fn identities(snapshot: &Snapshot, now: SystemTime) -> Value {
+    let svids = snapshot.svids.iter().map(|svid| {
+        json!({
+            "spiffe_id": svid.id.as_str(),
+            "hint": svid.hint,
+            "serial": svid.serial,
+            "sha256": hex(&svid.fingerprint),
+            "authority": hex(&svid.authority.0),
+            "not_before": rfc3339(svid.not_before),
+            "not_after": rfc3339(svid.not_after),
+            "expires_in_seconds": seconds_until(svid.not_after, now),
+        })
+    });
+    let mut bundles: Vec<_> = snapshot.bundles.values().collect();
+    bundles.sort_unstable_by(|one, other| one.trust_domain.cmp(&other.trust_domain));
+    let bundles = bundles.into_iter().map(|bundle| {
+        json!({
+            "trust_domain": bundle.trust_domain.as_str(),
+            "updated_at": rfc3339(bundle.updated_at),
+            "authorities": bundle.anchors.iter().map(|anchor| authority(anchor, now)).collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "state": snapshot.state(now).as_str(),
+        "generation": snapshot.generation,
+        "source": source(&snapshot.source),
+        "received_at": snapshot.received_at.map(rfc3339),
+        "svids": svids.collect::<Vec<_>>(),
+        "bundles": bundles.collect::<Vec<_>>(),
+    })
+}
+
+fn authority(anchor: &Anchor, now: SystemTime) -> Value {
+    json!({
+        "id": hex(&anchor.authority.0),
+        "not_before": rfc3339(anchor.not_before),
+        "not_after": rfc3339(anchor.not_after),
+        "expires_in_seconds": seconds_until(anchor.not_after, now),
+    })
+}
+
+/// Negative once it is past.
+fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
+    let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    match at.duration_since(now) {
+        Ok(left) => whole(left.as_secs()),
+        Err(error) => -whole(error.duration().as_secs()),
+    }
+}
+
+fn hex(bytes: &[u8; 32]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,84 @@
+//! `postern check FILE`: every problem of a configuration at once, without a network.
+
+use super::output::print;
+use clap::Args;
+use postern_config::{Config, Problems};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// `postern check …`
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The configuration file; what it includes is checked too
+    pub file: PathBuf,
+    /// Print the configuration that would run, every default filled in
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// Exit 0 when the file can run, 1 with all its problems on standard error when it cannot.
+pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
+    match Config::load(&arguments.file) {
+        Ok(config) if arguments.print => print(&config.to_effective_yaml()),
+        Ok(config) => print(&format!("{}: {}\n", arguments.file.display(), summary(&config))),
+        Err(problems) => {
+            eprintln!("{}", report(&problems));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a configuration holds, in a line.
+pub(super) fn summary(config: &Config) -> String {
+    let (ports, services, files) = (config.inbound.len(), config.outbound.services.len(), config.sources.len());
+    format!(
+        "valid, {}, {}, read from {}",
+        counted(ports, "inbound port"),
+        counted(services, "outbound service"),
+        counted(files, "file or folder")
+    )
+}
+
+fn report(problems: &Problems) -> String {
+    format!("{problems}\n\n{}", counted(problems.0.len(), "problem"))
+}
+
+/// `1 problem`, `2 problems`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    match (count, what.strip_suffix(" or folder")) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(first)) => format!("{count} {first}s or folders"),
+        (_, None) => format!("{count} {what}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{counted, report};
+    use postern_config::{Place, Problem, Problems};
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    #[test]
+    fn reports_every_problem_with_its_place_and_how_many_they_are() {
+        let file = Arc::new(PathBuf::from("postern.yaml"));
+        let problem = |line, what: &str, hint: Option<&str>| Problem {
+            place: Place { file: file.clone(), line, column: 3 },
+            what: what.to_owned(),
+            hint: hint.map(str::to_owned),
+        };
+        let problems =
+            Problems(vec![problem(2, "`prot` is not known", Some("write `port`")), problem(9, "`0` is no port", None)]);
+        let expected = "postern.yaml:2:3: `prot` is not known\n  hint: write `port`\n\
+                        postern.yaml:9:3: `0` is no port\n\n2 problems";
+        assert_eq!(report(&problems), expected);
+    }
+
+    #[test]
+    fn counts_in_words() {
+        assert_eq!(counted(1, "problem"), "1 problem");
+        assert_eq!(counted(0, "problem"), "0 problems");
+        assert_eq!(counted(2, "file or folder"), "2 files or folders");
+    }
+}

@@ -1,0 +1,294 @@
+//! Every metric that Postern has, by name. No other file names one.
+//!
+//! Labels hold values from configuration, from our own SVIDs and bundles, or from closed enums; never what a peer sent.
+//! Series are keyed by ourselves: the `prometheus` crate hashes label values without a separator, so that `["ab","c"]`
+//! and `["a","bc"]` share one series there. The crate does what it does well, the exposition format.
+
+use super::counters::{Histogram, PortMetrics};
+use super::{Direction, exposition};
+use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// What a scraper is told about a metric, and what `docs/metrics.md` is made of.
+pub struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+const PORT: &[&str] = &["direction", "name"];
+
+macro_rules! families {
+    ($($constant:ident = $name:literal $kind:ident $labels:expr, $help:literal;)*) => {
+        $(pub(super) const $constant: Family = Family { name: $name, kind: Kind::$kind, labels: $labels, help: $help };)*
+        /// All of them, in the order of the exposition.
+        pub const FAMILIES: &[&Family] = &[$(&$constant),*];
+    };
+}
+
+families! {
+    INFO = "postern_info" Gauge &["version", "policy_digest"], "Always 1; says which version runs which policy.";
+    START_TIME = "postern_start_time_seconds" Gauge &[], "When this process started, in seconds since 1970.";
+    CONNECTIONS = "postern_connections_opened_total" Counter PORT, "Connections accepted (inbound) or asked for by the application (outbound).";
+    CONNECTIONS_ACTIVE = "postern_connections_active" Gauge PORT, "Connections that are open now.";
+    REQUESTS = "postern_requests_total" Counter &["direction", "name", "status"], "Requests answered, by class of the status code (1xx to 5xx), refused ones included.";
+    REQUESTS_ACTIVE = "postern_requests_active" Gauge PORT, "Requests in flight.";
+    REQUEST_DURATION = "postern_request_duration_seconds" Histogram PORT, "From the end of a request's head to the end of its answer.";
+    REFUSALS = "postern_refusals_total" Counter &["direction", "name", "code"], "Connections and requests refused, by reason code.";
+    BYTES_RECEIVED = "postern_received_bytes_total" Counter PORT, "Bytes received from the caller (TLS removed).";
+    BYTES_SENT = "postern_sent_bytes_total" Counter PORT, "Bytes sent to the caller (TLS removed).";
+    HANDSHAKE_DURATION = "postern_handshake_duration_seconds" Histogram PORT, "TLS handshakes that succeeded.";
+    DETECT_TIMEOUTS = "postern_detect_timeouts_total" Counter PORT, "Connections whose protocol had to be guessed because nothing was sent in time; declare `protocol:` for this port.";
+    EXPIRED_KEPT = "postern_connections_kept_after_expiry_total" Counter PORT, "L4 connections that outlived an SVID because of `on_expiry: keep`.";
+    TEARDOWN = "postern_teardown_seconds" Histogram &["cause"], "From the end of trust to the last byte of an affected connection.";
+    IDENTITY_STATE = "postern_identity_state" Gauge &["state"], "1 for the state of the default identity, 0 for the others.";
+    IDENTITY_GENERATION = "postern_identity_generation" Gauge &[], "Rises with every change of SVIDs, bundles or their source.";
+    SVID_EXPIRY = "postern_svid_expiry_seconds" Gauge &["svid", "hint"], "Seconds until our SVID expires; negative once it has.";
+    IDENTITY_AGE = "postern_identity_update_age_seconds" Gauge &[], "Seconds since SVIDs or bundles were last received.";
+    BUNDLE_ANCHORS = "postern_bundle_anchors" Gauge &["trust_domain"], "Usable roots of a trust domain; 0: its peers are refused.";
+    BUNDLE_AGE = "postern_bundle_update_age_seconds" Gauge &["trust_domain"], "Seconds since this content of a bundle was first received.";
+    IDENTITY_UPDATES = "postern_identity_updates_total" Counter &[], "Messages of the identity source that were taken.";
+    IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &["reason"], "Messages of the identity source that were refused whole; the last good one stays.";
+    BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, and roots that may vouch for nobody.";
+    IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
+    CONFIG_GENERATION = "postern_config_generation" Gauge &[], "Rises with every configuration taken.";
+    CONFIG_SUCCESS = "postern_config_last_load_success_timestamp_seconds" Gauge &[], "When a configuration was last taken.";
+    CONFIG_FAILURE = "postern_config_last_load_failure_timestamp_seconds" Gauge &[], "When a configuration was last refused; 0: never.";
+    CONFIG_LOADS = "postern_config_loads_total" Counter &["result"], "Configurations taken and refused.";
+    DRAINING = "postern_draining" Gauge &[], "1 while we shut down.";
+    ACCESS_LOG_DROPPED = "postern_access_log_dropped_total" Counter &[], "Records dropped because the access log could not be written fast enough.";
+    ACCESS_LOG_ERRORS = "postern_access_log_errors_total" Counter &[], "Failed writes of the access log; each is tried again.";
+    OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed at once because `limits.connections` were open.";
+    ACCEPT_ERRORS = "postern_accept_errors_total" Counter &[], "Connections that could not be accepted.";
+    DESCRIPTOR_EXHAUSTION = "postern_descriptor_exhaustion_total" Counter &[], "Times that no file descriptor was left for a connection; raise `nofile` or lower `limits.connections`.";
+    TASK_PANICS = "postern_task_panics_total" Counter &[], "Connections ended by a defect in Postern.";
+    RESIDENT_MEMORY = "process_resident_memory_bytes" Gauge &[], "Memory of this process that is in RAM.";
+    CPU_SECONDS = "process_cpu_seconds_total" Counter &[], "CPU time of this process, user and system.";
+    OPEN_DESCRIPTORS = "process_open_fds" Gauge &[], "Open file descriptors of this process.";
+    MAX_DESCRIPTORS = "process_max_fds" Gauge &[], "How many file descriptors this process may have.";
+}
+
+/// Causes of [`Metrics::teardown`] are written in our code; more than this many would be a mistake there.
+const CAUSES_MAX: usize = 32;
+const TEARDOWN_BOUNDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// All metrics of a process: made once, handed to whoever counts.
+pub struct Metrics {
+    pub(super) started_at: SystemTime,
+    pub(super) global: Global,
+    /// Counted by the identity source.
+    pub(super) identity_counters: Arc<IdentityCounters>,
+    ports: Mutex<BTreeMap<(Direction, String), Arc<PortMetrics>>>,
+    teardowns: Mutex<BTreeMap<&'static str, Arc<Histogram>>>,
+    identity: Mutex<IdentityFigures>,
+    policy_digest: Mutex<String>,
+}
+
+/// What is counted once a process. Methods of [`Metrics`] write, `exposition` reads.
+#[derive(Default)]
+pub(super) struct Global {
+    pub(super) config_generation: AtomicU64,
+    pub(super) config_success_at: AtomicU64,
+    pub(super) config_failure_at: AtomicU64,
+    pub(super) config_taken: AtomicU64,
+    pub(super) config_refused: AtomicU64,
+    pub(super) draining: AtomicBool,
+    pub(super) access_log_dropped: AtomicU64,
+    pub(super) access_log_errors: AtomicU64,
+    pub(super) over_limit: AtomicU64,
+    pub(super) accept_errors: AtomicU64,
+    pub(super) descriptor_exhaustion: AtomicU64,
+    pub(super) task_panics: AtomicU64,
+}
+
+/// What a scrape says about the identity snapshot; see [`Metrics::update_identity`].
+#[derive(Clone, Default)]
+pub(super) struct IdentityFigures {
+    pub(super) state: Option<IdentityState>,
+    pub(super) generation: u64,
+    pub(super) update_age_seconds: Option<f64>,
+    /// (SPIFFE ID, hint) → seconds to expiry.
+    pub(super) svids: BTreeMap<(String, String), f64>,
+    /// Trust domain → (usable roots, seconds since its content changed).
+    pub(super) bundles: BTreeMap<String, (usize, f64)>,
+}
+
+/// SVIDs and bundles come from our own agent, yet everything has a bound.
+const SVIDS_MAX: usize = 64;
+const BUNDLES_MAX: usize = 256;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            started_at: SystemTime::now(),
+            global: Global::default(),
+            identity_counters: Arc::default(),
+            ports: Mutex::default(),
+            teardowns: Mutex::default(),
+            identity: Mutex::default(),
+            policy_digest: Mutex::default(),
+        }
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The handle of an inbound port; the same one for the same name, also after a reload. To be called when
+    /// configuration is compiled, with names from it.
+    pub fn inbound(&self, name: &str) -> Arc<PortMetrics> {
+        self.port(Direction::Inbound, name)
+    }
+
+    /// As [`inbound`](Self::inbound), of an outbound service.
+    pub fn outbound(&self, service: &str) -> Arc<PortMetrics> {
+        self.port(Direction::Outbound, service)
+    }
+
+    fn port(&self, direction: Direction, name: &str) -> Arc<PortMetrics> {
+        lock(&self.ports).entry((direction, name.to_owned())).or_default().clone()
+    }
+
+    /// Forgets ports and services that the configuration no longer names and that no connection holds.
+    pub fn retain_ports(&self, named: impl Fn(Direction, &str) -> bool) {
+        lock(&self.ports).retain(|(direction, name), port| named(*direction, name) || Arc::strong_count(port) > 1);
+    }
+
+    /// Every port and service, inbound first, in the order of names.
+    pub fn ports(&self) -> Vec<(Direction, String, Arc<PortMetrics>)> {
+        let ports = lock(&self.ports);
+        ports.iter().map(|((direction, name), port)| (*direction, name.clone(), port.clone())).collect()
+    }
+
+    /// Trust ended for `cause`; `duration` later the last byte of an affected connection had been carried.
+    pub fn teardown(&self, cause: &'static str, duration: Duration) {
+        let mut teardowns = lock(&self.teardowns);
+        if teardowns.len() >= CAUSES_MAX && !teardowns.contains_key(cause) {
+            return;
+        }
+        let histogram = teardowns.entry(cause).or_insert_with(|| Arc::new(Histogram::new(TEARDOWN_BOUNDS))).clone();
+        drop(teardowns);
+        histogram.observe(duration.as_secs_f64());
+    }
+
+    pub(super) fn teardowns(&self) -> Vec<(&'static str, Arc<Histogram>)> {
+        lock(&self.teardowns).iter().map(|(cause, histogram)| (*cause, histogram.clone())).collect()
+    }
+
+    /// Takes the figures of `snapshot` over: called when somebody scrapes, so that ages and expiry are of that moment.
+    pub fn update_identity(&self, snapshot: &Snapshot, now: SystemTime) {
+        let mut figures = IdentityFigures {
+            state: Some(snapshot.state(now)),
+            generation: snapshot.generation,
+            update_age_seconds: snapshot.received_at.map(|at| seconds_between(at, now)),
+            ..IdentityFigures::default()
+        };
+        for svid in snapshot.svids.iter().take(SVIDS_MAX) {
+            let key = (svid.id.to_string(), svid.hint.clone().unwrap_or_default());
+            figures.svids.entry(key).or_insert_with(|| seconds_between(now, svid.not_after));
+        }
+        for bundle in snapshot.bundles.values().take(BUNDLES_MAX) {
+            let figure = (bundle.anchors.len(), seconds_between(bundle.updated_at, now));
+            figures.bundles.insert(bundle.trust_domain.to_string(), figure);
+        }
+        *lock(&self.identity) = figures;
+    }
+
+    pub(super) fn identity_figures(&self) -> IdentityFigures {
+        lock(&self.identity).clone()
+    }
+
+    /// For `identity::spawn`.
+    pub fn identity_counters(&self) -> Arc<IdentityCounters> {
+        self.identity_counters.clone()
+    }
+
+    /// A configuration was taken; `digest` names the policy made of it.
+    pub fn config_taken(&self, generation: u64, digest: &str, now: SystemTime) {
+        self.global.config_generation.store(generation, Relaxed);
+        self.global.config_success_at.store(unix_seconds(now), Relaxed);
+        self.global.config_taken.fetch_add(1, Relaxed);
+        digest.clone_into(&mut lock(&self.policy_digest));
+    }
+
+    /// A configuration was refused; the last good one stays.
+    pub fn config_refused(&self, now: SystemTime) {
+        self.global.config_failure_at.store(unix_seconds(now), Relaxed);
+        self.global.config_refused.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn policy_digest(&self) -> String {
+        lock(&self.policy_digest).clone()
+    }
+
+    pub fn set_draining(&self) {
+        self.global.draining.store(true, Relaxed);
+    }
+
+    pub fn access_log_dropped(&self, records: u64) {
+        self.global.access_log_dropped.fetch_add(records, Relaxed);
+    }
+
+    pub fn access_log_dropped_so_far(&self) -> u64 {
+        self.global.access_log_dropped.load(Relaxed)
+    }
+
+    pub fn access_log_failed(&self) {
+        self.global.access_log_errors.fetch_add(1, Relaxed);
+    }
+
+    /// A connection was closed at once, because as many as allowed were open.
+    pub fn connection_over_limit(&self) {
+        self.global.over_limit.fetch_add(1, Relaxed);
+    }
+
+    pub fn accept_failed(&self) {
+        self.global.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    pub fn descriptors_exhausted(&self) {
+        self.global.descriptor_exhaustion.fetch_add(1, Relaxed);
+    }
+
+    pub fn task_panicked(&self) {
+        self.global.task_panics.fetch_add(1, Relaxed);
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        exposition::render(self)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is whole after each statement, so a panic elsewhere does not make it wrong.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Negative when `later` is the earlier one.
+fn seconds_between(earlier: SystemTime, later: SystemTime) -> f64 {
+    match later.duration_since(earlier) {
+        Ok(between) => between.as_secs_f64(),
+        Err(error) => -error.duration().as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! One record per connection and per request, whatever happened (DESIGN, invariant 8).
+//!
+//! Names are OpenTelemetry's where it has one. Neither headers, nor bodies, nor the query is ever in a record: that is
+//! where tokens travel. Every field is bounded, so a line is too.
+
+use super::Direction;
+use super::json::Object;
+use crate::refusal::Refusal;
+use postern_config::SpiffeId;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+/// What a peer may make us write of a path; a host name has at most 253 bytes, a method is never this long in earnest.
+const PATH_BYTES_MAX: usize = 1024;
+const HOST_BYTES_MAX: usize = 255;
+const METHOD_BYTES_MAX: usize = 32;
+/// SPIFFE-ID §2.3.
+const ID_BYTES_MAX: usize = 2048;
+/// Our own words, which may quote a peer's.
+const DETAIL_BYTES_MAX: usize = 512;
+/// Names from configuration, and codes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// The end of a request: made when its body ended, also when the caller left.
+#[derive(Clone, Debug, Default)]
+pub struct RequestRecord<'a> {
+    pub connection: ConnectionFacts<'a>,
+    /// Unique in the mesh as far as chance allows; the application and the peer's sidecar see it too.
+    pub decision: &'a str,
+    pub method: &'a str,
+    /// Without query.
+    pub path: &'a str,
+    /// Host or authority, without port.
+    pub host: Option<&'a str>,
+    /// `1.0`, `1.1` or `2`.
+    pub http_version: Option<&'a str>,
+    pub status: Option<u16>,
+    /// Number of gRPC's status, when the answer had one.
+    pub grpc_status: Option<u32>,
+    pub outcome: Outcome<'a>,
+    pub upstream: Upstream<'a>,
+}
+
+/// The end of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionRecord<'a> {
+    pub connection: ConnectionFacts<'a>,
+    /// As a request's; L4 connections are decided once.
+    pub decision: Option<&'a str>,
+    /// How many requests it carried; `None` for L4.
+    pub requests: Option<u64>,
+    pub outcome: Outcome<'a>,
+    pub upstream: Upstream<'a>,
+}
+
+/// What both records say of the connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectionFacts<'a> {
+    /// When the request or connection ended; `None`: now.
+    pub time: Option<SystemTime>,
+    pub direction: Direction,
+    /// The listener's name (inbound) or the service's (outbound).
+    pub name: &'a str,
+    /// Number of the connection in this process.
+    pub connection: u64,
+    pub remote: Option<SocketAddr>,
+    /// `http` or `tcp`, as it was declared or detected.
+    pub protocol: Option<&'a str>,
+    pub tls: Option<TlsFacts<'a>>,
+    /// The caller if inbound; who answered if outbound.
+    pub peer: Option<&'a SpiffeId>,
+    /// SHA-256 of the peer's leaf.
+    pub peer_fingerprint: Option<&'a [u8; 32]>,
+    /// The SVID that we showed.
+    pub own: Option<&'a SpiffeId>,
+    /// Generation of the identity snapshot that the handshake saw.
+    pub identity_generation: Option<u64>,
+    /// Generation of the policy that decided.
+    pub policy_generation: Option<u64>,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub duration: Duration,
+}
+
+/// What was negotiated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlsFacts<'a> {
+    /// `1.3` or `1.2`.
+    pub version: Option<&'a str>,
+    pub cipher: Option<&'a str>,
+    /// The key exchange group.
+    pub curve: Option<&'a str>,
+}
+
+/// What was decided, and how it ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome<'a> {
+    /// The rule that allowed it.
+    pub rule: Option<&'a str>,
+    pub route: Option<&'a str>,
+    pub refusal: Option<Refusal>,
+    /// Words for the inside: which rule of which standard, which value.
+    pub refusal_detail: Option<&'a str>,
+    /// The code that the peer's sidecar reported for its refusal. From outside, therefore bounded and escaped.
+    pub remote_refusal: Option<&'a str>,
+    /// The decision id that the peer's sidecar reported with it.
+    pub remote_decision: Option<&'a str>,
+    /// Why it ended, where that is not plain: `caller_closed`, `idle`, `trust_ended`, `drained` …
+    pub end: Option<&'a str>,
+}
+
+/// Where it went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upstream<'a> {
+    pub address: Option<&'a str>,
+    pub identity: Option<&'a SpiffeId>,
+}
+
+impl RequestRecord<'_> {
+    /// Appends the record as one line of JSON.
+    pub fn write(&self, line: &mut Vec<u8>) {
+        let mut object = Object::begin(line);
+        self.connection.write_head(&mut object, "request");
+        object.text("decision", self.decision, NAME_BYTES_MAX);
+        object.text("http.request.method", self.method, METHOD_BYTES_MAX);
+        object.text("url.path", self.path, PATH_BYTES_MAX);
+        object.text_if("server.address", self.host, HOST_BYTES_MAX);
+        object.text_if("network.protocol.version", self.http_version, NAME_BYTES_MAX);
+        object.number_if("http.response.status_code", self.status);
+        object.number_if("rpc.grpc.status_code", self.grpc_status);
+        self.outcome.write(&mut object);
+        self.upstream.write(&mut object);
+        object.number("http.request.body.size", self.connection.bytes_received);
+        object.number("http.response.body.size", self.connection.bytes_sent);
+        self.connection.write_tail(&mut object);
+        object.end_line();
+    }
+}
+
+impl ConnectionRecord<'_> {
+    /// Appends the record as one line of JSON.
+    pub fn write(&self, line: &mut Vec<u8>) {
+        let mut object = Object::begin(line);
+        self.connection.write_head(&mut object, "connection");
+        object.text_if("decision", self.decision, NAME_BYTES_MAX);
+        object.number_if("requests", self.requests);
+        self.outcome.write(&mut object);
+        self.upstream.write(&mut object);
+        object.number("bytes.received", self.connection.bytes_received);
+        object.number("bytes.sent", self.connection.bytes_sent);
+        self.connection.write_tail(&mut object);
+        object.end_line();
+    }
+}
+
+impl ConnectionFacts<'_> {
+    fn write_head(&self, object: &mut Object<'_>, kind: &str) {
+        let (name_key, fingerprint_key) = match self.direction {
+            Direction::Inbound => ("listener", "tls.client.hash.sha256"),
+            Direction::Outbound => ("service", "tls.server.hash.sha256"),
+        };
+        object.time("time", self.time.unwrap_or_else(SystemTime::now));
+        object.text("kind", kind, NAME_BYTES_MAX);
+        object.text("direction", self.direction.as_str(), NAME_BYTES_MAX);
+        object.text(name_key, self.name, NAME_BYTES_MAX);
+        object.number("connection", self.connection);
+        if let Some(remote) = self.remote {
+            // `Display` of an address has no character that JSON would escape.
+            object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
+            object.number("network.peer.port", remote.port());
+        }
+        object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
+        object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
+        object.hash_if(fingerprint_key, self.peer_fingerprint);
+        object.text_if("own.spiffe_id", self.own.map(SpiffeId::as_str), ID_BYTES_MAX);
+        object.number_if("identity.generation", self.identity_generation);
+        object.number_if("policy.generation", self.policy_generation);
+        if let Some(tls) = self.tls {
+            object.text_if("tls.protocol.version", tls.version, NAME_BYTES_MAX);
+            object.text_if("tls.cipher", tls.cipher, NAME_BYTES_MAX);
+            object.text_if("tls.curve", tls.curve, NAME_BYTES_MAX);
+        }
+    }
+
+    fn write_tail(&self, object: &mut Object<'_>) {
+        let microseconds = self.duration.as_micros();
+        object.number("duration_ms", format_args!("{}.{:03}", microseconds / 1000, microseconds % 1000));
+    }
+}
+
+impl Outcome<'_> {
+    fn write(&self, object: &mut Object<'_>) {
+        object.text_if("rule", self.rule, NAME_BYTES_MAX);
+        object.text_if("route", self.route, NAME_BYTES_MAX);
+        object.text_if("refusal", self.refusal.map(Refusal::code), NAME_BYTES_MAX);
+        object.text_if("refusal.detail", self.refusal_detail, DETAIL_BYTES_MAX);
+        object.text_if("refusal.remote", self.remote_refusal, NAME_BYTES_MAX);
+        object.text_if("refusal.remote_decision", self.remote_decision, NAME_BYTES_MAX);
+        object.text_if("end", self.end, NAME_BYTES_MAX);
+    }
+}
+
+impl Upstream<'_> {
+    fn write(&self, object: &mut Object<'_>) {
+        object.text_if("upstream.address", self.address, HOST_BYTES_MAX);
+        object.text_if("upstream.spiffe_id", self.identity.map(SpiffeId::as_str), ID_BYTES_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests;
