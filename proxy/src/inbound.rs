@@ -1,1 +1,207 @@
-//! (in work)
+//! The life of a connection from the mesh to the application.
+//!
+//! accept → (detect) → TLS makes the peer known → L7: `http::request` for each request; L4: decided once, then a tunnel.
+
+use crate::authz::{Decision, Principal};
+use crate::capture::Accepted;
+use crate::connection::{Connection, Place};
+use crate::detect::{self, Detected, Rewind, Rules};
+use crate::http::identity_headers::RenderedIdentity;
+use crate::http::serve;
+use crate::policy::{Door, InboundPlan};
+use crate::refusal::{Refusal, Refused};
+use crate::session::{Carries, Direction, SessionIo, Subject, Trust};
+use crate::tls::mesh::{self, Accept, ServerAlpn};
+use crate::tls::{Peer, Role};
+use crate::upstream::client::HttpVersion;
+use crate::upstream::l4;
+use crate::worker::Worker;
+use bytes::BytesMut;
+use postern_config::{InboundTls, Protocol};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::TlsStream;
+
+/// The socket, with the bytes in front that were read to see whether it speaks TLS.
+type Wire = Rewind<SessionIo>;
+
+/// Serves one connection to its end; its record is written when the last of it is dropped.
+pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
+    let policy = worker.policy();
+    let Some(plan) = policy.inbound(door).cloned() else { return };
+
+    // 1 register, before the first check.
+    let (name, metrics) = (plan.name.clone(), plan.metrics.clone());
+    let connection = Connection::open(&worker, door, place, Direction::Inbound, name, metrics, accepted.client.0);
+    connection.session.set_subject(Subject::Door(door));
+    if worker.is_draining() {
+        connection.session.retire(crate::session::EndCause::Draining);
+    }
+    let io = SessionIo::new(accepted.tcp, connection.session.clone(), worker.shared.metrics.clone());
+
+    // 2 TLS, or plaintext where the file says so; 3 protocol; 4 requests, or one decision and a tunnel.
+    if let Err(refused) = admit(&connection, &plan, io).await {
+        tracing::debug!(listener = %plan.name, remote = %accepted.client.0, reason = refused.refusal.code(), detail = %refused.detail, "inbound connection refused");
+        connection.refused(refused);
+    }
+}
+
+async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: SessionIo) -> Result<(), Refused> {
+    match plan.config.tls {
+        InboundTls::Strict => {
+            let (tls, peer) = handshake(connection, plan, Rewind::new(bytes::Bytes::new(), io)).await?;
+            carry_tls(connection, plan, tls, &peer).await
+        }
+        InboundTls::Off => carry(connection, plan, Rewind::new(bytes::Bytes::new(), io), None).await,
+        InboundTls::Permissive => {
+            let (detected, wire) = look(connection, io).await?;
+            if detected == Some(Detected::Tls) {
+                let (tls, peer) = handshake(connection, plan, wire).await?;
+                return carry_tls(connection, plan, tls, &peer).await;
+            }
+            carry(connection, plan, wire, None).await
+        }
+    }
+}
+
+/// Reads the first bytes, within the deadline for detection.
+async fn look(connection: &Connection, mut io: SessionIo) -> Result<(Option<Detected>, Wire), Refused> {
+    let mut first = BytesMut::new();
+    let deadline = connection.worker.policy().timeouts.detect;
+    let detected = detect::detect(&mut io, &mut first, deadline).await;
+    let detected = detected.map_err(|error| Refused::new(Refusal::ProtocolRefused, error.to_string()))?;
+    Ok((detected, Rewind::new(first.freeze(), io)))
+}
+
+/// Makes the peer known. One snapshot of identity for all of it.
+async fn handshake(
+    connection: &Connection,
+    plan: &InboundPlan,
+    wire: Wire,
+) -> Result<(Box<TlsStream<Wire>>, Arc<Peer>), Refused> {
+    let policy = connection.worker.policy();
+    let snapshot = connection.worker.identity();
+    let svid = snapshot
+        .select(&plan.config.svid, SystemTime::now())
+        .map_err(|none| Refused::new(none.refusal(), none.to_string()))?
+        .clone();
+    let with = Accept {
+        snapshot: &snapshot,
+        svid: &svid,
+        alpn: if plan.config.protocol == Protocol::Tcp { ServerAlpn::None } else { ServerAlpn::Http },
+        strictness: policy.strictness,
+        deadline: policy.timeouts.handshake,
+    };
+    let started = Instant::now();
+    let (tls, peer) = Box::pin(mesh::accept(wire, with))
+        .await
+        .map_err(|error| Refused::new(error.refusal(Role::Server), crate::upstream::client::chain(&error)))?;
+    plan.metrics.handshake(started.elapsed());
+    let trust = Trust {
+        own: svid,
+        peer: peer.clone(),
+        peer_role: Role::Client,
+        strictness: policy.strictness,
+        on_expiry: plan.config.on_expiry,
+    };
+    connection.session.establish(trust, &connection.worker.identity());
+    Ok((Box::new(tls), peer))
+}
+
+async fn carry_tls(
+    connection: &Rc<Connection>,
+    plan: &Arc<InboundPlan>,
+    tls: Box<TlsStream<Wire>>,
+    peer: &Peer,
+) -> Result<(), Refused> {
+    let own = connection.session.trust().map(|trust| &trust.own.id);
+    let rendered = RenderedIdentity::new(&plan.config.identity_headers, peer, own);
+    connection.identity.get_or_init(|| rendered);
+    let version = match tls.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Some(HttpVersion::Http2),
+        Some(_) => Some(HttpVersion::Http1),
+        None => None,
+    };
+    carry(connection, plan, tls, version).await
+}
+
+/// L7 or L4, by declaration, then by ALPN, then by the first bytes.
+async fn carry<IO>(
+    connection: &Rc<Connection>,
+    plan: &Arc<InboundPlan>,
+    mut io: IO,
+    alpn: Option<HttpVersion>,
+) -> Result<(), Refused>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match (plan.config.protocol, alpn) {
+        (Protocol::Tcp, _) => return tunnel(connection, plan, io).await,
+        (Protocol::Http | Protocol::Detect, Some(version)) => {
+            serve::serve(connection.clone(), io, version).await;
+            return Ok(());
+        }
+        (Protocol::Http | Protocol::Detect, None) => {}
+    }
+    let (detected, first) = first_bytes(connection, plan, &mut io).await?;
+    let io = Rewind::new(first.freeze(), io);
+    match detected {
+        Some(Detected::Http1) => serve::serve(connection.clone(), io, HttpVersion::Http1).await,
+        Some(Detected::Http2) => serve::serve(connection.clone(), io, HttpVersion::Http2).await,
+        Some(Detected::Tls) if connection.peer().is_none() => {
+            return Err(Refused::new(Refusal::TlsRefused, "TLS on a port that the file declares `tls: off`"));
+        }
+        Some(Detected::Opaque | Detected::Tls) if plan.has_l7_rules => {
+            return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
+        }
+        None if plan.has_l7_rules => {
+            plan.metrics.detect_timeout();
+            return Err(Refused::new(
+                Refusal::DetectTimeout,
+                "no first bytes, on a port whose rules are about requests",
+            ));
+        }
+        Some(Detected::Opaque | Detected::Tls) | None => return tunnel(connection, plan, io).await,
+    }
+    Ok(())
+}
+
+async fn first_bytes<IO: AsyncRead + Unpin>(
+    connection: &Connection,
+    plan: &InboundPlan,
+    io: &mut IO,
+) -> Result<(Option<Detected>, BytesMut), Refused> {
+    let worker = &connection.worker;
+    let timeouts = worker.policy().timeouts.clone();
+    let rules = if plan.has_l7_rules { Rules::L7 } else { Rules::L4Only };
+    let skip = worker.detect_memory.borrow_mut().may_skip_wait(&connection.door, rules, Instant::now());
+    // Where HTTP is declared there is nothing else to find out: a caller may take as long as for a request's head.
+    let deadline = match plan.config.protocol {
+        Protocol::Http => timeouts.request_headers,
+        _ if skip => Duration::ZERO,
+        _ => timeouts.detect,
+    };
+    let mut first = BytesMut::new();
+    let detected = detect::detect(io, &mut first, deadline).await;
+    let detected = detected.map_err(|error| Refused::new(Refusal::ProtocolRefused, error.to_string()))?;
+    if rules == Rules::L4Only && !skip {
+        worker.detect_memory.borrow_mut().record(&connection.door, detected, Instant::now());
+    }
+    Ok((detected, first))
+}
+
+/// L4: decided once, then copied.
+async fn tunnel<IO>(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, mut io: IO) -> Result<(), Refused>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.session.set_carries(Carries::Stream);
+    let principal = connection.peer().map_or(Principal::Anonymous, |peer| Principal::Spiffe(&peer.id));
+    match plan.decide_l4(&principal) {
+        Decision::Allowed { rule } => connection.rule(rule),
+        Decision::Refused(refusal) => return Err(refusal.into()),
+    }
+    l4::tunnel(connection, &mut io, &plan.app, None).await
+}

@@ -5,6 +5,7 @@ pub mod app;
 pub mod authz;
 pub mod capture;
 pub mod cli;
+pub mod connection;
 pub mod detect;
 pub mod drain;
 pub mod http;

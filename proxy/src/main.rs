@@ -1,3 +1,11 @@
 //! Command → function → exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    postern::cli::main()
+}

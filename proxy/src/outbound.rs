@@ -1,1 +1,104 @@
-//! (in work)
+//! The life of a connection from the application to the mesh.
+//!
+//! accept → the listener, or the request, names a service → L7: `http::request`; L4: a connection of its own, and a tunnel.
+
+use crate::capture::Accepted;
+use crate::connection::{Connection, Place};
+use crate::detect::{self, Detected, Rewind, Rules};
+use crate::http::serve;
+use crate::policy::{Door, DoorPlan};
+use crate::refusal::{Refusal, Refused};
+use crate::session::{Carries, Direction, SessionIo, Subject};
+use crate::upstream::client::HttpVersion;
+use crate::upstream::l4;
+use crate::upstream::plan::ServicePlan;
+use crate::worker::Worker;
+use bytes::{Bytes, BytesMut};
+use postern_config::Protocol;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Serves one connection to its end; its record is written when the last of it is dropped.
+pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
+    let policy = worker.policy();
+    let (service, name, metrics) = match policy.door(door) {
+        Some(DoorPlan::Service(service)) => (Some(service.clone()), service.name.clone(), service.metrics.clone()),
+        Some(DoorPlan::Shared) => (None, Arc::from("outbound"), policy.unrouted.clone()),
+        Some(DoorPlan::Inbound(_)) | None => return,
+    };
+    let connection = Connection::open(&worker, door, place, Direction::Local, name, metrics, accepted.client.0);
+    let io = SessionIo::new(accepted.tcp, connection.session.clone(), worker.shared.metrics.clone());
+    let result = match &service {
+        Some(service) => to_service(&connection, service, io).await,
+        None => by_request(&connection, io).await,
+    };
+    if let Err(refused) = result {
+        tracing::debug!(remote = %accepted.client.0, reason = refused.refusal.code(), detail = %refused.detail, "outbound connection refused");
+        connection.refused(refused);
+    }
+}
+
+/// A listener of one service.
+async fn to_service(connection: &Rc<Connection>, service: &Arc<ServicePlan>, mut io: SessionIo) -> Result<(), Refused> {
+    let timeouts = connection.worker.policy().timeouts.clone();
+    let memory = &connection.worker.detect_memory;
+    let skip = memory.borrow_mut().may_skip_wait(&connection.door, Rules::L4Only, Instant::now());
+    let deadline = match service.protocol {
+        Protocol::Tcp => return tunnel(connection, service, Rewind::new(Bytes::new(), io)).await,
+        Protocol::Http => timeouts.request_headers,
+        Protocol::Detect if skip => Duration::ZERO,
+        Protocol::Detect => timeouts.detect,
+    };
+    let mut first = BytesMut::new();
+    let detected = detect::detect(&mut io, &mut first, deadline).await.map_err(unreadable)?;
+    if service.protocol == Protocol::Detect && !skip {
+        memory.borrow_mut().record(&connection.door, detected, Instant::now());
+    }
+    let io = Rewind::new(first.freeze(), io);
+    match (detected, service.protocol) {
+        (Some(Detected::Http1), _) => serve::serve(connection.clone(), io, HttpVersion::Http1).await,
+        (Some(Detected::Http2), _) => serve::serve(connection.clone(), io, HttpVersion::Http2).await,
+        (_, Protocol::Http) => {
+            return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, for a service declared `protocol: http`"));
+        }
+        _ => {
+            if detected.is_none() {
+                service.metrics.detect_timeout();
+            }
+            return tunnel(connection, service, io).await;
+        }
+    }
+    Ok(())
+}
+
+/// A shared listener: only HTTP names its service.
+async fn by_request(connection: &Rc<Connection>, mut io: SessionIo) -> Result<(), Refused> {
+    let deadline = connection.worker.policy().timeouts.request_headers;
+    let mut first = BytesMut::new();
+    let detected = detect::detect(&mut io, &mut first, deadline).await.map_err(unreadable)?;
+    let io = Rewind::new(first.freeze(), io);
+    match detected {
+        Some(Detected::Http1) => serve::serve(connection.clone(), io, HttpVersion::Http1).await,
+        Some(Detected::Http2) => serve::serve(connection.clone(), io, HttpVersion::Http2).await,
+        _ => {
+            let why = "only HTTP names its service on a shared listener: give the service a `listen` of its own";
+            return Err(Refused::new(Refusal::UnknownService, why));
+        }
+    }
+    Ok(())
+}
+
+async fn tunnel(
+    connection: &Rc<Connection>,
+    service: &Arc<ServicePlan>,
+    mut io: Rewind<SessionIo>,
+) -> Result<(), Refused> {
+    connection.session.set_carries(Carries::Stream);
+    connection.session.set_subject(Subject::Service { plan: service.clone(), host: None });
+    l4::tunnel(connection, &mut io, service, None).await
+}
+
+fn unreadable(error: std::io::Error) -> Refused {
+    Refused::new(Refusal::ProtocolRefused, error.to_string())
+}

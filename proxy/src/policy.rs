@@ -1,1 +1,247 @@
-//! (in work)
+//! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
+
+use crate::authz::{Decision, Principal, RuleSet};
+use crate::http::normalize::Readings;
+use crate::http::route::RouteTable;
+use crate::refusal::Refusal;
+use crate::session::Direction;
+use crate::telemetry::{Metrics, PortMetrics};
+use crate::tls::verifier::Strictness;
+use crate::tls::web::{WebRootsError, WebTls};
+use crate::upstream::plan::{ServicePlan, ServiceTable};
+use http::Method;
+use postern_config::{AppAddress, Config, Inbound, Limits, Protocol, Timeouts};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A listening address, stable over reloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Door(pub SocketAddr);
+
+/// What stands behind a door.
+#[derive(Clone)]
+pub enum DoorPlan {
+    /// Peers → our application.
+    Inbound(Arc<InboundPlan>),
+    /// Our application → this service.
+    Service(Arc<ServicePlan>),
+    /// Our application → the service that the request names.
+    Shared,
+}
+
+pub struct Policy {
+    /// Rises by one with every publication.
+    pub generation: u64,
+    /// SHA-256 of the effective configuration, hex.
+    pub digest: String,
+    doors: HashMap<Door, DoorPlan>,
+    pub services: ServiceTable,
+    pub timeouts: Arc<Timeouts>,
+    pub limits: Arc<Limits>,
+    pub strictness: Strictness,
+    pub connections_max: usize,
+    /// Counts what no service was found for.
+    pub unrouted: Arc<PortMetrics>,
+}
+
+/// One inbound port, ready to decide.
+pub struct InboundPlan {
+    pub name: Arc<str>,
+    pub config: Inbound,
+    rules: RuleSet,
+    routes: RouteTable,
+    route_plans: Vec<RoutePlan>,
+    /// Some rule or route looks at requests: then nothing that is not HTTP passes (DESIGN, "detection memory").
+    pub has_l7_rules: bool,
+    pub app: Arc<ServicePlan>,
+    pub metrics: Arc<PortMetrics>,
+}
+
+pub struct RoutePlan {
+    pub name: Arc<str>,
+    pub lax_path: bool,
+    rules: RuleSet,
+}
+
+/// Why a checked configuration could not be compiled into a policy.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error("service {service}: the Web PKI roots cannot be used")]
+    WebRoots {
+        service: String,
+        #[source]
+        source: WebRootsError,
+    },
+}
+
+impl Policy {
+    /// Builds the whole plan; what did not change since `previous` keeps its connections' pools.
+    ///
+    /// # Errors
+    /// What needs files of the system, and did not find them.
+    pub fn compile(config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Result<Self, CompileError> {
+        let mut doors = HashMap::new();
+        let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
+        for inbound in &config.inbound {
+            let plan = Arc::new(InboundPlan::compile(inbound, config, previous, metrics));
+            if let Some(address) = inbound.listen {
+                doors.insert(Door(address), DoorPlan::Inbound(plan));
+            }
+        }
+        let mut services = Vec::new();
+        for service in &config.outbound.services {
+            let web = match &service.transport {
+                postern_config::Transport::WebTls { roots, .. } => Some(Arc::new(
+                    WebTls::new(roots.as_deref())
+                        .map_err(|source| CompileError::WebRoots { service: service.name.clone(), source })?,
+                )),
+                _ => None,
+            };
+            let plan = previous
+                .and_then(|previous| previous.services.by_name(&service.name))
+                .filter(|before| before.same_upstream(service, &config.timeouts))
+                .unwrap_or_else(|| Arc::new(ServicePlan::service(service, &config.timeouts, web, metrics)));
+            if let Some(address) = service.listen {
+                doors.insert(Door(address), DoorPlan::Service(plan.clone()));
+            }
+            services.push(plan);
+        }
+        for address in &config.outbound.listen {
+            doors.insert(Door(*address), DoorPlan::Shared);
+        }
+        Ok(Self {
+            generation: previous.map_or(1, |previous| previous.generation + 1),
+            digest: digest(config),
+            doors,
+            services: ServiceTable::compile(services),
+            timeouts: Arc::new(config.timeouts.clone()),
+            limits: Arc::new(config.limits.clone()),
+            strictness,
+            connections_max: config.limits.connections.unwrap_or_else(connections_max),
+            unrouted: metrics.outbound("(unknown)"),
+        })
+    }
+
+    pub fn door(&self, door: Door) -> Option<&DoorPlan> {
+        self.doors.get(&door)
+    }
+
+    pub fn doors(&self) -> impl Iterator<Item = Door> + '_ {
+        self.doors.keys().copied()
+    }
+
+    pub fn inbound(&self, door: Door) -> Option<&Arc<InboundPlan>> {
+        match self.doors.get(&door) {
+            Some(DoorPlan::Inbound(plan)) => Some(plan),
+            _ => None,
+        }
+    }
+}
+
+impl InboundPlan {
+    fn compile(inbound: &Inbound, config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Self {
+        let name: Arc<str> = Arc::from(inbound.name.as_str());
+        let looks_at_requests = |rules: &[postern_config::authz::Allow]| {
+            rules.iter().any(|rule| !rule.methods.is_empty() || !rule.paths.is_empty())
+        };
+        let has_l7_rules =
+            inbound.protocol == Protocol::Http || !inbound.routes.is_empty() || looks_at_requests(&inbound.allow);
+        let app = previous
+            .and_then(|previous| previous.doors.values().find_map(|door| door.app_of(&inbound.name)))
+            .filter(|before| before.same_app(&inbound.app, &config.timeouts))
+            .unwrap_or_else(|| Arc::new(ServicePlan::app(&name, &inbound.app, &config.timeouts, metrics)));
+        Self {
+            rules: RuleSet::compile(&inbound.allow),
+            routes: RouteTable::compile(&inbound.routes),
+            route_plans: inbound
+                .routes
+                .iter()
+                .map(|route| RoutePlan {
+                    name: Arc::from(route.name.as_str()),
+                    lax_path: route.lax_path,
+                    rules: RuleSet::compile(&route.allow),
+                })
+                .collect(),
+            has_l7_rules,
+            app,
+            metrics: metrics.inbound(&inbound.name),
+            name,
+            config: inbound.clone(),
+        }
+    }
+
+    /// May some route take a path that strict reading refuses? Only then is the lax reading tried.
+    pub fn some_route_is_lax(&self) -> bool {
+        self.route_plans.iter().any(|route| route.lax_path)
+    }
+
+    /// # Errors
+    /// No route, or readings of the path that select different ones. `Ok(None)`: the port has no routes, its own rules
+    /// decide.
+    pub fn route(&self, host: &str, method: &Method, readings: &Readings<'_>) -> Result<Option<&RoutePlan>, Refusal> {
+        if self.route_plans.is_empty() {
+            return if method == Method::CONNECT { Err(Refusal::ConnectRefused) } else { Ok(None) };
+        }
+        self.routes.select(host, method, readings).map(|index| self.route_plans.get(index))
+    }
+
+    /// The decision on one request.
+    pub fn decide(
+        &self,
+        route: Option<&RoutePlan>,
+        principal: &Principal<'_>,
+        method: &Method,
+        readings: &Readings<'_>,
+    ) -> Decision {
+        route.map_or(&self.rules, |route| &route.rules).decide_http(principal, method, readings)
+    }
+
+    /// The decision on a whole connection. Only rules that do not look at requests can allow one.
+    pub fn decide_l4(&self, principal: &Principal<'_>) -> Decision {
+        self.rules.decide_l4(principal)
+    }
+}
+
+impl DoorPlan {
+    fn app_of(&self, name: &str) -> Option<Arc<ServicePlan>> {
+        match self {
+            Self::Inbound(plan) if &*plan.name == name => Some(plan.app.clone()),
+            _ => None,
+        }
+    }
+
+    pub fn direction(&self) -> Direction {
+        match self {
+            Self::Inbound(_) => Direction::Inbound,
+            Self::Service(_) | Self::Shared => Direction::Local,
+        }
+    }
+}
+
+fn digest(config: &Config) -> String {
+    let text = config.effective_json().to_string();
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 80 % of the descriptor limit (PEERS D2), two sockets a connection.
+fn connections_max() -> usize {
+    const DESCRIPTORS_ASSUMED: usize = 1024;
+    let descriptors = std::fs::read_to_string("/proc/self/limits")
+        .ok()
+        .and_then(|limits| {
+            let line = limits.lines().find(|line| line.starts_with("Max open files"))?.to_owned();
+            line.split_whitespace().nth(3)?.parse::<usize>().ok()
+        })
+        .unwrap_or(DESCRIPTORS_ASSUMED);
+    descriptors * 8 / 10 / 2
+}
+
+/// The application's address, for messages.
+pub fn app_text(app: &AppAddress) -> String {
+    match app {
+        AppAddress::Tcp(address) => address.to_string(),
+        AppAddress::Unix(path) => format!("unix:{}", path.display()),
+    }
+}

@@ -4,6 +4,7 @@
 //! sidecar only) and the decision id.
 
 use http::StatusCode;
+use std::borrow::Cow;
 
 /// A closed set. `code()` is stable: logs, metrics and records use it alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +41,8 @@ pub enum Refusal {
     BadHost,
     /// Framing or headers that a strict proxy does not pass on.
     BadRequest,
+    /// An `Expect` other than `100-continue`.
+    ExpectationRefused,
     /// More or larger header fields than allowed.
     HeadersTooLarge,
     /// CONNECT where no route says so.
@@ -110,6 +113,7 @@ impl Refusal {
             Self::BadPath               => ("bad_path",                400,  3),
             Self::BadHost               => ("bad_host",                400,  3),
             Self::BadRequest            => ("bad_request",             400,  3),
+            Self::ExpectationRefused    => ("expectation_refused",     417,  3),
             Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
             Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
@@ -128,5 +132,24 @@ impl Refusal {
             Self::Loop                  => ("loop",                    508, 13),
             Self::Internal              => ("internal",                500, 13),
         }
+    }
+}
+
+/// A refusal with its words for the inside: log and record, never for whoever asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub refusal: Refusal,
+    pub detail: Cow<'static, str>,
+}
+
+impl Refused {
+    pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { refusal, detail: detail.into() }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, detail: Cow::Borrowed("") }
     }
 }

@@ -1,1 +1,368 @@
-//! (in work)
+//! The registry of live connections and their authentication state; re-checks, retires and cuts them.
+//!
+//! Every connection has a [`Session`] from before its first check to its last byte. Each worker keeps its own
+//! [`Registry`], so a re-check takes no lock. Cutting happens at the socket ([`SessionIo`]): whatever protocol runs above
+//! it, the next poll fails, so no protocol can be forgotten.
+//!
+//! What ends trust, and what is done, is the table of DESIGN ("Rulings"); [`trust_end`] is that table as code.
+
+mod io;
+mod recheck;
+mod registry;
+
+pub use io::SessionIo;
+pub use recheck::{Subject, policy_changed};
+pub use registry::{InFlight, Registered, Registry, RequestGuard};
+
+use crate::admin::ConnectionInfo;
+use crate::identity::{Snapshot, SourceStatus, Svid};
+use crate::telemetry::PortMetrics;
+use crate::telemetry::json::rfc3339;
+use crate::tls::verifier::{Strictness, SvidError, still_trusted};
+use crate::tls::{Peer, Role};
+use futures_util::task::AtomicWaker;
+use postern_config::OnExpiry;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Notify;
+
+/// From whose side the connection was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// A peer connected to us.
+    Inbound,
+    /// The application connected to us.
+    Local,
+    /// We connected to an upstream.
+    Upstream,
+}
+
+impl Direction {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Local => "outbound",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// Why a live connection was ended by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EndCause {
+    /// Our own SVID was withdrawn.
+    IdentityWithdrawn = 1,
+    /// The authority that vouched for the peer is gone, or the peer's chain no longer verifies.
+    AuthorityRemoved,
+    /// The peer's trust domain is gone.
+    TrustDomainRemoved,
+    /// The policy no longer allows what the connection carries.
+    PolicyChanged,
+    /// Our SVID or the peer's expired.
+    SvidExpired,
+    /// Our SVID was replaced; only ever retires.
+    SvidRotated,
+    /// Nothing happened on it for too long.
+    Idle,
+    /// A request's head did not arrive in time.
+    HeaderTimeout,
+    /// We are shutting down.
+    Draining,
+}
+
+impl EndCause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IdentityWithdrawn => "identity_withdrawn",
+            Self::AuthorityRemoved => "authority_removed",
+            Self::TrustDomainRemoved => "trust_domain_removed",
+            Self::PolicyChanged => "policy_changed",
+            Self::SvidExpired => "svid_expired",
+            Self::SvidRotated => "svid_rotated",
+            Self::Idle => "idle",
+            Self::HeaderTimeout => "header_timeout",
+            Self::Draining => "draining",
+        }
+    }
+
+    fn from_u8(value: u8) -> Option<Self> {
+        [
+            Self::IdentityWithdrawn,
+            Self::AuthorityRemoved,
+            Self::TrustDomainRemoved,
+            Self::PolicyChanged,
+            Self::SvidExpired,
+            Self::SvidRotated,
+            Self::Idle,
+            Self::HeaderTimeout,
+            Self::Draining,
+        ]
+        .into_iter()
+        .find(|cause| *cause as u8 == value)
+    }
+}
+
+/// What a connection carries; decides how expiry and policy changes treat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Carries {
+    /// Not known yet: handshake or detection.
+    Unknown,
+    Http1,
+    Http2,
+    /// A tunnel, or an upgraded connection.
+    Stream,
+}
+
+impl Carries {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Stream => "tcp",
+        }
+    }
+}
+
+/// What the mTLS handshake established, and with what of ours.
+pub struct Trust {
+    pub own: Arc<Svid>,
+    pub peer: Arc<Peer>,
+    pub peer_role: Role,
+    pub strictness: Strictness,
+    pub on_expiry: OnExpiry,
+}
+
+impl Trust {
+    /// When the first of the two SVIDs ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.own.not_after.min(self.peer.not_after)
+    }
+}
+
+/// One live connection.
+pub struct Session {
+    pub id: u64,
+    pub direction: Direction,
+    /// Listener or service, as named in the file.
+    pub name: Arc<str>,
+    pub remote: SocketAddr,
+    pub opened_at: SystemTime,
+    pub opened: Instant,
+    metrics: Arc<PortMetrics>,
+    kept_after_expiry: AtomicBool,
+    trust: OnceLock<Trust>,
+    subject: OnceLock<Subject>,
+    carries: AtomicU8,
+    cut: AtomicBool,
+    retired: AtomicBool,
+    cause: AtomicU8,
+    /// The event that ended it, to measure event → last byte.
+    ended_by: OnceLock<Instant>,
+    read_waker: AtomicWaker,
+    write_waker: AtomicWaker,
+    retire: Notify,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+    /// HTTP requests that have begun and not ended.
+    pub requests_active: AtomicU32,
+    pub requests_total: AtomicU64,
+}
+
+impl Session {
+    pub fn new(
+        id: u64,
+        direction: Direction,
+        name: Arc<str>,
+        remote: SocketAddr,
+        metrics: Arc<PortMetrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            direction,
+            name,
+            remote,
+            opened_at: SystemTime::now(),
+            opened: Instant::now(),
+            metrics,
+            kept_after_expiry: AtomicBool::new(false),
+            trust: OnceLock::new(),
+            subject: OnceLock::new(),
+            carries: AtomicU8::new(Carries::Unknown as u8),
+            cut: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            cause: AtomicU8::new(0),
+            ended_by: OnceLock::new(),
+            read_waker: AtomicWaker::new(),
+            write_waker: AtomicWaker::new(),
+            retire: Notify::new(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            requests_active: AtomicU32::new(0),
+            requests_total: AtomicU64::new(0),
+        })
+    }
+
+    /// The mTLS identity of both sides; `None` while unknown, and on plaintext.
+    pub fn trust(&self) -> Option<&Trust> {
+        self.trust.get()
+    }
+
+    /// Sets what the handshake established, then checks it against `current`: the snapshot may have changed while the
+    /// handshake ran, and the sweep for that change saw a session without trust.
+    pub fn establish(&self, trust: Trust, current: &Snapshot) {
+        let verified_with = trust.peer.generation;
+        let trust = self.trust.get_or_init(|| trust);
+        if verified_with != current.generation
+            && let Some(cause) = trust_end(trust, current)
+        {
+            self.cut(cause, current.published);
+        }
+    }
+
+    /// What the policy has to be asked about, when it changes.
+    pub fn subject(&self) -> Option<&Subject> {
+        self.subject.get()
+    }
+
+    pub fn set_subject(&self, subject: Subject) {
+        // A connection has one subject; a second attempt would be the same one.
+        let _ = self.subject.set(subject);
+    }
+
+    pub fn requests_total(&self) -> u64 {
+        self.requests_total.load(Relaxed)
+    }
+
+    pub fn carries(&self) -> Carries {
+        match self.carries.load(Relaxed) {
+            1 => Carries::Http1,
+            2 => Carries::Http2,
+            3 => Carries::Stream,
+            _ => Carries::Unknown,
+        }
+    }
+
+    pub fn set_carries(&self, carries: Carries) {
+        self.carries.store(carries as u8, Relaxed);
+    }
+
+    /// Ends the connection now: the next poll of its socket fails and the socket is reset.
+    pub fn cut(&self, cause: EndCause, event: Instant) {
+        if self.cut.swap(true, Relaxed) {
+            return;
+        }
+        self.cause.store(cause as u8, Relaxed);
+        let _ = self.ended_by.set(event);
+        self.read_waker.wake();
+        self.write_waker.wake();
+        self.retire.notify_waiters();
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Relaxed)
+    }
+
+    /// Lets the connection end in order: no new request, what is in flight finishes. L4 is left alone.
+    pub fn retire(&self, cause: EndCause) {
+        if self.retired.swap(true, Relaxed) || self.is_cut() {
+            return;
+        }
+        self.cause.store(cause as u8, Relaxed);
+        self.retire.notify_waiters();
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    /// Resolves when the session is retired or cut.
+    pub async fn retired(&self) {
+        let notified = self.retire.notified();
+        if self.is_retired() || self.is_cut() {
+            return;
+        }
+        notified.await;
+    }
+
+    /// Why we ended it, if we did.
+    pub fn end_cause(&self) -> Option<EndCause> {
+        EndCause::from_u8(self.cause.load(Relaxed))
+    }
+
+    /// `on_expiry: keep`: counted once, and visible.
+    fn keep_after_expiry(&self) {
+        if !self.kept_after_expiry.swap(true, Relaxed) {
+            self.metrics.expired_kept();
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        if self.is_cut() {
+            "cut"
+        } else if self.is_retired() {
+            "retiring"
+        } else if self.kept_after_expiry.load(Relaxed) {
+            "kept after expiry"
+        } else {
+            "live"
+        }
+    }
+
+    /// For the operator.
+    pub fn info(&self) -> ConnectionInfo {
+        let trust = self.trust();
+        ConnectionInfo {
+            id: self.id,
+            direction: self.direction.as_str(),
+            listener: self.name.to_string(),
+            protocol: self.carries().as_str(),
+            remote: self.remote.to_string(),
+            peer_spiffe_id: trust.map(|trust| trust.peer.id.to_string()),
+            peer_not_after: trust.map(|trust| rfc3339(trust.peer.not_after)),
+            own_spiffe_id: trust.map(|trust| trust.own.id.to_string()),
+            opened_at: rfc3339(self.opened_at),
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            state: self.state(),
+        }
+    }
+
+    /// Event → now, for a session that was cut.
+    fn cut_latency(&self) -> Option<(EndCause, Duration)> {
+        if !self.is_cut() {
+            return None;
+        }
+        Some((self.end_cause()?, self.ended_by.get()?.elapsed()))
+    }
+}
+
+/// The teardown table of the rulings, for changes of identity: what of `trust` ended with `snapshot`?
+pub fn trust_end(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {
+    match snapshot.source {
+        SourceStatus::Denied { cut: true, .. } | SourceStatus::Withdrawn { .. } => {
+            return Some(EndCause::IdentityWithdrawn);
+        }
+        // Agents say so in passing: no new handshake, but live connections wait for the grace to pass.
+        SourceStatus::Denied { cut: false, .. } => return None,
+        SourceStatus::Waiting { .. } | SourceStatus::Connected | SourceStatus::Broken { .. } => {}
+    }
+    if !snapshot.svids.iter().any(|svid| svid.id == trust.own.id) {
+        return Some(EndCause::IdentityWithdrawn);
+    }
+    let peer = &trust.peer;
+    match still_trusted(peer, &snapshot.bundles, trust.peer_role, SystemTime::now(), trust.strictness) {
+        Ok(_) => None,
+        Err(SvidError::NoBundle { .. }) => Some(EndCause::TrustDomainRemoved),
+        Err(_) => Some(EndCause::AuthorityRemoved),
+    }
+}
+
+/// Is the SVID that the session was made with still the one that a new handshake would use?
+pub fn own_svid_rotated(trust: &Trust, snapshot: &Snapshot) -> bool {
+    !snapshot.svids.iter().any(|svid| svid.fingerprint == trust.own.fingerprint)
+}

@@ -1,1 +1,99 @@
-//! (in work)
+//! What every worker may reach. All of it is immutable snapshots, counters, or lives on the control plane.
+
+use crate::identity::IdentityStore;
+use crate::policy::Policy;
+use crate::telemetry::{AccessLog, Metrics};
+use crate::upstream::discovery::Discovery;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use tokio::sync::watch;
+
+pub struct Shared {
+    pub identity: Arc<IdentityStore>,
+    policy: ArcSwap<Policy>,
+    policy_changed: watch::Sender<u64>,
+    pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
+    pub discovery: Arc<Discovery>,
+    pub budget: ConnectionBudget,
+    draining: AtomicBool,
+    /// Makes the decision ids of one process differ from another's.
+    pub boot_id: u32,
+}
+
+impl Shared {
+    pub fn new(
+        identity: Arc<IdentityStore>,
+        policy: Policy,
+        metrics: Arc<Metrics>,
+        access_log: AccessLog,
+        discovery: Arc<Discovery>,
+    ) -> Self {
+        Self {
+            budget: ConnectionBudget::new(policy.connections_max),
+            identity,
+            policy: ArcSwap::from_pointee(policy),
+            policy_changed: watch::Sender::new(0),
+            metrics,
+            access_log,
+            discovery,
+            draining: AtomicBool::new(false),
+            boot_id: fastrand::u32(..),
+        }
+    }
+
+    /// For `arc_swap::Cache` in workers, and for whoever needs it once.
+    pub fn policy(&self) -> &ArcSwap<Policy> {
+        &self.policy
+    }
+
+    /// The one place where policy changes: swap, then wake the workers, which decide again what is live.
+    pub fn publish_policy(&self, policy: Policy) {
+        let generation = policy.generation;
+        self.budget.max.store(policy.connections_max, Relaxed);
+        self.policy.store(Arc::new(policy));
+        self.policy_changed.send_replace(generation);
+    }
+
+    pub fn subscribe_policy(&self) -> watch::Receiver<u64> {
+        self.policy_changed.subscribe()
+    }
+
+    pub fn start_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+}
+
+/// Accepted connections of the whole process, and their bound.
+pub struct ConnectionBudget {
+    live: AtomicUsize,
+    max: AtomicUsize,
+}
+
+impl ConnectionBudget {
+    fn new(max: usize) -> Self {
+        Self { live: AtomicUsize::new(0), max: AtomicUsize::new(max) }
+    }
+
+    /// Takes a place for one accepted connection; false when all are taken.
+    pub fn take(&self) -> bool {
+        if self.live.fetch_add(1, Relaxed) < self.max.load(Relaxed) {
+            return true;
+        }
+        self.live.fetch_sub(1, Relaxed);
+        false
+    }
+
+    pub fn give_back(&self) {
+        self.live.fetch_sub(1, Relaxed);
+    }
+
+    pub fn live(&self) -> usize {
+        self.live.load(Relaxed)
+    }
+}

@@ -1,1 +1,329 @@
-//! (in work)
+//! The data plane's threads: one current-thread runtime each, with its own sessions, pools and caches.
+//!
+//! A connection lives and dies on one worker, so nothing on the request path is locked. A listener is accepted on one
+//! worker; each connection goes to the one with the fewest.
+
+use crate::admin::ConnectionInfo;
+use crate::capture::{Accepted, ClientAddr};
+use crate::connection::Place;
+use crate::detect::DetectMemory;
+use crate::http::serve::LocalExecutor;
+use crate::identity::Snapshot;
+use crate::policy::{Door, DoorPlan, Policy};
+use crate::session::{Direction, Registry};
+use crate::shared::Shared;
+use crate::upstream::pool::Upstreams;
+use crate::{capture, inbound, outbound, session};
+use arc_swap::{ArcSwap, Cache};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::runtime::LocalOptions;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Commands waiting for one worker; a connection that finds it full is closed and counted.
+const COMMANDS_MAX: usize = 4096;
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What the control plane, or another worker, asks of a worker.
+pub enum Command {
+    /// Accept on this socket until the door is closed.
+    Open(Door, TcpListener),
+    /// Stop accepting there; connections that live stay.
+    Close(Door),
+    /// Serve a connection that another worker accepted.
+    Serve(Door, TcpStream, SocketAddr),
+    Connections(oneshot::Sender<Vec<ConnectionInfo>>),
+    /// Retire inbound connections; what is idle closes.
+    Drain,
+    /// How many connections of peers and of the application still live.
+    Live(oneshot::Sender<usize>),
+    /// End now.
+    Stop,
+}
+
+/// The control plane's and the other workers' side of a worker.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    commands: mpsc::Sender<Command>,
+    /// Connections it serves.
+    load: Arc<AtomicUsize>,
+}
+
+impl WorkerHandle {
+    pub async fn send(&self, command: Command) {
+        // A worker that is gone has nothing left to do.
+        let _ = self.commands.send(command).await;
+    }
+}
+
+/// All workers.
+pub struct Workers {
+    pub handles: Vec<WorkerHandle>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// The system gives no thread or no event queue.
+    pub fn start(count: usize, shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let (handles, queues): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| {
+                let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+                (WorkerHandle { commands, load: Arc::default() }, queue)
+            })
+            .unzip();
+        let mut threads = Vec::with_capacity(count);
+        for (index, queue) in queues.into_iter().enumerate() {
+            let (shared, peers) = (shared.clone(), handles.clone());
+            let (started, start) = std::sync::mpsc::sync_channel(1);
+            threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                // Made here, because it never leaves its thread.
+                let made =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+                match made {
+                    Ok(runtime) => {
+                        // The starter waits for it.
+                        let _ = started.send(Ok(()));
+                        runtime.block_on(run(index, shared, peers, queue));
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
+            })?);
+            start.recv().map_err(std::io::Error::other)??;
+        }
+        Ok(Self { handles, threads })
+    }
+
+    /// Live connections of all workers.
+    pub async fn connections(handles: Vec<WorkerHandle>) -> Vec<ConnectionInfo> {
+        let mut all = Vec::new();
+        for handle in handles {
+            let (reply, answer) = oneshot::channel();
+            handle.send(Command::Connections(reply)).await;
+            all.extend(answer.await.unwrap_or_default());
+        }
+        all
+    }
+
+    /// How many connections of peers and of the application still live.
+    pub async fn live(&self) -> usize {
+        let mut live = 0;
+        for handle in &self.handles {
+            let (reply, answer) = oneshot::channel();
+            handle.send(Command::Live(reply)).await;
+            live += answer.await.unwrap_or_default();
+        }
+        live
+    }
+
+    pub async fn stop(self) {
+        for handle in &self.handles {
+            handle.send(Command::Stop).await;
+        }
+        for thread in self.threads {
+            // A worker that panicked has said so on standard error.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+/// One worker, as its connections see it.
+pub struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub registry: Rc<Registry>,
+    pub upstreams: Upstreams,
+    pub detect_memory: RefCell<DetectMemory<Door>>,
+    pub executor: LocalExecutor,
+    policy: RefCell<Cache<Shared2Policy, Arc<Policy>>>,
+    identity: RefCell<Cache<Shared2Identity, Arc<Snapshot>>>,
+    peers: Vec<WorkerHandle>,
+    doors: RefCell<HashMap<Door, CancellationToken>>,
+    ids: Cell<u64>,
+}
+
+/// Lets a `Cache` reach the `ArcSwap`s inside `Shared`.
+#[derive(Clone)]
+struct Shared2Policy(Arc<Shared>);
+#[derive(Clone)]
+struct Shared2Identity(Arc<Shared>);
+
+impl std::ops::Deref for Shared2Policy {
+    type Target = ArcSwap<Policy>;
+    fn deref(&self) -> &Self::Target {
+        self.0.policy()
+    }
+}
+
+impl std::ops::Deref for Shared2Identity {
+    type Target = ArcSwap<Snapshot>;
+    fn deref(&self) -> &Self::Target {
+        self.0.identity.swap()
+    }
+}
+
+impl Worker {
+    /// The current policy. A request takes it once.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.borrow_mut().load().clone()
+    }
+
+    /// The current identity. A handshake takes it once.
+    pub fn identity(&self) -> Arc<Snapshot> {
+        self.identity.borrow_mut().load().clone()
+    }
+
+    /// A number that no other connection or decision of this process has.
+    pub fn next_id(&self) -> u64 {
+        self.ids.set(self.ids.get() + 1);
+        (self.index as u64) << 48 | self.ids.get()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining()
+    }
+}
+
+async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut queue: mpsc::Receiver<Command>) {
+    let worker = Rc::new(Worker {
+        index,
+        registry: Rc::default(),
+        upstreams: Upstreams::default(),
+        detect_memory: RefCell::default(),
+        executor: LocalExecutor,
+        policy: RefCell::new(Cache::new(Shared2Policy(shared.clone()))),
+        identity: RefCell::new(Cache::new(Shared2Identity(shared.clone()))),
+        peers,
+        doors: RefCell::default(),
+        ids: Cell::new(0),
+        shared,
+    });
+    tokio::task::spawn_local(watch_trust(worker.clone()));
+    tokio::task::spawn_local(sweep(worker.clone()));
+    while let Some(command) = queue.recv().await {
+        match command {
+            Command::Open(door, listener) => open(&worker, door, listener),
+            Command::Close(door) => {
+                if let Some(closing) = worker.doors.borrow_mut().remove(&door) {
+                    closing.cancel();
+                }
+            }
+            Command::Serve(door, stream, remote) => match tokio::net::TcpStream::from_std(stream) {
+                Ok(tcp) => start(&worker, door, Accepted::direct(tcp, ClientAddr(remote))),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be handed over");
+                    worker.peers[index].load.fetch_sub(1, Relaxed);
+                    worker.shared.budget.give_back();
+                }
+            },
+            Command::Connections(reply) => {
+                // The asker may have gone.
+                let _ = reply.send(worker.registry.sessions().iter().map(|session| session.info()).collect());
+            }
+            Command::Drain => {
+                for session in worker.registry.sessions() {
+                    if session.direction == Direction::Inbound {
+                        session.retire(session::EndCause::Draining);
+                    }
+                }
+            }
+            Command::Live(reply) => {
+                let live = worker.registry.len(Direction::Inbound) + worker.registry.len(Direction::Local);
+                let _ = reply.send(live);
+            }
+            Command::Stop => break,
+        }
+    }
+}
+
+/// Wakes when identity or policy changed, and decides again what lives here.
+async fn watch_trust(worker: Rc<Worker>) {
+    let mut identity = worker.shared.identity.subscribe();
+    let mut policy = worker.shared.subscribe_policy();
+    loop {
+        tokio::select! {
+            changed = identity.changed() => {
+                if changed.is_err() { return }
+                worker.registry.identity_changed(&worker.identity());
+            }
+            changed = policy.changed() => {
+                if changed.is_err() { return }
+                session::policy_changed(&worker.registry, &worker.policy(), Instant::now());
+            }
+        }
+    }
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let mut every = tokio::time::interval(SWEEP_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let policy = worker.policy();
+        worker.registry.sweep(SystemTime::now(), &policy.timeouts, worker.is_draining());
+        worker.upstreams.sweep(Instant::now());
+    }
+}
+
+fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(address = %door.0, %error, "the listener could not be opened");
+            return;
+        }
+    };
+    let closing = CancellationToken::new();
+    worker.doors.borrow_mut().insert(door, closing.clone());
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        let accepting = capture::accept_loop(listener, &worker.shared, |tcp, remote| place(&worker, door, tcp, remote));
+        tokio::select! {
+            () = accepting => {}
+            () = closing.cancelled() => {}
+        }
+    });
+}
+
+/// Serves the connection here, or hands it to the worker with the fewest.
+fn place(worker: &Rc<Worker>, door: Door, tcp: tokio::net::TcpStream, remote: SocketAddr) {
+    let least =
+        (0..worker.peers.len()).min_by_key(|index| (worker.peers[*index].load.load(Relaxed), *index != worker.index));
+    let chosen = least.unwrap_or(worker.index);
+    worker.peers[chosen].load.fetch_add(1, Relaxed);
+    if chosen == worker.index {
+        return start(worker, door, Accepted::direct(tcp, ClientAddr(remote)));
+    }
+    let handed_over = tcp.into_std().map_err(|error| error.to_string()).and_then(|stream| {
+        worker.peers[chosen].commands.try_send(Command::Serve(door, stream, remote)).map_err(|error| error.to_string())
+    });
+    if let Err(error) = handed_over {
+        worker.peers[chosen].load.fetch_sub(1, Relaxed);
+        worker.shared.budget.give_back();
+        tracing::warn!(%error, worker = chosen, "a connection was closed: its worker does not take it");
+    }
+}
+
+fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
+    let load = worker.peers[worker.index].load.clone();
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        let place = Place::new(load, worker.shared.clone());
+        match worker.policy().door(door).map(DoorPlan::direction) {
+            Some(Direction::Inbound) => inbound::serve(worker, door, accepted, place).await,
+            Some(_) => outbound::serve(worker, door, accepted, place).await,
+            // The door was taken out of the file while the connection waited.
+            None => {}
+        }
+    });
+}

@@ -147,3 +147,67 @@ fn watch(paths: &FilePaths, signal: &Arc<Signal>) -> Option<RecommendedWatcher> 
     }
     Some(watcher)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What arrives by rename is judged at once, what is written in place only when it has been stable.
+    #[tokio::test(start_paused = true)]
+    async fn judges_at_once_only_what_arrived_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let paths = FilePaths {
+            certificate: path("svid.pem"),
+            key: path("key.pem"),
+            bundle: path("b.pem"),
+            federated: Vec::new(),
+        };
+        let publisher = Publisher { store: Arc::default(), counters: Arc::default() };
+        let mut source = FilesSource::new(paths.clone(), Strictness::Strict, publisher.clone());
+        let judged = |source: &FilesSource| source.judged.is_some();
+
+        source.look(FileContents::read(&paths), false);
+        assert!(!judged(&source), "new");
+        tokio::time::advance(STABLE_FOR - Duration::from_millis(1)).await;
+        std::fs::write(path("svid.pem"), "half").unwrap();
+        source.look(FileContents::read(&paths), false);
+        tokio::time::advance(Duration::from_millis(2)).await;
+        source.look(FileContents::read(&paths), false);
+        assert!(!judged(&source), "changed since");
+        // Arrived whole but not usable: perhaps the rest of it is still to come, so nobody is alarmed yet.
+        source.look(FileContents::read(&paths), true);
+        assert_eq!((judged(&source), publisher.counters.discarded_in_all()), (false, 0));
+        tokio::time::advance(STABLE_FOR).await;
+        source.look(FileContents::read(&paths), false);
+        assert_eq!((judged(&source), publisher.counters.discarded_in_all()), (true, 1));
+        source.look(FileContents::read(&paths), false);
+        assert_eq!(publisher.counters.discarded_in_all(), 1, "not judged twice");
+    }
+
+    /// An editor's rename and the kubelet's: the link `..data` is replaced, the files' own names never are.
+    #[tokio::test]
+    async fn notices_arrivals_by_rename() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let paths = FilePaths {
+            certificate: path("svid.pem"),
+            key: path("key.pem"),
+            bundle: path("b.pem"),
+            federated: Vec::new(),
+        };
+        for (name, arrival) in [("svid.pem", true), (PROJECTED_VOLUME_LINK, true), ("unrelated", false)] {
+            std::fs::write(path("new"), name).unwrap();
+            let signal = Arc::new(Signal::default());
+            let _watcher = watch(&paths, &signal);
+            std::fs::rename(path("new"), path(name)).unwrap();
+            let noticed = async {
+                signal.changed.notified().await;
+                while signal.renamed.load(Ordering::Relaxed) != arrival {
+                    signal.changed.notified().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), noticed).await.expect(name);
+        }
+    }
+}

@@ -107,8 +107,14 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
     if same_svids && same_bundles && current.source == SourceStatus::Connected {
         return None;
     }
-    let source = SourceStatus::Connected;
-    Some(Snapshot { svids, bundles, source, received_at: Some(now), ..current.clone() })
+    Some(Snapshot {
+        generation: current.generation,
+        svids,
+        bundles,
+        source: SourceStatus::Connected,
+        received_at: Some(now),
+        published: std::time::Instant::now(),
+    })
 }
 
 /// Chain equality stands for key equality: the leaf has the public key, and the private one was checked against it.

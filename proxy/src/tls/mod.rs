@@ -2,14 +2,28 @@
 //!
 //! Only `verifier` decides *who* a peer is. A handshake sees one identity snapshot whole: its configuration is made for
 //! it, and the verifier's verdict is read from it afterwards.
+//!
+//! Reading order: [`verifier`] (the rules), [`path`] and [`bundle`] (what it stands on), [`mesh`] (the handshake), [`web`].
 
 pub mod bundle;
 pub mod certificate;
 pub mod der;
+pub mod error;
+mod handshake;
+pub mod mesh;
 pub mod path;
 pub mod peer;
+mod provider;
 pub mod svid_error;
 pub mod verifier;
+pub mod web;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use error::TlsError;
+pub use mesh::{Accept, ClientAlpn, Connect, ServerAlpn, accept, connect};
 pub use peer::{Peer, Role};
+pub use provider::provider;
 pub use verifier::{Strictness, SvidError, still_trusted, verify_svid};
+pub use web::{WebRootsError, WebTls};

@@ -1,1 +1,11 @@
-//! (in work)
+//! Where requests and connections go: which endpoints, which of them, over which pooled connection.
+//!
+//! `plan` is made at configuration time, `discovery` keeps addresses current on the control plane, `pool` and `connect`
+//! are each worker's own, `client` sends one request.
+
+pub mod client;
+pub mod connect;
+pub mod discovery;
+pub mod l4;
+pub mod plan;
+pub mod pool;

@@ -11,6 +11,7 @@ mod authority;
 pub mod control;
 mod error;
 mod server;
+mod unix_authority;
 mod workload;
 
 pub use error::DevError;

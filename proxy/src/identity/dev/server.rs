@@ -1,5 +1,6 @@
 //! The Workload API over one unix socket a workload: transport, security header, RPCs.
 
+use super::unix_authority::LenientStream;
 use super::workload::{MessageStream, Workload};
 use crate::identity::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use crate::identity::proto::{
@@ -8,6 +9,7 @@ use crate::identity::proto::{
 };
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -16,7 +18,7 @@ use tonic::{Request, Response, Status};
 pub(super) async fn serve(workload: Arc<Workload>, listener: UnixListener) -> Result<(), tonic::transport::Error> {
     let name = workload.name.clone();
     let incoming = match tokio::net::UnixListener::from_std(listener) {
-        Ok(listener) => UnixListenerStream::new(listener),
+        Ok(listener) => UnixListenerStream::new(listener).map(|accepted| accepted.map(LenientStream::new)),
         Err(error) => {
             tracing::error!(workload = name, %error, "cannot serve the Workload API");
             return Ok(());

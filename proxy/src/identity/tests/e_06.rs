@@ -366,7 +366,7 @@ async fn e_06_17_what_does_not_fit_together_is_discarded_whole() {
 }
 
 /// The SEC 1 key within a PKCS#8 one: the content of its last OCTET STRING.
-fn sec1(pkcs8: &[u8]) -> Vec<u8> {
+pub(super) fn sec1(pkcs8: &[u8]) -> Vec<u8> {
     let start = pkcs8.windows(2).rposition(|pair| pair == [0x02, 0x01]).expect("the version of SEC 1");
     let start = (0..start).rev().find(|at| pkcs8[*at] == 0x30).expect("its SEQUENCE");
     pkcs8[start..].to_vec()

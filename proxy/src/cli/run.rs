@@ -1,0 +1,114 @@
+//! `postern run`: the proxy, with a file, until it is told to end.
+
+use super::environment;
+use crate::app::{App, Surroundings};
+use crate::drain;
+use crate::reload::Watcher;
+use crate::telemetry::process_log;
+use clap::Args;
+use postern_config::Config;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// # Errors
+/// The file has problems (all are printed), or the proxy cannot start.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            anyhow::bail!("{} has problems; `postern check` shows them as well", args.config.display());
+        }
+    };
+    run_config(config, Some(&args.config))
+}
+
+/// Runs `config`; with a path, follows its file.
+///
+/// # Errors
+/// The proxy cannot start.
+pub fn run_config(config: Config, path: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let filter = environment::log_filter(config.telemetry.log.as_deref());
+    let log = process_log::init(filter.as_deref(), config.telemetry.log_format)?;
+    let surroundings = Surroundings { endpoint: environment::endpoint()?, log };
+    environment::block_on(serve(config, path, surroundings))
+}
+
+async fn serve(config: Config, path: Option<&Path>, surroundings: Surroundings) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let mut watcher = path.map(|_| Watcher::new(&config.sources));
+    let mut app = App::start(config, surroundings).await?;
+    loop {
+        tokio::select! {
+            () = changed(&mut watcher) => reload(&mut app, path, &mut watcher).await,
+            _ = signals.hangup.recv() => {
+                app.reopen_logs();
+                reload(&mut app, path, &mut watcher).await;
+            }
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            () = app.drain_asked() => break,
+        }
+    }
+    let at_most = drain::deadline(app.config().drain_timeout, environment::termination_grace());
+    tokio::select! {
+        () = app.drain(at_most) => {}
+        _ = signals.terminate.recv() => tracing::warn!("a second signal: ending now"),
+        _ = signals.interrupt.recv() => tracing::warn!("a second signal: ending now"),
+    }
+    app.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn changed(watcher: &mut Option<Watcher>) {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn reload(app: &mut App, path: Option<&Path>, watcher: &mut Option<Watcher>) {
+    let Some(path) = path else { return };
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(problems) => {
+            tracing::error!(file = %path.display(), %problems, "the configuration was refused: the last good one stays");
+            return app.refuse_configuration(&problems.to_string());
+        }
+    };
+    if let Some(watcher) = watcher {
+        watcher.follow(&config.sources);
+    }
+    if config.same_as(app.config()) {
+        return tracing::info!(file = %path.display(), "the configuration says what it said before");
+    }
+    if let Err(error) = app.apply(config).await {
+        let error = format!("{error:#}");
+        tracing::error!(file = %path.display(), error, "the configuration cannot be applied: the last good one stays");
+        app.refuse_configuration(&error);
+    }
+}

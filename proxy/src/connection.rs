@@ -1,0 +1,207 @@
+//! One accepted connection, from the moment it is accepted to its last byte: what is known of it, and its one record.
+
+use crate::http::identity_headers::RenderedIdentity;
+use crate::policy::Door;
+use crate::refusal::Refused;
+use crate::session::{Carries, Direction, Registered, Session};
+use crate::shared::Shared;
+use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
+use crate::telemetry::{self, PortMetrics};
+use crate::tls::Peer;
+use crate::upstream::client::HttpVersion;
+use crate::worker::Worker;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// What is known of a connection. Its drop closes the books: metrics, place, record.
+pub struct Connection {
+    pub worker: Rc<Worker>,
+    pub session: Arc<Session>,
+    pub door: Door,
+    pub metrics: Arc<PortMetrics>,
+    /// What the application is told of the caller; made once a connection.
+    pub identity: OnceCell<RenderedIdentity>,
+    version: Cell<HttpVersion>,
+    policy_generation: u64,
+    outcome: RefCell<ConnectionOutcome>,
+    _registered: Registered,
+    _place: Place,
+}
+
+#[derive(Default)]
+struct ConnectionOutcome {
+    refused: Option<Refused>,
+    rule: Option<Arc<str>>,
+    upstream: Option<String>,
+    upstream_peer: Option<Arc<Peer>>,
+    end: Option<String>,
+}
+
+/// A connection's place in its worker's load and in the process's budget.
+pub struct Place {
+    load: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+impl Place {
+    pub fn new(load: Arc<AtomicUsize>, shared: Arc<Shared>) -> Self {
+        Self { load, shared }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Relaxed);
+        self.shared.budget.give_back();
+    }
+}
+
+impl Connection {
+    /// Registers the connection, before anything of it is checked.
+    pub fn open(
+        worker: &Rc<Worker>,
+        door: Door,
+        place: Place,
+        direction: Direction,
+        name: Arc<str>,
+        metrics: Arc<PortMetrics>,
+        remote: SocketAddr,
+    ) -> Rc<Self> {
+        metrics.connection_opened();
+        let session = Session::new(worker.next_id(), direction, name, remote, metrics.clone());
+        Rc::new(Self {
+            _registered: worker.registry.register(session.clone()),
+            worker: worker.clone(),
+            session,
+            door,
+            metrics,
+            identity: OnceCell::new(),
+            version: Cell::new(HttpVersion::Http1),
+            policy_generation: worker.policy().generation,
+            outcome: RefCell::default(),
+            _place: place,
+        })
+    }
+
+    /// The verified caller; `None` is `anonymous`, or the application.
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        self.session.trust().map(|trust| &trust.peer)
+    }
+
+    pub fn version(&self) -> HttpVersion {
+        self.version.get()
+    }
+
+    pub fn set_version(&self, version: HttpVersion) {
+        self.version.set(version);
+        self.session.set_carries(match version {
+            HttpVersion::Http1 => Carries::Http1,
+            HttpVersion::Http2 => Carries::Http2,
+        });
+    }
+
+    /// Must the next response say `Connection: close`?
+    pub fn is_closing(&self) -> bool {
+        self.session.is_retired()
+    }
+
+    pub fn refused(&self, refused: Refused) {
+        self.metrics.refused(refused.refusal);
+        self.outcome.borrow_mut().refused = Some(refused);
+    }
+
+    pub fn rule(&self, rule: Arc<str>) {
+        self.outcome.borrow_mut().rule = Some(rule);
+    }
+
+    pub fn upstream(&self, address: String, peer: Option<Arc<Peer>>) {
+        let mut outcome = self.outcome.borrow_mut();
+        outcome.upstream = Some(address);
+        outcome.upstream_peer = peer;
+    }
+
+    /// Why it ended, where that is not plain.
+    pub fn ended(&self, why: String) {
+        self.outcome.borrow_mut().end.get_or_insert(why);
+    }
+
+    /// What every record of this connection says.
+    pub fn facts(&self) -> ConnectionFacts<'_> {
+        let session = &self.session;
+        let trust = session.trust();
+        ConnectionFacts {
+            time: None,
+            direction: match session.direction {
+                Direction::Inbound => telemetry::Direction::Inbound,
+                Direction::Local | Direction::Upstream => telemetry::Direction::Outbound,
+            },
+            name: &session.name,
+            connection: session.id,
+            remote: Some(session.remote),
+            protocol: match session.carries() {
+                Carries::Unknown => None,
+                Carries::Stream => Some("tcp"),
+                Carries::Http1 | Carries::Http2 => Some("http"),
+            },
+            tls: trust.map(|_| TlsFacts { version: Some("1.3"), cipher: None, curve: None }),
+            peer: trust.map(|trust| &trust.peer.id),
+            peer_fingerprint: trust.map(|trust| &trust.peer.fingerprint),
+            own: trust.map(|trust| &trust.own.id),
+            identity_generation: trust.map(|trust| trust.peer.generation),
+            policy_generation: Some(self.policy_generation),
+            bytes_received: session.bytes_in.load(Relaxed),
+            bytes_sent: session.bytes_out.load(Relaxed),
+            duration: session.opened.elapsed(),
+        }
+    }
+
+    fn write(&self) {
+        let outcome = self.outcome.borrow();
+        let mut facts = self.facts();
+        if self.session.direction == Direction::Local {
+            facts.peer = outcome.upstream_peer.as_ref().map(|peer| &peer.id);
+            facts.peer_fingerprint = outcome.upstream_peer.as_ref().map(|peer| &peer.fingerprint);
+        }
+        let requests = self.session.requests_total();
+        let decision = format!("{:08x}-{:x}", self.worker.shared.boot_id, self.session.id);
+        let cause = self.session.end_cause().map(|cause| cause.as_str());
+        self.worker.shared.access_log.connection(&ConnectionRecord {
+            connection: facts,
+            decision: Some(&decision),
+            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2).then_some(requests),
+            outcome: Outcome {
+                rule: outcome.rule.as_deref(),
+                route: None,
+                refusal: outcome.refused.as_ref().map(|refused| refused.refusal),
+                refusal_detail: outcome
+                    .refused
+                    .as_ref()
+                    .map(|refused| &*refused.detail)
+                    .filter(|text| !text.is_empty()),
+                remote_refusal: None,
+                remote_decision: None,
+                end: cause.or(outcome.end.as_deref()),
+            },
+            upstream: Upstream {
+                address: outcome.upstream.as_deref(),
+                identity: outcome.upstream_peer.as_ref().map(|peer| &peer.id),
+            },
+        });
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.metrics.connection_closed();
+        if self.session.requests_total() == 0 {
+            // Requests count their own bytes.
+            self.metrics.bytes(self.session.bytes_in.load(Relaxed), self.session.bytes_out.load(Relaxed));
+        }
+        if self.worker.shared.access_log.enabled() {
+            self.write();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Bodies on their way through: counted, ended with their request's trust, and their trailers cleaned.
+
+use super::headers;
+use super::record::Recorder;
+use crate::session::{InFlight, RequestGuard};
+use crate::upstream::client::Lease;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the other side of the proxy failed")]
+    Other(#[source] hyper::Error),
+    /// The trust or the policy that allowed the request ended.
+    #[error("the request was cut")]
+    Cut,
+}
+
+/// A request's body, towards an upstream.
+pub enum RequestBody {
+    Empty,
+    Streaming(Streaming),
+}
+
+pub struct Streaming {
+    inner: Incoming,
+    in_flight: Rc<InFlight>,
+}
+
+impl RequestBody {
+    pub fn new(inner: Incoming, in_flight: Rc<InFlight>) -> Self {
+        if inner.is_end_stream() { Self::Empty } else { Self::Streaming(Streaming { inner, in_flight }) }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Streaming(streaming) = self.get_mut() else { return Poll::Ready(None) };
+        if streaming.in_flight.is_cut() {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        let frame = ready!(Pin::new(&mut streaming.inner).poll_frame(context));
+        Poll::Ready(frame.map(|frame| clean(frame, &streaming.in_flight.bytes_from_caller)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(streaming) => streaming.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(streaming) => streaming.inner.size_hint(),
+        }
+    }
+}
+
+fn clean(frame: Result<Frame<Bytes>, hyper::Error>, bytes: &Cell<u64>) -> Result<Frame<Bytes>, BodyError> {
+    let mut frame = frame.map_err(BodyError::Other)?;
+    if let Some(data) = frame.data_ref() {
+        bytes.set(bytes.get() + data.len() as u64);
+    } else if let Some(trailers) = frame.trailers_mut() {
+        headers::clean_trailers(trailers);
+    }
+    Ok(frame)
+}
+
+/// A response's body, towards whoever asked.
+pub enum ResponseBody {
+    /// Our own words: refusals.
+    Own(Option<Bytes>),
+    Upstream(Box<FromUpstream>),
+}
+
+/// Lives as long as the response: what is dropped with it ends the request.
+pub struct FromUpstream {
+    pub inner: Incoming,
+    pub lease: Lease,
+    pub recorder: Recorder,
+    pub guard: RequestGuard,
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = match self.get_mut() {
+            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Upstream(body) => body,
+        };
+        if body.guard.request.poll_cut(context) {
+            body.recorder.ended_early("cut");
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        let frame = match ready!(Pin::new(&mut body.inner).poll_frame(context)) {
+            None => {
+                body.finish();
+                return Poll::Ready(None);
+            }
+            Some(frame) => frame,
+        };
+        let frame = clean(frame, &body.recorder.bytes_to_caller);
+        match &frame {
+            Ok(_) if body.inner.is_end_stream() => body.finish(),
+            Ok(_) => {}
+            Err(error) => body.recorder.failed(error),
+        }
+        Poll::Ready(Some(frame))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Upstream(body) => body.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Upstream(body) => body.inner.size_hint(),
+        }
+    }
+}
+
+impl FromUpstream {
+    /// The response has been read whole: its connection may carry another.
+    pub fn finish(&mut self) {
+        self.lease.finished();
+        self.recorder.complete();
+    }
+}

@@ -1,0 +1,126 @@
+//! What a request and its response look like on the next hop.
+
+use super::body::RequestBody;
+use super::headers;
+use super::record::Recorder;
+use super::request::Allowed;
+use super::respond;
+use crate::connection::Connection;
+use crate::refusal::{Refusal, Refused};
+use crate::upstream::client::{HttpVersion, Lease};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use hyper::body::Body;
+
+/// Turns the caller's head into the one that goes on. What was decided on goes on unchanged: the path's bytes and the
+/// authority as they came.
+///
+/// # Errors
+/// The authority cannot be written in the form that the hop's version wants.
+pub fn prepare(
+    head: &mut Parts,
+    body: &RequestBody,
+    to: &Allowed,
+    upgrade: Option<&HeaderValue>,
+) -> Result<(), Refused> {
+    let was_http2 = head.version == Version::HTTP_2;
+    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_identity(&mut head.headers);
+    // We answer `100 Continue` ourselves, when the upstream begins to take the body (RFC 9110 §10.1.1).
+    head.headers.remove(EXPECT);
+    let authority = authority(head)?;
+    match to.version {
+        HttpVersion::Http1 => {
+            if was_http2 {
+                headers::merge_cookies(&mut head.headers);
+            }
+            to_http1(head, body, authority, upgrade);
+        }
+        HttpVersion::Http2 => to_http2(head, authority)?,
+    }
+    Ok(())
+}
+
+/// The authority as the caller wrote it: absolute form and `:authority` before `Host` (RFC 9112 §3.2.2); that they agree
+/// was checked.
+fn authority(head: &Parts) -> Result<Option<Authority>, Refused> {
+    if let Some(authority) = head.uri.authority() {
+        return Ok(Some(authority.clone()));
+    }
+    let Some(host) = head.headers.get(HOST) else { return Ok(None) };
+    Authority::try_from(host.as_bytes())
+        .map(Some)
+        .map_err(|error| Refused::new(Refusal::BadHost, format!("Host is not an authority: {error}")))
+}
+
+fn to_http1(head: &mut Parts, body: &RequestBody, authority: Option<Authority>, upgrade: Option<&HeaderValue>) {
+    head.version = Version::HTTP_11;
+    if let Some(authority) = &authority
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        // hyper's HTTP/1 client writes none of its own when only `:authority` was given.
+        head.headers.insert(HOST, host);
+    }
+    if head.method == Method::CONNECT {
+        return;
+    }
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    head.uri = Uri::from(path);
+    if let Some(token) = upgrade {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, token.clone());
+    }
+    // Without this, hyper's client drops the body of a GET, HEAD or CONNECT that has no length (THREATS, traps).
+    if !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+fn to_http2(head: &mut Parts, authority: Option<Authority>) -> Result<(), Refused> {
+    head.version = Version::HTTP_2;
+    head.headers.remove(HOST);
+    if head.uri.scheme().is_some() && head.uri.authority().is_some() || head.method == Method::CONNECT {
+        return Ok(());
+    }
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = authority;
+    parts.path_and_query = Some(head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    head.uri = Uri::from_parts(parts)
+        .map_err(|error| Refused::new(Refusal::BadHost, format!("HTTP/2 needs an authority: {error}")))?;
+    Ok(())
+}
+
+/// What goes back to the caller.
+pub fn clean_response(
+    head: &mut http::response::Parts,
+    connection: &Connection,
+    lease: &Lease,
+    recorder: &mut Recorder,
+    switched: bool,
+) {
+    // Only a verified peer's sidecar can tell us why it refused; from anyone else the header is a forgery.
+    let refusal = lease.peer.as_ref().and_then(|_| respond::read_refusal(&head.headers));
+    let upgrade = switched.then(|| head.headers.get(UPGRADE).cloned()).flatten();
+    headers::strip_response(&mut head.headers);
+    if let Some((code, decision)) = refusal {
+        if let Some(decision) = decision.as_deref().and_then(|decision| HeaderValue::from_str(decision).ok()) {
+            head.headers.insert(respond::DECISION_HEADER, decision);
+        }
+        recorder.remote_refusal(code, decision);
+    }
+    if let Some(token) = upgrade {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, token);
+    } else if connection.is_closing() && connection.version() == HttpVersion::Http1 {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    // The hop's version is hyper's to write, by the caller's request.
+    head.version = Version::default();
+}
+
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,336 @@
+//! Header fields: what a strict proxy refuses, and what does not go on.
+//!
+//! Hyper has parsed the head when we see it, and it is lenient: what it lets through and the next hop may read differently
+//! is refused here (THREATS SM and HD). Stripping comes before anything of ours is added, so that no caller can take
+//! away, or forge, what we say. Pure.
+
+use super::identity_headers::is_reserved;
+use crate::refusal::Refusal;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{Method, Version};
+
+/// Refuses what can still be seen of ambiguous framing after hyper's parser, and header tricks with one purpose only.
+///
+/// # Errors
+/// `BadRequest` (answer and close), or `ExpectationRefused`.
+pub fn check_framing(parts: &Parts) -> Result<(), Refusal> {
+    check_body_length(parts)?;
+    for (name, value) in &parts.headers {
+        let bytes = value.as_bytes();
+        // RFC 9113 §8.2.1: such a message is malformed; h2 keeps the spaces (HD-25).
+        if bytes.first().is_some_and(is_blank) || bytes.last().is_some_and(is_blank) || is_framing_look_alike(name) {
+            return Err(Refusal::BadRequest);
+        }
+    }
+    check_connection(&parts.headers)?;
+    // RFC 9110 §10.1.1: an HTTP/1.0 expectation is ignored; one that is not known is answered by 417.
+    if parts.version > Version::HTTP_10 {
+        let mut expectations = parts.headers.get_all(EXPECT).iter();
+        let known = expectations.next().is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if !known || expectations.next().is_some() {
+            return Err(Refusal::ExpectationRefused);
+        }
+    }
+    Ok(())
+}
+
+/// RFC 9112 §6: one way to tell a body's length, or none.
+fn check_body_length(parts: &Parts) -> Result<(), Refusal> {
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
+    let (coding, length) = (codings.next(), lengths.next());
+    if codings.next().is_some() || lengths.next().is_some() || (coding.is_some() && length.is_some()) {
+        return Err(Refusal::BadRequest);
+    }
+    // Lists such as `gzip, chunked` pass hyper; who decodes the gzip is anybody's guess.
+    let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if coding.is_some_and(|value| parts.version != Version::HTTP_11 || !is_chunked(value)) {
+        return Err(Refusal::BadRequest);
+    }
+    let is_number = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    if length.is_some_and(|value| !is_number(value)) { Err(Refusal::BadRequest) } else { Ok(()) }
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// `Transfer_Encoding` and `content.length`: to an application behind CGI rules they *are* the framing (SM-06).
+fn is_framing_look_alike(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let real = match name.len() {
+        17 => "transfer-encoding",
+        14 => "content-length",
+        _ => return false,
+    };
+    name != real && folds_to(name, real)
+}
+
+/// Whether `name` is `plain` when every character but letters and digits is read as `-`, as CGI, WSGI and PHP do when they
+/// make a variable's name of it.
+pub(super) fn folds_to(name: &str, plain: &str) -> bool {
+    name.len() == plain.len()
+        && name
+            .bytes()
+            .zip(plain.bytes())
+            .all(|(byte, plain)| byte == plain || (plain == b'-' && !byte.is_ascii_alphanumeric()))
+}
+
+/// A connection option that names a field which we, or whoever is behind us, rely on is a trick to have it deleted on the
+/// way. RFC 9110 §7.6.1: "A sender MUST NOT send a connection option corresponding to a field that is intended for all
+/// recipients of the content".
+fn check_connection(headers: &HeaderMap) -> Result<(), Refusal> {
+    for value in headers.get_all(CONNECTION).iter().filter(|value| !nominates_no_field(value)) {
+        let options = value.to_str().or(Err(Refusal::BadRequest))?;
+        for option in list(options) {
+            if !option.bytes().all(is_token_byte) || is_relied_on(option) {
+                return Err(Refusal::BadRequest);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The protocol that the caller wants to switch to (RFC 9110 §7.8), if that is for us to pass on.
+///
+/// HTTP/1.1 only. `h2c`, `TLS/…` and `HTTP/…` would take the connection out of our sight and are as good as not asked for
+/// (SM-20).
+///
+/// # Errors
+/// `UpgradeRefused`: it has a body, which one side could take for bytes of the new protocol (SM-21). `BadRequest`: malformed.
+pub fn requested_upgrade(parts: &Parts) -> Result<Option<HeaderValue>, Refusal> {
+    let headers = &parts.headers;
+    if parts.version != Version::HTTP_11 || parts.method == Method::CONNECT || !headers.contains_key(UPGRADE) {
+        return Ok(None);
+    }
+    let is_option = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(list);
+    if !is_option.into_iter().any(|option| option.eq_ignore_ascii_case("upgrade")) {
+        return Ok(None);
+    }
+    let mut wanted = String::new();
+    for value in headers.get_all(UPGRADE) {
+        for protocol in list(value.to_str().or(Err(Refusal::BadRequest))?) {
+            if !protocol.bytes().all(|byte| is_token_byte(byte) || byte == b'/') {
+                return Err(Refusal::BadRequest);
+            }
+            if !is_other_transport(protocol) {
+                wanted.push_str(if wanted.is_empty() { "" } else { ", " });
+                wanted.push_str(protocol);
+            }
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let has_body =
+        headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if has_body {
+        return Err(Refusal::UpgradeRefused);
+    }
+    HeaderValue::try_from(wanted).map(Some).or(Err(Refusal::BadRequest))
+}
+
+fn is_other_transport(protocol: &str) -> bool {
+    let name = protocol.split_once('/').map_or(protocol, |(name, _)| name);
+    ["h2c", "h2", "http", "tls"].iter().any(|transport| name.eq_ignore_ascii_case(transport))
+}
+
+/// Removes what is meant for one connection only (RFC 9110 §7.6.1): the fixed list, and what `Connection` nominates.
+///
+/// A nomination of something relied on is ignored (a request with one has been refused by [`check_framing`]). `te: trailers`
+/// stays: gRPC demands it end to end. `trailer` stays too, for trailers are passed on.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let nominations: Vec<HeaderValue> = match headers.entry(CONNECTION) {
+        // Nearly all there is, and it takes no memory to see that.
+        Entry::Occupied(connection) if connection.iter().all(nominates_no_field) => {
+            connection.remove_entry_mult();
+            Vec::new()
+        }
+        Entry::Occupied(connection) => connection.remove_entry_mult().1.collect(),
+        Entry::Vacant(_) => Vec::new(),
+    };
+    for option in nominations.iter().filter_map(|value| value.to_str().ok()).flat_map(list) {
+        if !is_relied_on(option) && !option.eq_ignore_ascii_case("te") {
+            headers.remove(option);
+        }
+    }
+    if let Some(value) = headers.get(TE) {
+        let wants_trailers =
+            value.to_str().is_ok_and(|codings| list(codings).any(|coding| coding.eq_ignore_ascii_case("trailers")));
+        if !wants_trailers {
+            headers.remove(TE);
+        } else if value != "trailers" || headers.get_all(TE).iter().nth(1).is_some() {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn nominates_no_field(value: &HeaderValue) -> bool {
+    [b"keep-alive".as_slice(), b"close", b"upgrade"].iter().any(|option| value.as_bytes().eq_ignore_ascii_case(option))
+}
+
+/// RFC 9110 §7.6.1 and, for the two `proxy-auth…`, §11.7: they are between a client and its next proxy.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("proxy-authentication-info"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Fields that decide, authenticate or frame somewhere, so that no connection option may delete them.
+fn is_relied_on(option: &str) -> bool {
+    let is_named = |names: &[&str]| names.iter().any(|name| option.eq_ignore_ascii_case(name));
+    let starts_with = |prefix: &str| option.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    is_named(RELIED_ON)
+        || RELIED_ON_PREFIXES.iter().any(|prefix| starts_with(prefix))
+        || is_reserved(&option.to_ascii_lowercase())
+}
+
+const RELIED_ON: &[&str] = &[
+    "authorization",
+    "cache-control",
+    "cookie",
+    "date",
+    "dpop",
+    "expect",
+    "forwarded",
+    "host",
+    "location",
+    "origin",
+    "range",
+    "referer",
+    "set-cookie",
+    "signature",
+    "signature-input",
+    "traceparent",
+    "tracestate",
+    "vary",
+    "via",
+    "www-authenticate",
+    "x-real-ip",
+    "x-request-id",
+];
+
+const RELIED_ON_PREFIXES: &[&str] = &["content-", "x-b3-", "x-envoy-", "x-forwarded-", "x-original-", "x-remote-"];
+
+/// Removes every header that says who the caller is, in every spelling (DESIGN, ruling "identity headers"), and everything
+/// named `x-postern-…`. For heads and for trailers. Without allocation if there is none.
+pub fn strip_identity(headers: &mut HeaderMap) {
+    let forged: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+    for name in forged {
+        headers.remove(name);
+    }
+}
+
+/// For a response on its way to the caller: hop-by-hop fields, ours, and names that an application may not say of a caller
+/// go (HD-27). Read `x-postern-refusal` of a peer's sidecar before.
+pub fn strip_response(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    strip_identity(headers);
+}
+
+/// RFC 9110 §6.5.1: no trailer may frame, route, authenticate, modify the request or tell the content's format; a recipient
+/// that merges trailers into the header section must not be fooled.
+pub fn clean_trailers(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    strip_identity(headers);
+    let forbidden: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            NEVER_A_TRAILER.contains(&name.as_str())
+                || name.as_str().starts_with("x-forwarded")
+                || is_framing_look_alike(name)
+        })
+        .cloned()
+        .collect();
+    for name in forbidden {
+        headers.remove(name);
+    }
+}
+
+const NEVER_A_TRAILER: &[&str] = &[
+    // framing
+    "content-length",
+    "te",
+    "trailer",
+    // routing
+    "host",
+    "forwarded",
+    "via",
+    // authentication
+    "authentication-info",
+    "authorization",
+    "cookie",
+    "dpop",
+    "set-cookie",
+    "www-authenticate",
+    // request modifiers and response controls
+    "age",
+    "cache-control",
+    "expect",
+    "expires",
+    "date",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "retry-after",
+    "vary",
+    "warning",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    // content format
+    "content-encoding",
+    "content-range",
+    "content-type",
+];
+
+/// RFC 9113 §8.2.3: cookie crumbs "MUST be concatenated into a single octet string using the two-octet delimiter of 0x3B,
+/// 0x20" before they go on to HTTP/1.1 (HD-24).
+pub fn merge_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let Some(first) = crumbs.next() else { return };
+    let Some(second) = crumbs.next() else { return };
+    let mut merged = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        merged.extend_from_slice(b"; ");
+        merged.extend_from_slice(crumb.as_bytes());
+    }
+    // Cannot fail: every byte was in a header value. If it did, to lose the cookie is the safe side.
+    match HeaderValue::from_maybe_shared(bytes::Bytes::from(merged)) {
+        Ok(mut merged) => {
+            merged.set_sensitive(true);
+            headers.insert(COOKIE, merged);
+        }
+        Err(_) => {
+            headers.remove(COOKIE);
+        }
+    }
+}
+
+/// The elements of a comma-separated list (RFC 9110 §5.6.1), empty ones left out.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(|element| element.trim_matches([' ', '\t'])).filter(|element| !element.is_empty())
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+use super::{RenderedIdentity, base64, set};
+use crate::identity::AuthorityId;
+use crate::tls::Peer;
+use http::header::{HeaderMap, HeaderValue};
+use postern_config::{IdentityHeaders, SpiffeId};
+use std::time::SystemTime;
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).expect("a SPIFFE ID")
+}
+
+fn peer() -> Peer {
+    Peer {
+        id: id("spiffe://shop.example/ns/web/sa/frontend"),
+        chain: vec![vec![0x30, 0x03, 0x02, 0x01, 0x05].into()],
+        fingerprint: [0xAB; 32],
+        serial: "01".to_owned(),
+        not_after: SystemTime::UNIX_EPOCH,
+        authority: AuthorityId([0; 32]),
+        generation: 1,
+    }
+}
+
+const ALL: IdentityHeaders = IdentityHeaders { xfcc: true, spiffe_id: true, client_cert: true };
+
+#[test]
+fn sets_what_the_verified_peer_says_and_nothing_of_the_callers() {
+    let mut headers = HeaderMap::new();
+    for name in
+        ["x-forwarded-client-cert", "x_forwarded_client_cert", "x-spiffe-id", "client-cert", "client-cert-chain"]
+    {
+        headers.append(name, HeaderValue::from_static("forged"));
+    }
+    set(&mut headers, &ALL, &peer(), Some(&id("spiffe://shop.example/orders")));
+    let element = format!(
+        "By=spiffe://shop.example/orders;Hash={};URI=spiffe://shop.example/ns/web/sa/frontend",
+        "ab".repeat(32)
+    );
+    assert_eq!(headers.len(), 3);
+    assert_eq!(headers["x-forwarded-client-cert"], element.as_str());
+    assert_eq!(headers["x-spiffe-id"], "spiffe://shop.example/ns/web/sa/frontend");
+    assert_eq!(headers["client-cert"], ":MAMCAQU=:");
+}
+
+#[test]
+fn sets_only_what_is_wanted() {
+    let mut headers = HeaderMap::new();
+    let wanted = IdentityHeaders { xfcc: true, spiffe_id: false, client_cert: false };
+    RenderedIdentity::new(&wanted, &peer(), None).apply(&mut headers);
+    assert_eq!(headers.len(), 1);
+    assert!(headers["x-forwarded-client-cert"].to_str().is_ok_and(|value| value.starts_with("Hash=ab")));
+    let none = IdentityHeaders { xfcc: false, ..wanted };
+    headers.insert("x-spiffe-id", HeaderValue::from_static("forged"));
+    set(&mut headers, &none, &peer(), None);
+    assert!(headers.is_empty());
+}
+
+#[test]
+fn encodes_base64_with_padding() {
+    // RFC 4648 §10.
+    for (plain, encoded) in [
+        ("", ""),
+        ("f", "Zg=="),
+        ("fo", "Zm8="),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg=="),
+        ("fooba", "Zm9vYmE="),
+        ("foobar", "Zm9vYmFy"),
+    ] {
+        assert_eq!(base64(plain.as_bytes()), encoded);
+    }
+    assert_eq!(base64(&[0xFB, 0xFF, 0xFE]), "+//+");
+}

@@ -1,0 +1,240 @@
+//! The record and the metrics of one request: opened with it, ended with its last byte, written exactly once.
+
+use super::request::version_text;
+use crate::connection::Connection;
+use crate::refusal::Refused;
+use crate::session::{Direction, InFlight};
+use crate::telemetry::PortMetrics;
+use crate::telemetry::record::{Outcome, RequestRecord, Upstream};
+use crate::tls::Peer;
+use crate::upstream::client::{Lease, chain};
+use http::{Method, Request, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+pub struct Recorder {
+    connection: Rc<Connection>,
+    metrics: Arc<PortMetrics>,
+    started: Instant,
+    decision: u64,
+    pub bytes_to_caller: Cell<u64>,
+    in_flight: Option<Rc<InFlight>>,
+    status: Option<StatusCode>,
+    refused: Option<Refused>,
+    /// What only the access log wants: absent when it is off.
+    logged: Option<Box<Logged>>,
+    is_complete: bool,
+}
+
+struct Logged {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<Box<str>>,
+    service: Option<Arc<str>>,
+    route: Option<Arc<str>>,
+    rule: Option<Arc<str>>,
+    upstream: Option<String>,
+    upstream_peer: Option<Arc<Peer>>,
+    remote_refusal: Option<String>,
+    remote_decision: Option<String>,
+    end: Option<String>,
+    /// A tunnel's own count, where the bodies' do not tell.
+    tunnelled: Option<(u64, u64)>,
+}
+
+impl Recorder {
+    pub fn open(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+        let session = &connection.session;
+        session.requests_active.fetch_add(1, Relaxed);
+        session.requests_total.fetch_add(1, Relaxed);
+        connection.metrics.request_started();
+        let logged = connection.worker.shared.access_log.enabled().then(|| {
+            Box::new(Logged {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                version: request.version(),
+                host: None,
+                service: None,
+                route: None,
+                rule: None,
+                upstream: None,
+                upstream_peer: None,
+                remote_refusal: None,
+                remote_decision: None,
+                end: None,
+                tunnelled: None,
+            })
+        });
+        Self {
+            connection: connection.clone(),
+            metrics: connection.metrics.clone(),
+            started: Instant::now(),
+            decision: connection.worker.next_id(),
+            bytes_to_caller: Cell::new(0),
+            in_flight: None,
+            status: None,
+            refused: None,
+            logged,
+            is_complete: false,
+        }
+    }
+
+    /// Tells this decision from every other one, also of other processes.
+    pub fn decision_id(&self) -> String {
+        format!("{:08x}-{:x}", self.connection.worker.shared.boot_id, self.decision)
+    }
+
+    pub fn in_flight(&mut self, request: &Rc<InFlight>) {
+        self.in_flight = Some(request.clone());
+    }
+
+    pub fn host(&mut self, host: &str) {
+        if let Some(logged) = &mut self.logged {
+            logged.host = Some(host.into());
+        }
+    }
+
+    /// Outbound: the service that the request is for, which is counted from now on.
+    pub fn service(&mut self, name: &Arc<str>, metrics: &Arc<PortMetrics>) {
+        if !Arc::ptr_eq(&self.metrics, metrics) {
+            self.metrics.request_ended();
+            self.metrics = metrics.clone();
+            self.metrics.request_started();
+        }
+        if let Some(logged) = &mut self.logged {
+            logged.service = Some(name.clone());
+        }
+    }
+
+    pub fn route(&mut self, route: &Arc<str>) {
+        if let Some(logged) = &mut self.logged {
+            logged.route = Some(route.clone());
+        }
+    }
+
+    pub fn rule(&mut self, rule: Arc<str>) {
+        if let Some(logged) = &mut self.logged {
+            logged.rule = Some(rule);
+        }
+    }
+
+    pub fn upstream(&mut self, lease: &Lease) {
+        if let Some(logged) = &mut self.logged {
+            logged.upstream = Some(lease.endpoint.address.to_string());
+            logged.upstream_peer = lease.peer.clone();
+        }
+    }
+
+    /// The peer's sidecar refused, and said why.
+    pub fn remote_refusal(&mut self, code: String, decision: Option<String>) {
+        if let Some(logged) = &mut self.logged {
+            logged.remote_refusal = Some(code);
+            logged.remote_decision = decision;
+        }
+    }
+
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    pub fn refused(&mut self, refused: Refused, status: StatusCode) {
+        self.metrics.refused(refused.refusal);
+        self.status = Some(status);
+        self.refused = Some(refused);
+        self.is_complete = true;
+    }
+
+    /// The response was passed on to its end.
+    pub fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    pub fn failed(&mut self, error: &dyn std::error::Error) {
+        self.ended(chain(error));
+    }
+
+    pub fn ended_early(&mut self, why: &'static str) {
+        self.ended(why.to_owned());
+    }
+
+    pub fn tunnel_ended(&mut self, from_caller: u64, to_caller: u64, end: &str) {
+        self.ended(end.to_owned());
+        if let Some(logged) = &mut self.logged {
+            logged.tunnelled = Some((from_caller, to_caller));
+        }
+    }
+
+    fn ended(&mut self, why: String) {
+        self.is_complete = true;
+        if let Some(logged) = &mut self.logged {
+            logged.end.get_or_insert(why);
+        }
+    }
+
+    fn write(&self, logged: &Logged) {
+        let connection = &self.connection;
+        let cause = connection.session.is_cut().then(|| connection.session.end_cause()).flatten();
+        let end = match (cause, logged.end.as_deref(), self.is_complete) {
+            (Some(cause), _, _) => Some(cause.as_str()),
+            (None, Some(end), _) => Some(end),
+            (None, None, true) => None,
+            // Dropped before its end, by nobody on our side.
+            (None, None, false) => Some("caller_closed"),
+        };
+        let bodies = (self.in_flight.as_ref().map_or(0, |it| it.bytes_from_caller.get()), self.bytes_to_caller.get());
+        let (bytes_received, bytes_sent) = logged.tunnelled.unwrap_or(bodies);
+        let mut facts = connection.facts();
+        if let Some(service) = &logged.service {
+            facts.name = service;
+        }
+        facts.bytes_received = bytes_received;
+        facts.bytes_sent = bytes_sent;
+        facts.duration = self.started.elapsed();
+        let upstream_peer = logged.upstream_peer.as_deref();
+        if connection.session.direction == Direction::Local {
+            facts.peer = upstream_peer.map(|peer| &peer.id);
+            facts.peer_fingerprint = upstream_peer.map(|peer| &peer.fingerprint);
+            facts.identity_generation = upstream_peer.map(|peer| peer.generation);
+        }
+        connection.worker.shared.access_log.request(&RequestRecord {
+            connection: facts,
+            decision: &self.decision_id(),
+            method: logged.method.as_str(),
+            path: logged.uri.path(),
+            host: logged.host.as_deref(),
+            http_version: Some(version_text(logged.version)),
+            status: self.status.map(|status| status.as_u16()),
+            grpc_status: None,
+            outcome: Outcome {
+                rule: logged.rule.as_deref(),
+                route: logged.route.as_deref(),
+                refusal: self.refused.as_ref().map(|refused| refused.refusal),
+                refusal_detail: self.refused.as_ref().map(|refused| &*refused.detail).filter(|text| !text.is_empty()),
+                remote_refusal: logged.remote_refusal.as_deref(),
+                remote_decision: logged.remote_decision.as_deref(),
+                end,
+            },
+            upstream: Upstream { address: logged.upstream.as_deref(), identity: upstream_peer.map(|peer| &peer.id) },
+        });
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.connection.session.requests_active.fetch_sub(1, Relaxed);
+        self.metrics.request_ended();
+        let received = self.in_flight.as_ref().map_or(0, |request| request.bytes_from_caller.get());
+        self.metrics.bytes(received, self.bytes_to_caller.get());
+        if let Some(status) = self.status {
+            self.metrics.request(status.as_u16(), self.started.elapsed().as_secs_f64());
+        }
+        if let Some(logged) = &self.logged {
+            self.write(logged);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The life of a request, one step a line. Every refusal leaves by `?`.
+//!
+//! [`handle`] loads the policy once, opens the record, turns a refusal into an answer, and lets the record end with the
+//! body, also when the caller leaves.
+
+use super::body::{FromUpstream, RequestBody, ResponseBody};
+use super::forward;
+use super::headers;
+use super::normalize::PathProblem;
+use super::record::Recorder;
+use super::respond::{self, Asker, Form};
+use super::target::{Target, read_target};
+use super::upgrade;
+use crate::authz::{Decision, Principal};
+use crate::connection::Connection;
+use crate::policy::{DoorPlan, InboundPlan, Policy};
+use crate::refusal::{Refusal, Refused};
+use crate::session::RequestGuard;
+use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
+use crate::upstream::plan::ServicePlan;
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use postern_config::AppHttp;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+/// The connection ends without an answer: its trust has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was cut")]
+pub struct Aborted;
+
+/// Answers one request.
+///
+/// # Errors
+/// Only when nothing may be answered any more.
+///
+/// # Cancellation
+/// Dropping it ends the request at the upstream too; the record is written all the same.
+pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Aborted> {
+    let policy = connection.worker.policy();
+    let form = Form {
+        is_grpc: forward::is_grpc(request.headers()),
+        version: request.version(),
+        close: connection.is_closing(),
+    };
+    let mut recorder = Recorder::open(&connection, &request);
+    match proxy(&connection, &policy, request, &mut recorder).await {
+        Ok(answered) => Ok(answered.into_response(&connection, recorder)),
+        Err(_) if connection.session.is_cut() => {
+            recorder.ended_early("cut");
+            Err(Aborted)
+        }
+        Err(refused) => {
+            let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
+            let form = Form { close: form.close || breaks_framing(refused.refusal), ..form };
+            let response = respond::refuse(refused.refusal, &recorder.decision_id(), asker, form);
+            recorder.refused(refused, response.status());
+            Ok(response)
+        }
+    }
+}
+
+/// A response, and what has to live as long as it.
+struct Answered {
+    head: http::response::Parts,
+    lease: Lease,
+    guard: RequestGuard,
+    then: Then,
+}
+
+enum Then {
+    Body(Incoming),
+    /// Both sides switch protocols: a tunnel follows.
+    Tunnel {
+        caller: OnUpgrade,
+        upstream: OnUpgrade,
+    },
+}
+
+impl Answered {
+    fn into_response(self, connection: &Rc<Connection>, mut recorder: Recorder) -> Response<ResponseBody> {
+        let Self { head, mut lease, guard, then } = self;
+        recorder.answered(head.status);
+        let body = match then {
+            Then::Tunnel { caller, upstream } => {
+                lease.upgraded();
+                upgrade::start(connection, caller, upstream, lease, guard, recorder);
+                ResponseBody::Own(None)
+            }
+            Then::Body(inner) => {
+                let mut body = FromUpstream { inner, lease, recorder, guard };
+                if body.inner.is_end_stream() {
+                    body.finish();
+                }
+                ResponseBody::Upstream(Box::new(body))
+            }
+        };
+        Response::from_parts(head, body)
+    }
+}
+
+/// What was decided: where the request may go, and what it has to look like there.
+pub struct Allowed {
+    pub upstream: Arc<ServicePlan>,
+    pub version: HttpVersion,
+    pub host: Box<str>,
+    pub port: Option<u16>,
+}
+
+async fn proxy(
+    connection: &Rc<Connection>,
+    policy: &Policy,
+    request: Request<Incoming>,
+    recorder: &mut Recorder,
+) -> Result<Answered, Refused> {
+    let (mut head, body) = request.into_parts();
+
+    // 1 normalize: one meaning for the host; framing that a strict proxy does not pass on is refused.
+    headers::check_framing(&head)?;
+    let upgrade = headers::requested_upgrade(&head)?;
+    let target = read_target(&head, None, None)?;
+    recorder.host(&target.host);
+
+    // 2 route, 3 authenticate, 4 authorize: who the caller is, the connection knows.
+    let allowed = decide(connection, policy, &head, &target, recorder)?;
+
+    let in_flight = connection.worker.registry.register_request(
+        &connection.session,
+        head.method.clone(),
+        head.uri.clone(),
+        &allowed.host,
+    );
+
+    recorder.in_flight(&in_flight.request);
+
+    // Forged identity and hop-by-hop headers go, before anything of ours is added.
+    let is_connect = head.method == Method::CONNECT;
+    let caller = head.extensions.remove::<OnUpgrade>().filter(|_| is_connect || upgrade.is_some());
+    let body = RequestBody::new(body, in_flight.request.clone());
+    forward::prepare(&mut head, &body, &allowed, upgrade.as_ref())?;
+    if let Some(identity) = connection.identity.get() {
+        identity.apply(&mut head.headers);
+    }
+
+    // 8 send.
+    let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
+    let sending = send(&connection.worker, &to, Request::from_parts(head, body));
+    let Answer { response, lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
+    recorder.upstream(&lease);
+
+    // 9 response.
+    let (mut head, body) = response.into_parts();
+    let switched = upgrade::is_switched(head.status, is_connect);
+    let upstream = head.extensions.remove::<OnUpgrade>();
+    forward::clean_response(&mut head, connection, &lease, recorder, switched && caller.is_some());
+    let then = match (switched, caller, upstream) {
+        (true, Some(caller), Some(upstream)) => Then::Tunnel { caller, upstream },
+        (true, _, _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+            return Err(Refused::new(Refusal::UpstreamProtocol, "101 to a request that asked for no upgrade"));
+        }
+        _ => Then::Body(body),
+    };
+    Ok(Answered { head, lease, guard: in_flight, then })
+}
+
+/// Where the request goes, or why it does not.
+fn decide(
+    connection: &Connection,
+    policy: &Policy,
+    head: &Parts,
+    target: &Target<'_>,
+    recorder: &mut Recorder,
+) -> Result<Allowed, Refused> {
+    let caller_version = HttpVersion::of(head.version);
+    match policy.door(connection.door) {
+        Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, plan, head, target, recorder),
+        Some(DoorPlan::Service(service)) => to_service(connection, service, target, caller_version, recorder),
+        Some(DoorPlan::Shared) => {
+            let service = policy.services.by_host(&target.host).ok_or_else(|| {
+                Refused::new(Refusal::UnknownService, format!("no service is declared for host {:?}", target.host))
+            })?;
+            to_service(connection, service, target, caller_version, recorder)
+        }
+        None => Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration")),
+    }
+}
+
+fn decide_inbound(
+    connection: &Connection,
+    plan: &Arc<InboundPlan>,
+    head: &Parts,
+    target: &Target<'_>,
+    recorder: &mut Recorder,
+) -> Result<Allowed, Refused> {
+    // A route may take paths that strict reading refuses; it has to be found first.
+    let readings = target.readings(plan.some_route_is_lax()).map_err(bad_path)?;
+    let route = plan.route(&target.host, &head.method, &readings)?;
+    if let Some(route) = route {
+        if !route.lax_path {
+            target.readings(false).map_err(bad_path)?;
+        }
+        recorder.route(&route.name);
+    }
+    let principal = connection.peer().map_or(Principal::Anonymous, |peer| Principal::Spiffe(&peer.id));
+    match plan.decide(route, &principal, &head.method, &readings) {
+        Decision::Allowed { rule } => recorder.rule(rule),
+        Decision::Refused(refusal) => return Err(refusal.into()),
+    }
+    Ok(Allowed {
+        upstream: plan.app.clone(),
+        version: match plan.config.app_http {
+            AppHttp::Same => HttpVersion::of(head.version),
+            AppHttp::Http1 => HttpVersion::Http1,
+            AppHttp::Http2 => HttpVersion::Http2,
+        },
+        host: Box::from(&*target.host),
+        port: target.port,
+    })
+}
+
+fn to_service(
+    connection: &Connection,
+    service: &Arc<ServicePlan>,
+    target: &Target<'_>,
+    version: HttpVersion,
+    recorder: &mut Recorder,
+) -> Result<Allowed, Refused> {
+    recorder.service(&service.name, &service.metrics);
+    // What has no honest reading does not leave either: the other side could only guess.
+    target.readings(true).map_err(bad_path)?;
+    let upstream = connection.worker.upstreams.instance(service, &target.host, target.port)?;
+    Ok(Allowed { upstream, version, host: Box::from(&*target.host), port: target.port })
+}
+
+fn bad_path(problem: PathProblem) -> Refused {
+    Refused::new(Refusal::BadPath, problem.to_string())
+}
+
+/// After these, what follows on an HTTP/1 connection cannot be told apart from the refused request.
+fn breaks_framing(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::BadRequest | Refusal::BadHost | Refusal::UpgradeRefused | Refusal::ConnectRefused)
+}
+
+/// Sends, unless the policy or the trust that allowed it ends first.
+async fn unless_cut<T>(
+    guard: &RequestGuard,
+    mut sending: std::pin::Pin<Box<impl Future<Output = Result<T, Refused>>>>,
+) -> Result<T, Refused> {
+    poll_fn(|context| {
+        if guard.request.poll_cut(context) {
+            return Poll::Ready(Err(Refusal::TrustEnded.into()));
+        }
+        sending.as_mut().poll(context)
+    })
+    .await
+}
+
+/// HTTP/0.9 and versions that hyper does not know never get here; 1.0, 1.1 and 2 do.
+pub fn version_text(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}

@@ -1,0 +1,131 @@
+//! Writes refusals: the only place that does.
+
+use super::body::ResponseBody;
+use crate::refusal::Refusal;
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+
+/// To the peer's sidecar: `code; decision=id`. It records the code and passes on the id alone.
+pub const REFUSAL_HEADER: HeaderName = HeaderName::from_static("x-postern-refusal");
+/// To applications.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-postern-decision");
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Who gets the refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A verified peer: its sidecar learns the code.
+    MeshPeer,
+    /// The application, or an anonymous caller: the decision id only.
+    Other,
+}
+
+/// What of the request the answer's form depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub is_grpc: bool,
+    pub version: Version,
+    /// HTTP/1: close after it (framing cannot be trusted any more, or the connection is retired).
+    pub close: bool,
+}
+
+/// gRPC callers get their status in a trailers-only response (gRPC over HTTP/2, "Responses").
+pub fn refuse(refusal: Refusal, decision: &str, asker: Asker, form: Form) -> Response<ResponseBody> {
+    let text = format!("refused, decision {decision}\n");
+    let mut response = if form.is_grpc {
+        let mut response = Response::new(ResponseBody::Own(None));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(refusal.grpc_status())));
+        insert(headers, GRPC_MESSAGE, text.trim_end());
+        response
+    } else {
+        let mut response = Response::new(ResponseBody::Own(Some(Bytes::from(text))));
+        *response.status_mut() = refusal.status();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    };
+    let headers = response.headers_mut();
+    match asker {
+        Asker::MeshPeer => insert(headers, REFUSAL_HEADER, &format!("{}; decision={decision}", refusal.code())),
+        Asker::Other => insert(headers, DECISION_HEADER, decision),
+    }
+    if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
+        // RFC 9110 §15.5.6 wants the list of allowed methods; for CONNECT alone there is none to give.
+        headers.insert(ALLOW, HeaderValue::from_static(""));
+    }
+    if form.close && form.version != Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Codes and ids are letters, digits, `_`, `-`: always a header value.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Reads what the peer's sidecar said: its code (bounded, of our own alphabet) and its decision id.
+pub fn read_refusal(headers: &HeaderMap) -> Option<(String, Option<String>)> {
+    const BYTES_MAX: usize = 64;
+    let text = headers.get(REFUSAL_HEADER)?.to_str().ok()?;
+    let (code, rest) = text.split_once(';').unwrap_or((text, ""));
+    let plain = |text: &str| {
+        let ours = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        (!text.is_empty() && text.len() <= BYTES_MAX && text.bytes().all(ours)).then(|| text.to_owned())
+    };
+    Some((plain(code.trim())?, rest.trim().strip_prefix("decision=").and_then(plain)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Asker, Form, REFUSAL_HEADER, read_refusal, refuse};
+    use crate::refusal::Refusal;
+    use http::{HeaderMap, HeaderValue, Version};
+
+    fn form(is_grpc: bool) -> Form {
+        Form { is_grpc, version: Version::HTTP_11, close: false }
+    }
+
+    #[test]
+    fn peers_learn_the_code_and_applications_do_not() {
+        let to_peer = refuse(Refusal::NotAllowed, "ab-1", Asker::MeshPeer, form(false));
+        assert_eq!(to_peer.status(), 403);
+        assert_eq!(to_peer.headers()[REFUSAL_HEADER], "not_allowed; decision=ab-1");
+        let to_app = refuse(Refusal::NotAllowed, "ab-1", Asker::Other, form(false));
+        assert!(!to_app.headers().contains_key(REFUSAL_HEADER));
+        assert_eq!(to_app.headers()["x-postern-decision"], "ab-1");
+    }
+
+    #[test]
+    fn h2_16_grpc_callers_get_a_grpc_status() {
+        for (refusal, status) in
+            [(Refusal::NotAllowed, "7"), (Refusal::UpstreamUnreachable, "14"), (Refusal::UpstreamTimeout, "4")]
+        {
+            let response = refuse(refusal, "ab-1", Asker::Other, form(true));
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()["grpc-status"], status);
+        }
+    }
+
+    #[test]
+    fn a_peers_refusal_is_read_only_in_our_own_alphabet() {
+        for (text, expected) in [
+            ("not_allowed; decision=ab-1", Some(("not_allowed", Some("ab-1")))),
+            ("not_allowed", Some(("not_allowed", None))),
+            ("", None),
+            ("no spaces here; decision=x", None),
+            ("ok; decision=<script>", Some(("ok", None))),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(REFUSAL_HEADER, HeaderValue::from_static(text));
+            let expected = expected.map(|(code, id): (&str, Option<&str>)| (code.to_owned(), id.map(str::to_owned)));
+            assert_eq!(read_refusal(&headers), expected, "{text:?}");
+        }
+    }
+}

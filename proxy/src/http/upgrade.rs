@@ -1,0 +1,67 @@
+//! WebSocket and other upgrades (RFC 9110 §7.8), and CONNECT: after the upstream agreed, the connection is a tunnel.
+//!
+//! Nothing that the caller sends after its head reaches the upstream before the upstream's own answer (THREATS SM-21):
+//! hyper holds it back until the upgrade is taken.
+
+use super::record::Recorder;
+use crate::connection::Connection;
+use crate::session::{Carries, RequestGuard};
+use crate::tunnel;
+use crate::upstream::client::Lease;
+use http::StatusCode;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+/// Did the upstream agree? 101 to an upgrade, 2xx to CONNECT.
+pub fn is_switched(status: StatusCode, is_connect: bool) -> bool {
+    if is_connect { status.is_success() } else { status == StatusCode::SWITCHING_PROTOCOLS }
+}
+
+/// Tunnels between the two sides once both have switched. The request's record ends with the tunnel.
+pub fn start(
+    connection: &Rc<Connection>,
+    caller: OnUpgrade,
+    upstream: OnUpgrade,
+    lease: Lease,
+    guard: RequestGuard,
+    mut recorder: Recorder,
+) {
+    let connection = connection.clone();
+    connection.session.set_carries(Carries::Stream);
+    tokio::task::spawn_local(async move {
+        let switched = tokio::try_join!(caller, upstream);
+        match switched {
+            Ok((caller, upstream)) => run(&connection, caller, upstream, &guard, &mut recorder).await,
+            Err(error) => recorder.failed(&error),
+        }
+        drop((lease, guard));
+    });
+}
+
+async fn run(
+    connection: &Connection,
+    caller: Upgraded,
+    upstream: Upgraded,
+    guard: &RequestGuard,
+    recorder: &mut Recorder,
+) {
+    let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
+    let timeouts = connection.worker.policy().timeouts.clone();
+    let counters = tunnel::Counters::default();
+    let copying = tunnel::copy(&mut caller, &mut upstream, &counters, timeouts.tcp_idle, timeouts.half_close_linger);
+    let mut copying = std::pin::pin!(copying);
+    let ended = poll_fn(|context| {
+        if guard.request.poll_cut(context) {
+            return Poll::Ready(None);
+        }
+        copying.as_mut().poll(context).map(Some)
+    })
+    .await;
+    match ended {
+        Some(ended) => recorder.tunnel_ended(ended.from_client, ended.from_server, &ended.end.to_string()),
+        None => recorder.ended_early("cut"),
+    }
+}

@@ -1,0 +1,80 @@
+//! A new policy against what lives: requests in flight and L4 connections are decided again, and cut when refused.
+
+use super::{Carries, EndCause, Registry, Session};
+use crate::authz::{Decision, Principal};
+use crate::http::normalize::read_again;
+use crate::policy::{Door, Policy};
+use crate::upstream::plan::{Security, ServicePlan};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What the policy said about a connection when it was allowed; the key to asking again.
+pub enum Subject {
+    /// A peer's connection to one of our doors.
+    Door(Door),
+    /// A connection of the application to a service, or ours for it. `host` fills a template.
+    Service { plan: Arc<ServicePlan>, host: Option<Box<str>> },
+}
+
+/// Decides again everything of one worker.
+pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
+    for session in registry.sessions() {
+        match session.subject() {
+            Some(Subject::Door(door)) => recheck_inbound(&session, *door, policy, event),
+            Some(Subject::Service { plan, host }) => recheck_service(&session, plan, host.as_deref(), policy, event),
+            None => {}
+        }
+    }
+    for request in registry.requests() {
+        let Some(Subject::Door(door)) = request.session.subject() else { continue };
+        let allowed = policy.inbound(*door).is_some_and(|plan| {
+            let readings = read_again(&request.method, &request.uri, plan.some_route_is_lax());
+            let Ok(readings) = readings else { return false };
+            let principal = principal(&request.session);
+            plan.route(&request.host, &request.method, &readings).is_ok_and(|route| {
+                matches!(plan.decide(route, &principal, &request.method, &readings), Decision::Allowed { .. })
+            })
+        });
+        if !allowed {
+            request.cut();
+        }
+    }
+}
+
+fn principal(session: &Session) -> Principal<'_> {
+    session.trust().map_or(Principal::Anonymous, |trust| Principal::Spiffe(&trust.peer.id))
+}
+
+fn recheck_inbound(session: &Session, door: Door, policy: &Policy, event: Instant) {
+    let Some(plan) = policy.inbound(door) else {
+        return session.cut(EndCause::PolicyChanged, event);
+    };
+    // Upgraded connections hold a request in flight, which is decided as such.
+    let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
+    if is_tunnel && !matches!(plan.decide_l4(&principal(session)), Decision::Allowed { .. }) {
+        session.cut(EndCause::PolicyChanged, event);
+    }
+}
+
+fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&str>, policy: &Policy, event: Instant) {
+    let Some(now) = policy.services.by_name(&before.name) else {
+        return session.cut(EndCause::PolicyChanged, event);
+    };
+    if Arc::ptr_eq(&now, before) {
+        return;
+    }
+    let filled = match host {
+        Some(host) if now.is_template() => now.instance(host, None).map(Arc::new),
+        _ => Some(now),
+    };
+    let still_expected = filled.is_some_and(|plan| match (&plan.security, session.trust()) {
+        (Security::Mesh { expected, .. }, Some(trust)) => expected.iter().any(|id| id.matches(&trust.peer.id)),
+        (Security::Mesh { .. }, None) => session.direction == super::Direction::Local,
+        (_, trust) => trust.is_none(),
+    });
+    if still_expected {
+        session.retire(EndCause::PolicyChanged);
+    } else {
+        session.cut(EndCause::PolicyChanged, event);
+    }
+}

@@ -1,0 +1,211 @@
+//! One worker's live sessions and requests in flight.
+
+use super::{Carries, Direction, EndCause, Session, own_svid_rotated, trust_end};
+use crate::identity::Snapshot;
+use futures_util::task::AtomicWaker;
+use http::{Method, Uri};
+use postern_config::{OnExpiry, Timeouts};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Context;
+use std::time::{Duration, Instant, SystemTime};
+
+/// HTTP connections end this long after a notAfter at the latest (DESIGN, rulings: "cut a few seconds after").
+const EXPIRY_CUT_DELAY: Duration = Duration::from_secs(3);
+/// No new request later than this before a notAfter; each session subtracts its own share of it, so that a fleet of
+/// connections made at once does not reconnect at once.
+const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(30);
+/// While draining, an HTTP/1 connection that stays idle this long is closed; before, its next response says `close`.
+const DRAIN_IDLE_TICKS: u32 = 3;
+
+/// The sessions of one worker. Not `Sync`: it never leaves its thread.
+#[derive(Default)]
+pub struct Registry {
+    sessions: RefCell<Slab<Entry>>,
+    in_flight: RefCell<Slab<Rc<InFlight>>>,
+}
+
+struct Entry {
+    session: Arc<Session>,
+    /// Bytes that had arrived when the session was last seen at work.
+    bytes_seen: u64,
+    /// Sweeps (seconds) since then without a request.
+    idle_ticks: u32,
+    /// Sweeps since the first byte of an unfinished head.
+    partial_ticks: u32,
+}
+
+/// Takes the session out of the registry when dropped.
+pub struct Registered {
+    registry: Rc<Registry>,
+    key: usize,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.sessions.borrow_mut().remove(self.key);
+    }
+}
+
+/// A request that has been allowed and has not ended: what it takes to decide it again.
+pub struct InFlight {
+    pub session: Arc<Session>,
+    pub method: Method,
+    pub uri: Uri,
+    pub host: Box<str>,
+    pub bytes_from_caller: Cell<u64>,
+    cut: Cell<bool>,
+    waker: AtomicWaker,
+}
+
+impl InFlight {
+    pub fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Ends this request (its stream, or its HTTP/1 connection) and no other.
+    pub fn cut(&self) {
+        self.cut.set(true);
+        self.waker.wake();
+    }
+
+    /// True once cut; else `context` is woken by [`InFlight::cut`].
+    pub fn poll_cut(&self, context: &mut Context<'_>) -> bool {
+        if !self.cut.get() {
+            self.waker.register(context.waker());
+        }
+        self.cut.get()
+    }
+}
+
+/// Takes the request out of the registry when dropped.
+pub struct RequestGuard {
+    registry: Rc<Registry>,
+    key: usize,
+    pub request: Rc<InFlight>,
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.registry.in_flight.borrow_mut().remove(self.key);
+    }
+}
+
+impl Registry {
+    pub fn register(self: &Rc<Self>, session: Arc<Session>) -> Registered {
+        let entry = Entry { session, bytes_seen: 0, idle_ticks: 0, partial_ticks: 0 };
+        Registered { registry: self.clone(), key: self.sessions.borrow_mut().insert(entry) }
+    }
+
+    pub fn register_request(
+        self: &Rc<Self>,
+        session: &Arc<Session>,
+        method: Method,
+        uri: Uri,
+        host: &str,
+    ) -> RequestGuard {
+        let request = Rc::new(InFlight {
+            session: session.clone(),
+            method,
+            uri,
+            host: host.into(),
+            bytes_from_caller: Cell::new(0),
+            cut: Cell::new(false),
+            waker: AtomicWaker::new(),
+        });
+        let key = self.in_flight.borrow_mut().insert(request.clone());
+        RequestGuard { registry: self.clone(), key, request }
+    }
+
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.borrow().iter().map(|(_, entry)| entry.session.clone()).collect()
+    }
+
+    pub fn requests(&self) -> Vec<Rc<InFlight>> {
+        self.in_flight.borrow().iter().map(|(_, request)| request.clone()).collect()
+    }
+
+    pub fn len(&self, direction: Direction) -> usize {
+        self.sessions.borrow().iter().filter(|(_, entry)| entry.session.direction == direction).count()
+    }
+
+    /// A new snapshot of identity: cuts what lost its trust, retires what was made with an older SVID of ours.
+    pub fn identity_changed(&self, snapshot: &Snapshot) {
+        // Peers with many connections are verified once a sweep.
+        let mut verdicts: HashMap<([u8; 32], [u8; 32]), Option<EndCause>> = HashMap::new();
+        for session in self.sessions() {
+            let Some(trust) = session.trust() else { continue };
+            let key = (trust.peer.fingerprint, trust.own.fingerprint);
+            let end = *verdicts.entry(key).or_insert_with(|| trust_end(trust, snapshot));
+            match end {
+                Some(cause) => session.cut(cause, snapshot.published),
+                None if own_svid_rotated(trust, snapshot) => session.retire(EndCause::SvidRotated),
+                None => {}
+            }
+        }
+    }
+
+    /// Once a second: expiry of SVIDs, idle connections, heads that do not arrive.
+    pub fn sweep(&self, now: SystemTime, timeouts: &Timeouts, draining: bool) {
+        for (_, entry) in self.sessions.borrow_mut().iter_mut() {
+            expire(&entry.session, now);
+            match entry.session.carries() {
+                Carries::Http1 | Carries::Http2 if entry.session.direction != Direction::Upstream => {
+                    watch_http(entry, timeouts, draining);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn expire(session: &Session, now: SystemTime) {
+    let Some(trust) = session.trust() else { return };
+    let not_after = trust.not_after();
+    if session.carries() == Carries::Stream {
+        if now >= not_after {
+            match trust.on_expiry {
+                OnExpiry::Keep => session.keep_after_expiry(),
+                OnExpiry::Cut => session.cut(EndCause::SvidExpired, Instant::now()),
+            }
+        }
+        return;
+    }
+    let lifetime = not_after.duration_since(session.opened_at).unwrap_or_default();
+    let share = (session.id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u32;
+    let margin = EXPIRY_MARGIN_MAX.min(lifetime / 10) * share / 256;
+    if now >= not_after + EXPIRY_CUT_DELAY {
+        session.cut(EndCause::SvidExpired, Instant::now());
+    } else if now + margin >= not_after {
+        session.retire(EndCause::SvidExpired);
+    }
+}
+
+fn watch_http(entry: &mut Entry, timeouts: &Timeouts, draining: bool) {
+    let session = &entry.session;
+    let bytes = session.bytes_in.load(Relaxed);
+    if session.requests_active.load(Relaxed) > 0 {
+        (entry.bytes_seen, entry.idle_ticks, entry.partial_ticks) = (bytes, 0, 0);
+        return;
+    }
+    entry.idle_ticks += 1;
+    // The first sweep after a request takes the mark: what arrives later is the next request's head.
+    if entry.idle_ticks == 1 {
+        entry.bytes_seen = bytes;
+    }
+    let head_started = bytes != entry.bytes_seen || session.requests_total.load(Relaxed) == 0;
+    if session.carries() == Carries::Http1 && head_started {
+        entry.partial_ticks += 1;
+    }
+    if Duration::from_secs(entry.partial_ticks.into()) > timeouts.request_headers {
+        session.cut(EndCause::HeaderTimeout, Instant::now());
+    } else if Duration::from_secs(entry.idle_ticks.into()) > timeouts.http_idle
+        || draining && entry.idle_ticks > DRAIN_IDLE_TICKS && session.is_retired()
+    {
+        session.cut(if draining { EndCause::Draining } else { EndCause::Idle }, Instant::now());
+    }
+}

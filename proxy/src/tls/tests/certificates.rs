@@ -1,0 +1,279 @@
+//! Certificates made byte by byte: what an issuer would never sign is what a verifier has to refuse.
+//!
+//! Knows nothing of Postern, so that the oracles in `tests/` can use it as well.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use time::OffsetDateTime;
+
+pub const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 17];
+pub const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+pub const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+pub const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
+pub const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 30];
+/// 1.2.3.4: nobody's.
+pub const UNKNOWN: &[u8] = &[0x2a, 3, 4];
+
+pub const DIGITAL_SIGNATURE: u8 = 0x80;
+pub const KEY_ENCIPHERMENT: u8 = 0x20;
+pub const KEY_AGREEMENT: u8 = 0x08;
+pub const KEY_CERT_SIGN: u8 = 0x04;
+pub const CRL_SIGN: u8 = 0x02;
+
+pub const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+pub const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+pub const ANY_USAGE: &[u8] = &[0x55, 0x1d, 37, 0];
+
+pub const EMAIL: u8 = 0x81;
+pub const DNS: u8 = 0x82;
+pub const DIRECTORY: u8 = 0xa4;
+pub const URI: u8 = 0x86;
+pub const IP: u8 = 0x87;
+
+/// A P-256 key.
+pub struct Key {
+    pair: EcdsaKeyPair,
+    pkcs8: Vec<u8>,
+}
+
+impl Key {
+    pub fn generate() -> Arc<Self> {
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).expect("a key");
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref()).expect("its own encoding");
+        Arc::new(Self { pair, pkcs8: pkcs8.as_ref().to_vec() })
+    }
+
+    pub fn private(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pkcs8.clone()))
+    }
+
+    pub fn spki(&self) -> Vec<u8> {
+        const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+        const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+        let algorithm = sequence(&[tlv(6, EC_PUBLIC_KEY), tlv(6, P256)]);
+        sequence(&[algorithm, bit_string(self.pair.public_key().as_ref())])
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.pair.sign(&SystemRandom::new(), message).expect("a signature").as_ref().to_vec()
+    }
+}
+
+#[derive(Clone)]
+pub struct Extension {
+    pub oid: &'static [u8],
+    pub critical: bool,
+    pub value: Vec<u8>,
+}
+
+/// What a certificate will say; the issuer and the keys come when it is signed.
+#[derive(Clone)]
+pub struct Draft {
+    pub subject: Vec<u8>,
+    pub not_before: SystemTime,
+    pub not_after: SystemTime,
+    pub extensions: Vec<Extension>,
+}
+
+impl Draft {
+    /// `base leaf` of the conformance cases: now−1 m … now+1 h.
+    pub fn leaf(id: &str) -> Self {
+        Self {
+            subject: common_name("workload"),
+            not_before: SystemTime::now() - Duration::from_secs(60),
+            not_after: SystemTime::now() + Duration::from_secs(3600),
+            extensions: vec![
+                basic_constraints(false, None),
+                key_usage(DIGITAL_SIGNATURE),
+                extended_key_usage(&[SERVER_AUTH, CLIENT_AUTH]),
+                subject_alt_name(&[(URI, id.as_bytes())]),
+            ],
+        }
+    }
+
+    /// A CA as SPIRE makes them, all with one name if `name` says so.
+    pub fn authority(name: &str, id: &str) -> Self {
+        Self {
+            subject: common_name(name),
+            not_before: SystemTime::now() - Duration::from_secs(3600),
+            not_after: SystemTime::now() + Duration::from_secs(24 * 3600),
+            extensions: vec![
+                basic_constraints(true, None),
+                key_usage(KEY_CERT_SIGN | CRL_SIGN),
+                subject_alt_name(&[(URI, id.as_bytes())]),
+            ],
+        }
+    }
+
+    /// Replaces the extension of that kind.
+    pub fn with(mut self, extension: Extension) -> Self {
+        self.extensions.retain(|other| other.oid != extension.oid);
+        self.adding(extension)
+    }
+
+    /// Adds it beside one of the same kind.
+    pub fn adding(mut self, extension: Extension) -> Self {
+        self.extensions.push(extension);
+        self
+    }
+
+    pub fn without(mut self, oid: &[u8]) -> Self {
+        self.extensions.retain(|other| other.oid != oid);
+        self
+    }
+
+    pub fn subject(mut self, subject: Vec<u8>) -> Self {
+        self.subject = subject;
+        self
+    }
+
+    /// Valid from `before` until `after` seconds from now.
+    pub fn valid(mut self, before: i64, after: i64) -> Self {
+        self.not_before = from_now(before);
+        self.not_after = from_now(after);
+        self
+    }
+}
+
+/// Whoever signs.
+#[derive(Clone)]
+pub struct Issuer {
+    pub name: Vec<u8>,
+    pub key: Arc<Key>,
+    pub der: CertificateDer<'static>,
+}
+
+impl Issuer {
+    pub fn root(draft: Draft) -> Self {
+        let key = Key::generate();
+        let der = sign(&draft, &key, &draft.subject, &key);
+        Self { name: draft.subject, key, der }
+    }
+
+    pub fn issue(&self, draft: &Draft, key: &Key) -> CertificateDer<'static> {
+        sign(draft, key, &self.name, &self.key)
+    }
+
+    /// An authority below this one.
+    pub fn intermediate(&self, draft: Draft) -> Self {
+        self.intermediate_with(draft, Key::generate())
+    }
+
+    pub fn intermediate_with(&self, draft: Draft, key: Arc<Key>) -> Self {
+        let der = self.issue(&draft, &key);
+        Self { name: draft.subject, key, der }
+    }
+}
+
+pub fn basic_constraints(ca: bool, path_length: Option<u8>) -> Extension {
+    let flag = if ca { tlv(1, &[0xff]) } else { Vec::new() };
+    let length = path_length.map_or(Vec::new(), |length| tlv(2, &[length]));
+    Extension { oid: BASIC_CONSTRAINTS, critical: true, value: sequence(&[flag, length]) }
+}
+
+pub fn key_usage(bits: u8) -> Extension {
+    let unused = if bits == 0 { 0 } else { bits.trailing_zeros() as u8 };
+    let value = if bits == 0 { tlv(3, &[0]) } else { tlv(3, &[unused, bits]) };
+    Extension { oid: KEY_USAGE, critical: true, value }
+}
+
+pub fn extended_key_usage(purposes: &[&[u8]]) -> Extension {
+    let oids: Vec<_> = purposes.iter().map(|oid| tlv(6, oid)).collect();
+    Extension { oid: EXTENDED_KEY_USAGE, critical: false, value: sequence(&oids) }
+}
+
+pub fn subject_alt_name(names: &[(u8, &[u8])]) -> Extension {
+    let names: Vec<_> = names.iter().map(|(tag, value)| tlv(*tag, value)).collect();
+    Extension { oid: SUBJECT_ALT_NAME, critical: false, value: sequence(&names) }
+}
+
+pub fn name_constraints(permitted: &[(u8, &[u8])], excluded: &[(u8, &[u8])]) -> Extension {
+    let subtrees = |tag: u8, names: &[(u8, &[u8])]| {
+        let each: Vec<_> = names.iter().map(|(form, value)| sequence(&[tlv(*form, value)])).collect();
+        if each.is_empty() { Vec::new() } else { tlv(tag, &each.concat()) }
+    };
+    let value = sequence(&[subtrees(0xa0, permitted), subtrees(0xa1, excluded)]);
+    Extension { oid: NAME_CONSTRAINTS, critical: true, value }
+}
+
+pub fn critical(mut extension: Extension, critical: bool) -> Extension {
+    extension.critical = critical;
+    extension
+}
+
+/// A name with one commonName.
+pub fn common_name(text: &str) -> Vec<u8> {
+    let attribute = sequence(&[tlv(6, &[0x55, 4, 3]), tlv(0x0c, text.as_bytes())]);
+    sequence(&[tlv(0x31, &attribute)])
+}
+
+pub fn empty_name() -> Vec<u8> {
+    sequence(&[])
+}
+
+pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut element = vec![tag];
+    match content.len() {
+        short @ 0..=0x7f => element.push(short as u8),
+        middle @ 0x80..=0xff => element.extend([0x81, middle as u8]),
+        long => element.extend([0x82, (long >> 8) as u8, long as u8]),
+    }
+    element.extend(content);
+    element
+}
+
+pub fn sequence(parts: &[Vec<u8>]) -> Vec<u8> {
+    tlv(0x30, &parts.concat())
+}
+
+fn bit_string(bytes: &[u8]) -> Vec<u8> {
+    tlv(3, &[&[0], bytes].concat())
+}
+
+fn sign(draft: &Draft, subject_key: &Key, issuer_name: &[u8], issuer_key: &Key) -> CertificateDer<'static> {
+    const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let algorithm = sequence(&[tlv(6, ECDSA_WITH_SHA256)]);
+    let extensions: Vec<_> = draft
+        .extensions
+        .iter()
+        .map(|extension| {
+            let critical = if extension.critical { tlv(1, &[0xff]) } else { Vec::new() };
+            sequence(&[tlv(6, extension.oid), critical, tlv(4, &extension.value)])
+        })
+        .collect();
+    let tbs = sequence(&[
+        tlv(0xa0, &tlv(2, &[2])),
+        tlv(2, &[0x01, 0x0f, 0xa0]),
+        algorithm.clone(),
+        issuer_name.to_vec(),
+        sequence(&[utc_time(draft.not_before), utc_time(draft.not_after)]),
+        draft.subject.clone(),
+        subject_key.spki(),
+        tlv(0xa3, &sequence(&extensions)),
+    ]);
+    let signature = bit_string(&issuer_key.sign(&tbs));
+    CertificateDer::from(sequence(&[tbs, algorithm, signature]))
+}
+
+fn utc_time(at: SystemTime) -> Vec<u8> {
+    let at = OffsetDateTime::from(at);
+    let text = format!(
+        "{:02}{:02}{:02}{:02}{:02}{:02}Z",
+        at.year() % 100,
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
+    );
+    tlv(0x17, text.as_bytes())
+}
+
+fn from_now(seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    if seconds >= 0 { SystemTime::now() + distance } else { SystemTime::now() - distance }
+}

@@ -1,0 +1,201 @@
+//! Properties of what reads outside bytes, and the tables that are not chains.
+
+use super::cases::{ID, World};
+use super::certificates::{Draft, URI, critical, empty_name, sequence, subject_alt_name, tlv};
+use super::side::{GENERATION, bundles};
+use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
+use crate::tls::certificate::{AuthorityRules, Fields};
+use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError};
+use crate::tls::path::{Terms, verify_path_by};
+use crate::tls::{Role, Strictness, verify_svid};
+use postern_config::TrustDomain;
+use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
+use rustls_pki_types::{AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+#[test]
+fn splits_concatenated_der() {
+    let world = World::new();
+    let both = [world.ca1.der.as_ref(), world.ca2.der.as_ref()].concat();
+    assert_eq!(split_der(&both), Ok(vec![world.ca1.der.clone(), world.ca2.der.clone()]));
+    let truncated = &both[..both.len() - 1];
+    let garbage = [both.as_slice(), &[0]].concat();
+    let table: [(&[u8], DerError); 8] = [
+        (&[], DerError::Empty),
+        (truncated, DerError::Truncated),
+        (&garbage, DerError::Truncated),
+        (&[0x31, 0], DerError::Tag { expected: 0x30, found: 0x31 }),
+        (&[0x30, 0x80, 0, 0], DerError::Length),
+        (&[0x30, 0x81, 0x7f], DerError::Length),
+        (&[0x30, 0x82, 0, 0x80], DerError::Length),
+        (&[0x3f, 1, 0], DerError::LongTag),
+    ];
+    for (bytes, expected) in table {
+        assert_eq!(split_der(bytes), Err(expected));
+    }
+}
+
+#[test]
+fn bounds_concatenated_der() {
+    let at_most = [0x30, 0].repeat(CONCATENATED_COUNT_MAX);
+    assert_eq!(split_der(&at_most).map(|all| all.len()), Ok(CONCATENATED_COUNT_MAX));
+    let one_more = [0x30, 0].repeat(CONCATENATED_COUNT_MAX + 1);
+    assert_eq!(split_der(&one_more), Err(DerError::TooMany { max: CONCATENATED_COUNT_MAX }));
+    let large = vec![0x30; CONCATENATED_BYTES_MAX + 1];
+    assert!(matches!(split_der(&large), Err(DerError::TooLarge { .. })));
+    let large = tlv(0x30, &vec![0; 65_533]);
+    assert!(matches!(split_der(&large), Err(DerError::TooLarge { .. })));
+}
+
+#[test]
+fn bundle_names_what_it_drops() {
+    let world = World::new();
+    let leaf = world.ca1.issue(&Draft::leaf(ID), &world.key);
+    let garbage = CertificateDer::from(vec![0x30, 0]);
+    let certificates = [garbage, leaf, world.ca1.der.clone(), world.ca1.der.clone()];
+    let trust_domain = TrustDomain::parse("example.org").expect("a name");
+    let (bundle, problems) = load_bundle(trust_domain, certificates, SystemTime::now());
+    assert_eq!(bundle.anchors.len(), 1);
+    assert!(matches!(problems.as_slice(), [AnchorProblem::Malformed { .. }, AnchorProblem::NotAuthority { .. }]));
+    assert!(problems[1].to_string().contains("CN=workload"), "{}", problems[1]);
+}
+
+/// C-1, each as a SAN. What the parser takes, the verifier takes as it stands; nothing is normalised.
+#[test]
+fn c_1_ids_as_subject_alt_name() {
+    let world = World::new();
+    let (longest, too_long) = (format!("{ID}{}", "a".repeat(2026)), format!("{ID}{}", "a".repeat(2027)));
+    let refused: [&[u8]; 30] = [
+        b"",
+        b"spiffe:",
+        b"spiffe:/a",
+        b"spiffe://",
+        b"spiffe:///a",
+        b"https://example.org/a",
+        b"spiff://example.org/a",
+        b"SPIFFE://example.org/a",
+        b"spiffe://Example.org/a",
+        b"spiffe://u@example.org/a",
+        b"spiffe://@example.org/a",
+        b"spiffe://example.org:443/a",
+        b"spiffe://example.org:/a",
+        b"spiffe://example.org/a?x=1",
+        b"spiffe://example.org/a?",
+        b"spiffe://example.org/a#f",
+        b"spiffe://example.org/%41",
+        b"spiffe://ex%61mple.org/a",
+        b"spiffe://example.org//a",
+        b"spiffe://example.org/a//b",
+        b"spiffe://example.org/a/./b",
+        b"spiffe://example.org/a/../b",
+        b"spiffe://example.org/..",
+        b"spiffe://example.org/a/",
+        b" spiffe://example.org/a",
+        b"spiffe://example.org/a\n",
+        b"spiffe://example.org/a\0",
+        "spiffe://example.org/\u{ff41}".as_bytes(),
+        "spiffe://example.org/a\u{200b}".as_bytes(),
+        too_long.as_bytes(),
+    ];
+    let accepted =
+        [ID, "spiffe://example.org/...", "spiffe://example.org/.a", "spiffe://example.org/A", longest.as_str()];
+    let judge = |uri: &[u8]| {
+        let draft = Draft::leaf(ID).subject(empty_name()).with(critical(subject_alt_name(&[(URI, uri)]), true));
+        let chain = [world.ca1.issue(&draft, &world.key)];
+        let known = bundles(&world.bundles());
+        verify_svid(&chain, &known, GENERATION, Role::Client, SystemTime::now(), Strictness::Strict)
+            .map(|peer| peer.id.to_string())
+            .map_err(|error| error.code())
+    };
+    for uri in refused {
+        assert_eq!(judge(uri), Err("invalid_spiffe_id"), "{}", uri.escape_ascii());
+    }
+    for uri in accepted {
+        assert_eq!(judge(uri.as_bytes()), Ok(uri.to_owned()));
+    }
+}
+
+/// X-52 by work, not by clock: a flood costs no signature check, and no chain more than webpki's hundred.
+#[test]
+fn x_52_work_is_bounded() {
+    let world = World::new();
+    let counted: Vec<Counting> = webpki::ALL_VERIFICATION_ALGS.iter().map(|inner| Counting(*inner)).collect();
+    let algorithms: Vec<_> = counted.iter().map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm).collect();
+    let trust_domain = TrustDomain::parse("example.org").expect("a name");
+    // Roots and intermediates of one name, as SPIRE's default subject makes them: every key has to be tried.
+    let named = || Draft::authority("SPIFFE", "spiffe://example.org");
+    let roots: Vec<_> = (0..40).map(|_| super::certificates::Issuer::root(named())).collect();
+    let (bundle, _) = load_bundle(trust_domain, roots.iter().map(|root| root.der.clone()), SystemTime::now());
+    let stranger = super::certificates::Issuer::root(named());
+    let below: Vec<_> = (0..9).map(|_| stranger.intermediate(named()).der).collect();
+    let leaf = stranger.issue(&Draft::leaf(ID), &world.key);
+    let fields = Fields::read(&leaf).expect("a certificate");
+    let before = CHECKS.load(Ordering::Relaxed);
+    let terms =
+        Terms { algorithms: &algorithms, rules: AuthorityRules::X509Svid, role: Role::Client, now: SystemTime::now() };
+    let outcome = verify_path_by(&terms, &leaf, &fields, &below, &bundle.anchors);
+    let checks = CHECKS.load(Ordering::Relaxed) - before;
+    assert_eq!(outcome.err().map(|error| error.code()), Some("path_too_complex"));
+    assert!((1..=100).contains(&checks), "{checks} signature checks");
+}
+
+static CHECKS: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Debug)]
+struct Counting(&'static dyn SignatureVerificationAlgorithm);
+
+impl SignatureVerificationAlgorithm for Counting {
+    fn verify_signature(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        CHECKS.fetch_add(1, Ordering::Relaxed);
+        self.0.verify_signature(public_key, message, signature)
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.0.public_key_alg_id()
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.0.signature_alg_id()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// What was concatenated comes apart again; whatever else comes in, nothing panics.
+    #[test]
+    fn splitting_is_the_inverse_of_joining(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..6)) {
+        let parts: Vec<_> = parts.iter().map(|content| sequence(std::slice::from_ref(content))).collect();
+        let split = split_der(&parts.concat()).map(|all| all.iter().map(|der| der.to_vec()).collect());
+        prop_assert_eq!(split, Ok(parts));
+    }
+
+    #[test]
+    fn no_bytes_make_the_readers_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let _ = split_der(&bytes);
+        let _ = Fields::read(&bytes);
+        let _ = Fields::read(&sequence(&[bytes]));
+    }
+}
+
+/// Every single bit of a leaf is signed or checked: changing any of them is refused, by a reason, never by a panic.
+#[test]
+fn every_changed_bit_is_refused() {
+    let world = World::new();
+    let known = bundles(&world.bundles());
+    let leaf = world.ca1.issue(&Draft::leaf(ID), &world.key);
+    let now = SystemTime::now();
+    let judge = |der: Vec<u8>| {
+        let chain = [CertificateDer::from(der)];
+        verify_svid(&chain, &known, GENERATION, Role::Client, now, Strictness::Strict).is_ok()
+    };
+    assert!(judge(leaf.to_vec()));
+    for position in 0..leaf.len() {
+        for bit in 0..8 {
+            let mut changed = leaf.to_vec();
+            changed[position] ^= 1 << bit;
+            assert!(!judge(changed), "byte {position}, bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One connection to an upstream: TCP or unix socket, then what the plan says protects it.
+
+use super::plan::{Security, ServicePlan};
+use super::pool::{EndpointAddress, OwnSvid};
+use crate::capture;
+use crate::identity::{Snapshot, Svid};
+use crate::refusal::{Refusal, Refused};
+use crate::session::{Carries, Direction, Registered, Session, SessionIo, Subject, Trust};
+use crate::tls::mesh::{self, ClientAlpn, Connect};
+use crate::tls::{Peer, Role};
+use crate::worker::Worker;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+
+/// Bytes to and from an upstream.
+pub enum UpstreamIo {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Mesh(Box<TlsStream<SessionIo>>),
+    Web(Box<TlsStream<TcpStream>>),
+}
+
+/// An upstream that answered, and proved who it is if the plan wants that.
+pub struct Connected {
+    pub io: UpstreamIo,
+    pub session: Option<Arc<Session>>,
+    pub registered: Option<Rc<Registered>>,
+    pub peer: Option<Arc<Peer>>,
+}
+
+/// The SVID that a plan presents now, with the snapshot that it is of.
+pub struct Own {
+    pub snapshot: Arc<Snapshot>,
+    pub svid: Option<Arc<Svid>>,
+}
+
+impl Own {
+    /// # Errors
+    /// The plan needs an SVID and there is none: nothing is sent without it.
+    pub fn of(plan: &ServicePlan, snapshot: Arc<Snapshot>) -> Result<Self, Refused> {
+        let svid = match &plan.security {
+            Security::Mesh { svid, .. } => {
+                let selected = snapshot.select(svid, SystemTime::now());
+                Some(selected.map_err(|none| Refused::new(none.refusal(), none.to_string()))?.clone())
+            }
+            _ => None,
+        };
+        Ok(Self { snapshot, svid })
+    }
+
+    pub fn key(&self) -> OwnSvid {
+        self.svid.as_ref().map_or([0; 32], |svid| svid.fingerprint)
+    }
+}
+
+/// # Errors
+/// Unreachable, or not who the plan expects; the detail has the address and the cause.
+pub async fn connect(
+    worker: &Worker,
+    plan: &Arc<ServicePlan>,
+    host: Option<&str>,
+    address: &EndpointAddress,
+    own: &Own,
+    alpn: ClientAlpn,
+) -> Result<Connected, Refused> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        let refusal = if plan.is_app() { Refusal::AppUnreachable } else { Refusal::UpstreamUnreachable };
+        Refused::new(refusal, format!("{}: cannot connect to {address}: {error}", plan.name))
+    };
+    let connecting = async {
+        match address {
+            EndpointAddress::Tcp(address) => {
+                let tcp = TcpStream::connect(*address).await?;
+                capture::tune(&tcp);
+                Ok::<_, io::Error>(UpstreamIo::Tcp(tcp))
+            }
+            EndpointAddress::Unix(path) => Ok(UpstreamIo::Unix(UnixStream::connect(path).await?)),
+        }
+    };
+    let io = match tokio::time::timeout(plan.connect_timeout, connecting).await {
+        Ok(Ok(io)) => io,
+        Ok(Err(error)) => return Err(unreachable(&error)),
+        Err(_) => return Err(unreachable(&format_args!("no answer within {:?}", plan.connect_timeout))),
+    };
+    match (&plan.security, io) {
+        (Security::Plaintext | Security::App, io) => Ok(Connected { io, session: None, registered: None, peer: None }),
+        (Security::Mesh { expected, .. }, UpstreamIo::Tcp(tcp)) => {
+            mesh(worker, plan, host, tcp, expected, own, alpn).await
+        }
+        (Security::WebTls { client, server_name }, UpstreamIo::Tcp(tcp)) => {
+            let name = server_name.as_deref().or(host).unwrap_or_default();
+            let handshake = worker.policy().timeouts.handshake;
+            let tls = client.connect(tcp, name, alpn, handshake).await;
+            let tls = tls.map_err(|error| {
+                Refused::new(error.refusal(Role::Client), format!("{}: {address}: {error}", plan.name))
+            })?;
+            Ok(Connected { io: UpstreamIo::Web(Box::new(tls)), session: None, registered: None, peer: None })
+        }
+        (Security::Mesh { .. } | Security::WebTls { .. }, _) => {
+            Err(Refused::new(Refusal::Internal, "TLS over a unix socket is not a thing of ours"))
+        }
+    }
+}
+
+async fn mesh(
+    worker: &Worker,
+    plan: &Arc<ServicePlan>,
+    host: Option<&str>,
+    tcp: TcpStream,
+    expected: &[postern_config::SpiffePattern],
+    own: &Own,
+    alpn: ClientAlpn,
+) -> Result<Connected, Refused> {
+    let Some(svid) = &own.svid else {
+        return Err(Refusal::NoIdentity.into());
+    };
+    let policy = worker.policy();
+    let remote = tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let session = Session::new(worker.next_id(), Direction::Upstream, plan.name.clone(), remote, plan.metrics.clone());
+    let registered = Rc::new(worker.registry.register(session.clone()));
+    session.set_subject(Subject::Service { plan: plan.clone(), host: host.map(Box::from) });
+    session.set_carries(match alpn {
+        ClientAlpn::H2 => Carries::Http2,
+        ClientAlpn::Http1 => Carries::Http1,
+        ClientAlpn::None => Carries::Stream,
+    });
+    let with = Connect {
+        snapshot: &own.snapshot,
+        svid,
+        expected,
+        alpn,
+        strictness: policy.strictness,
+        deadline: policy.timeouts.handshake,
+    };
+    let io = SessionIo::new(tcp, session.clone(), worker.shared.metrics.clone());
+    let started = std::time::Instant::now();
+    let (tls, peer) = Box::pin(mesh::connect(io, with))
+        .await
+        .map_err(|error| Refused::new(error.refusal(Role::Client), format!("{}: {remote}: {error}", plan.name)))?;
+    plan.metrics.handshake(started.elapsed());
+    let trust = Trust {
+        own: svid.clone(),
+        peer: peer.clone(),
+        peer_role: Role::Server,
+        strictness: policy.strictness,
+        on_expiry: plan.on_expiry,
+    };
+    session.establish(trust, &worker.identity());
+    Ok(Connected {
+        io: UpstreamIo::Mesh(Box::new(tls)),
+        session: Some(session),
+        registered: Some(registered),
+        peer: Some(peer),
+    })
+}
+
+macro_rules! each_io {
+    ($io:expr, $inner:ident => $call:expr) => {
+        match $io {
+            UpstreamIo::Tcp($inner) => $call,
+            UpstreamIo::Unix($inner) => $call,
+            UpstreamIo::Mesh($inner) => $call,
+            UpstreamIo::Web($inner) => $call,
+        }
+    };
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each_io!(self.get_mut(), inner => Pin::new(inner).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each_io!(self, inner => inner.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_io!(self.get_mut(), inner => Pin::new(inner).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_io!(self.get_mut(), inner => Pin::new(inner).poll_shutdown(context))
+    }
+}

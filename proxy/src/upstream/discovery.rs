@@ -1,0 +1,194 @@
+//! Names into addresses, on the control plane. Workers read the last good answer and never wait for a resolver, but for
+//! the first answer of a name.
+
+use arc_swap::ArcSwap;
+use hickory_resolver::TokioResolver;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Answers are asked for again after their TTL, within these bounds.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
+const REFRESH_MAX: Duration = Duration::from_secs(30);
+/// After a failure; the last good answer stays in use.
+const RETRY: Duration = Duration::from_secs(2);
+/// Names of templates come from requests; this many at most are kept.
+const NAMES_MAX: usize = 4096;
+
+/// Where an upstream's addresses come from.
+#[derive(Clone, Debug)]
+pub enum EndpointSource {
+    Static(Arc<[SocketAddr]>),
+    /// `of_template`: the name came out of a request, so answers that point at ourselves or at a metadata service are
+    /// not used (THREATS NW-03, NW-07).
+    Dns {
+        host: Arc<str>,
+        port: u16,
+        of_template: bool,
+    },
+    /// The host that the request names, at this port or the one it names.
+    RequestedHost {
+        port: Option<u16>,
+    },
+    Unix(PathBuf),
+}
+
+/// The current addresses of one name and port.
+pub struct EndpointSet {
+    addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Rises with every change; 0: no answer yet.
+    generation: AtomicU64,
+    answered: watch::Sender<bool>,
+}
+
+impl EndpointSet {
+    fn unresolved() -> Self {
+        Self {
+            addresses: ArcSwap::from_pointee(Vec::new()),
+            generation: AtomicU64::new(0),
+            answered: watch::Sender::new(false),
+        }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+        self.addresses.load_full()
+    }
+
+    /// Waits for the first answer, good or bad.
+    pub async fn first_answer(&self, at_most: Duration) {
+        let mut answered = self.answered.subscribe();
+        // A time-out is for the caller to see: there are no addresses then.
+        let _ = tokio::time::timeout(at_most, answered.wait_for(|answered| *answered)).await;
+    }
+
+    fn update(&self, mut addresses: Vec<SocketAddr>) {
+        addresses.sort_unstable();
+        addresses.dedup();
+        if **self.addresses.load() != addresses {
+            self.addresses.store(Arc::new(addresses));
+            self.generation.fetch_add(1, Relaxed);
+        }
+        self.answered.send_replace(true);
+    }
+}
+
+/// Every name that something still uses.
+pub struct Discovery {
+    resolver: Option<TokioResolver>,
+    control: Handle,
+    names: Mutex<HashMap<(Arc<str>, u16), Weak<EndpointSet>>>,
+}
+
+impl Discovery {
+    /// Resolves as the system is configured to (`/etc/resolv.conf`, `/etc/hosts`).
+    pub fn new(control: Handle) -> Self {
+        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+        let resolver = resolver
+            .inspect_err(|error| tracing::warn!(%error, "no DNS configuration could be read: names use the C library"))
+            .ok();
+        Self { resolver, control, names: Mutex::new(HashMap::new()) }
+    }
+
+    /// The set for a name; its refresh task ends when the last user has dropped it. `None`: too many names.
+    pub fn resolve(self: &Arc<Self>, host: &Arc<str>, port: u16, of_template: bool) -> Option<Arc<EndpointSet>> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (host.clone(), port);
+        if let Some(set) = names.get(&key).and_then(Weak::upgrade) {
+            return Some(set);
+        }
+        if names.len() >= NAMES_MAX {
+            names.retain(|_, set| set.strong_count() > 0);
+            if names.len() >= NAMES_MAX {
+                tracing::warn!(%host, "more than {NAMES_MAX} names are in use: not resolved");
+                return None;
+            }
+        }
+        let set = Arc::new(EndpointSet::unresolved());
+        names.insert(key, Arc::downgrade(&set));
+        self.control.spawn(refresh(self.clone(), host.clone(), port, of_template, Arc::downgrade(&set)));
+        Some(set)
+    }
+
+    async fn lookup(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
+        let Some(resolver) = &self.resolver else {
+            let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| error.to_string())?;
+            return Ok((found.map(|address| address.ip()).collect(), REFRESH_MAX));
+        };
+        let answer = resolver.lookup_ip(host).await.map_err(|error| error.to_string())?;
+        let lifetime = answer.valid_until().saturating_duration_since(Instant::now());
+        Ok((answer.iter().collect(), lifetime.clamp(REFRESH_MIN, REFRESH_MAX)))
+    }
+}
+
+async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_template: bool, set: Weak<EndpointSet>) {
+    let mut failing = false;
+    while set.strong_count() > 0 {
+        let answer = discovery.lookup(&host).await;
+        let Some(set) = set.upgrade() else { return };
+        let wait = match answer {
+            Ok((addresses, lifetime)) => {
+                failing = false;
+                let usable = addresses.into_iter().filter(|address| !of_template || may_be_dialled(*address));
+                set.update(usable.map(|address| SocketAddr::new(address, port)).collect());
+                lifetime
+            }
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%host, %error, "name not resolved; the last good answer stays in use");
+                }
+                failing = true;
+                set.answered.send_replace(true);
+                RETRY
+            }
+        };
+        drop(set);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A name out of a request must not lead to ourselves or to a cloud's metadata service (THREATS NW-03, NW-07).
+fn may_be_dialled(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let metadata = match address {
+        IpAddr::V4(v4) => {
+            v4.is_link_local() || v4.octets() == [100, 100, 100, 200] || v4.octets() == [168, 63, 129, 16]
+        }
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
+    };
+    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_be_dialled;
+
+    #[test]
+    fn nw_03_metadata_and_own_addresses_of_requested_names_are_not_dialled() {
+        for (text, expected) in [
+            ("10.1.2.3", true),
+            ("2001:db8::1", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("0.0.0.0", false),
+            ("169.254.169.254", false),
+            ("::ffff:169.254.169.254", false),
+            ("169.254.170.2", false),
+            ("100.100.100.200", false),
+            ("168.63.129.16", false),
+            ("fd00:ec2::254", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(may_be_dialled(text.parse().unwrap()), expected, "{text}");
+        }
+    }
+}

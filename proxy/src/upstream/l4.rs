@@ -1,0 +1,60 @@
+//! L4: a connection of its own to an upstream, and a tunnel to it.
+
+use super::connect::{Own, connect};
+use super::plan::ServicePlan;
+use super::pool::{Active, Endpoint};
+use crate::connection::Connection;
+use crate::refusal::Refused;
+use crate::tls::mesh::ClientAlpn;
+use crate::tunnel::{self, TunnelEnd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+const ENDPOINTS_TRIED_MAX: usize = 3;
+
+/// Connects to an endpoint of `plan` and copies until both sides have ended.
+///
+/// # Errors
+/// Before the first byte only: no identity, or nobody there who is expected.
+pub async fn tunnel<IO>(
+    connection: &Rc<Connection>,
+    io: &mut IO,
+    plan: &Arc<ServicePlan>,
+    host: Option<&str>,
+) -> Result<(), Refused>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let worker = &connection.worker;
+    let upstream = worker.upstreams.get(plan, &worker.shared.discovery)?;
+    let mut tried: Vec<Rc<Endpoint>> = Vec::new();
+    let (endpoint, mut connected) = loop {
+        let endpoint = upstream.pick(&tried).await?;
+        let own = Own::of(plan, worker.identity())?;
+        match Box::pin(connect(worker, plan, host, &endpoint.address, &own, ClientAlpn::None)).await {
+            Ok(connected) => break (endpoint, connected),
+            Err(refused) => {
+                endpoint.failed(Instant::now());
+                tried.push(endpoint);
+                if tried.len() >= ENDPOINTS_TRIED_MAX || upstream.pick(&tried).await.is_err() {
+                    return Err(refused);
+                }
+            }
+        }
+    };
+    endpoint.reached();
+    let _active = Active::at(&endpoint);
+    connection.upstream(endpoint.address.to_string(), connected.peer.clone());
+    let timeouts = worker.policy().timeouts.clone();
+    let counters = tunnel::Counters::default();
+    let ended = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger).await;
+    let upstream_cut = connected.session.as_ref().filter(|session| session.is_cut());
+    match (&ended.end, upstream_cut.and_then(|session| session.end_cause())) {
+        (_, Some(cause)) => connection.ended(cause.as_str().to_owned()),
+        (TunnelEnd::BothClosed, None) => {}
+        (end, None) => connection.ended(end.to_string()),
+    }
+    Ok(())
+}

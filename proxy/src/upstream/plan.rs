@@ -1,0 +1,228 @@
+//! An upstream as compiled from the configuration: a declared service, one instance of a template, or our application.
+
+use super::discovery::EndpointSource;
+use crate::telemetry::{Metrics, PortMetrics};
+use crate::tls::web::WebTls;
+use postern_config::pattern::Captures;
+use postern_config::{
+    AppAddress, Endpoints, HostPattern, OnExpiry, Protocol, Service, SpiffePattern, SvidSelector, Timeouts, Transport,
+};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How to reach an upstream and whom to expect there.
+pub struct ServicePlan {
+    pub name: Arc<str>,
+    pub hosts: Vec<HostPattern>,
+    pub protocol: Protocol,
+    pub security: Security,
+    pub source: EndpointSource,
+    pub on_expiry: OnExpiry,
+    pub connect_timeout: Duration,
+    pub pool_idle: Duration,
+    pub metrics: Arc<PortMetrics>,
+    /// What it was made from; equal means the plan, and with it the pools, can stay.
+    origin: Origin,
+}
+
+#[derive(Clone, PartialEq)]
+enum Origin {
+    Service(Box<Service>, Duration, Duration),
+    App(AppAddress, Duration, Duration),
+    Instance,
+}
+
+/// What protects the hop.
+pub enum Security {
+    /// mTLS with one of these.
+    Mesh {
+        expected: Vec<SpiffePattern>,
+        svid: SvidSelector,
+    },
+    WebTls {
+        client: Arc<WebTls>,
+        server_name: Option<Arc<str>>,
+    },
+    Plaintext,
+    /// The local application.
+    App,
+}
+
+impl ServicePlan {
+    pub fn service(service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>, metrics: &Metrics) -> Self {
+        let security = match (&service.transport, web) {
+            (Transport::Mesh { identity, svid }, _) => {
+                Security::Mesh { expected: identity.clone(), svid: svid.clone() }
+            }
+            (Transport::WebTls { server_name, .. }, Some(client)) => {
+                let name = server_name.as_deref().or_else(|| fixed_name(service));
+                Security::WebTls { client, server_name: name.map(Arc::from) }
+            }
+            (Transport::WebTls { .. }, None) => unreachable!("the policy makes a WebTls for every such service"),
+            (Transport::Plaintext, _) => Security::Plaintext,
+        };
+        Self {
+            name: Arc::from(service.name.as_str()),
+            hosts: service.hosts.clone(),
+            protocol: service.protocol,
+            security,
+            source: EndpointSource::from(&service.endpoints),
+            on_expiry: service.on_expiry,
+            connect_timeout: service.connect_timeout.unwrap_or(timeouts.connect),
+            pool_idle: timeouts.pool_idle,
+            metrics: metrics.outbound(&service.name),
+            origin: service_origin(service, timeouts),
+        }
+    }
+
+    pub fn app(name: &Arc<str>, app: &AppAddress, timeouts: &Timeouts, metrics: &Metrics) -> Self {
+        Self {
+            name: name.clone(),
+            hosts: Vec::new(),
+            protocol: Protocol::Detect,
+            security: Security::App,
+            source: match app {
+                AppAddress::Tcp(address) => EndpointSource::Static(Arc::from([*address])),
+                AppAddress::Unix(path) => EndpointSource::Unix(path.clone()),
+            },
+            on_expiry: OnExpiry::Keep,
+            connect_timeout: timeouts.connect_app,
+            pool_idle: timeouts.pool_idle_app,
+            metrics: metrics.inbound(name),
+            origin: Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app),
+        }
+    }
+
+    pub fn same_upstream(&self, service: &Service, timeouts: &Timeouts) -> bool {
+        self.origin == service_origin(service, timeouts)
+    }
+
+    pub fn same_app(&self, app: &AppAddress, timeouts: &Timeouts) -> bool {
+        self.origin == Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app)
+    }
+
+    /// A plan that needs the requested host: to know where, or whom to expect.
+    pub fn is_template(&self) -> bool {
+        matches!(self.source, EndpointSource::RequestedHost { .. })
+            || matches!(&self.security, Security::WebTls { server_name: None, .. })
+            || matches!(&self.security, Security::Mesh { expected, .. } if expected.iter().any(|id| !id.captures().is_empty()))
+    }
+
+    /// The plan for one host of a template. `None`: the host does not fill it.
+    pub fn instance(&self, host: &str, requested_port: Option<u16>) -> Option<Self> {
+        let captures: Captures<'_> = self.hosts.iter().find_map(|pattern| pattern.matches(host))?;
+        let security = match &self.security {
+            Security::Mesh { expected, svid } => Security::Mesh {
+                expected: expected.iter().map(|id| id.expand(&captures)).collect::<Option<Vec<_>>>()?,
+                svid: svid.clone(),
+            },
+            Security::WebTls { client, server_name } => Security::WebTls {
+                client: client.clone(),
+                server_name: Some(server_name.clone().unwrap_or_else(|| Arc::from(host))),
+            },
+            Security::Plaintext => Security::Plaintext,
+            Security::App => return None,
+        };
+        let source = match &self.source {
+            EndpointSource::RequestedHost { port } => {
+                let port = port.or(requested_port).unwrap_or(match self.security {
+                    Security::WebTls { .. } => 443,
+                    _ => 80,
+                });
+                match host.parse::<IpAddr>() {
+                    Ok(address) => EndpointSource::Static(Arc::from([SocketAddr::new(address, port)])),
+                    Err(_) => EndpointSource::Dns { host: Arc::from(host), port, of_template: true },
+                }
+            }
+            other => other.clone(),
+        };
+        Some(Self {
+            name: self.name.clone(),
+            hosts: Vec::new(),
+            protocol: self.protocol,
+            security,
+            source,
+            on_expiry: self.on_expiry,
+            connect_timeout: self.connect_timeout,
+            pool_idle: self.pool_idle,
+            metrics: self.metrics.clone(),
+            origin: Origin::Instance,
+        })
+    }
+
+    pub fn is_app(&self) -> bool {
+        matches!(self.security, Security::App)
+    }
+}
+
+/// The one name that a service is known by, if there is one.
+fn fixed_name(service: &Service) -> Option<&str> {
+    match (service.hosts.as_slice(), &service.endpoints) {
+        ([host], _) if host.exact().is_some() => host.exact(),
+        ([], Endpoints::Dns { host, .. }) => Some(host),
+        _ => None,
+    }
+}
+
+fn service_origin(service: &Service, timeouts: &Timeouts) -> Origin {
+    let connect = service.connect_timeout.unwrap_or(timeouts.connect);
+    Origin::Service(Box::new(service.clone()), connect, timeouts.pool_idle)
+}
+
+impl From<&Endpoints> for EndpointSource {
+    fn from(endpoints: &Endpoints) -> Self {
+        match endpoints {
+            Endpoints::Static(addresses) => Self::Static(Arc::from(addresses.as_slice())),
+            Endpoints::Dns { host, port } => {
+                Self::Dns { host: Arc::from(host.as_str()), port: *port, of_template: false }
+            }
+            Endpoints::Host { port } => Self::RequestedHost { port: *port },
+        }
+    }
+}
+
+/// Which service a host means. Exact hosts by hash, patterns by specificity.
+pub struct ServiceTable {
+    all: Vec<Arc<ServicePlan>>,
+    exact: HashMap<String, usize>,
+    /// Most specific first.
+    patterns: Vec<(HostPattern, usize)>,
+}
+
+impl ServiceTable {
+    pub fn compile(all: Vec<Arc<ServicePlan>>) -> Self {
+        let mut exact = HashMap::new();
+        let mut patterns = Vec::new();
+        for (index, service) in all.iter().enumerate() {
+            for host in &service.hosts {
+                match host.exact() {
+                    Some(name) => {
+                        exact.insert(name.to_owned(), index);
+                    }
+                    None => patterns.push((host.clone(), index)),
+                }
+            }
+        }
+        patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.specificity()));
+        Self { all, exact, patterns }
+    }
+
+    /// `host` is in lower case, without port and trailing dot.
+    pub fn by_host(&self, host: &str) -> Option<&Arc<ServicePlan>> {
+        let index = match self.exact.get(host) {
+            Some(index) => Some(*index),
+            None => self.patterns.iter().find(|(pattern, _)| pattern.matches(host).is_some()).map(|(_, index)| *index),
+        };
+        index.map(|index| &self.all[index])
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<Arc<ServicePlan>> {
+        self.all.iter().find(|service| &*service.name == name).cloned()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServicePlan>> {
+        self.all.iter()
+    }
+}

@@ -1,0 +1,374 @@
+//! One worker's upstreams: endpoints with their load, idle HTTP/1 senders, shared HTTP/2 connections.
+//!
+//! A pool belongs to an endpoint of one plan (whose expected identity is fixed) and to one SVID of ours. When our SVID
+//! rotates, what was pooled with the older one takes no new request and closes when idle (DESIGN, rulings).
+
+use super::discovery::{Discovery, EndpointSet, EndpointSource};
+use super::plan::ServicePlan;
+use crate::http::body::RequestBody;
+use crate::refusal::{Refusal, Refused};
+use crate::session::Session;
+use hyper::client::conn::{http1, http2};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Concurrent streams per pooled HTTP/2 connection (PEERS D2).
+const H2_STREAMS_PER_CONNECTION: u32 = 100;
+/// An endpoint that could not be reached is passed over this long while others can.
+const FAILED_FOR: Duration = Duration::from_secs(3);
+/// Instances of templates kept by a worker.
+const INSTANCES_MAX: usize = 1024;
+/// What nobody used for this long is forgotten, with its refresh of names.
+const UNUSED_FOR: Duration = Duration::from_secs(600);
+
+/// SHA-256 of our own leaf, zero where no SVID of ours is used.
+pub type OwnSvid = [u8; 32];
+
+#[derive(Default)]
+pub struct Upstreams {
+    /// Keyed by the plan's address; the entry keeps the plan alive, so the address stays its own.
+    by_plan: RefCell<HashMap<usize, Rc<Upstream>>>,
+    /// (template plan, host, port) → its instance.
+    instances: RefCell<HashMap<(usize, Box<str>, Option<u16>), Arc<ServicePlan>>>,
+}
+
+pub struct Upstream {
+    pub plan: Arc<ServicePlan>,
+    names: Option<Arc<EndpointSet>>,
+    names_seen: Cell<u64>,
+    endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    used: Cell<Instant>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    /// Requests and tunnels under way.
+    pub active: Cell<u32>,
+    failed_at: Cell<Option<Instant>>,
+    h1: RefCell<Vec<IdleH1>>,
+    h2: RefCell<Vec<Rc<H2Connection>>>,
+    /// Held while a connection for HTTP/2 is made, so that a burst makes one.
+    pub h2_connecting: tokio::sync::Mutex<()>,
+}
+
+struct IdleH1 {
+    sender: http1::SendRequest<RequestBody>,
+    session: Option<Arc<Session>>,
+    own: OwnSvid,
+    since: Instant,
+}
+
+pub struct H2Connection {
+    pub sender: http2::SendRequest<RequestBody>,
+    pub session: Option<Arc<Session>>,
+    own: OwnSvid,
+    streams: Cell<u32>,
+    idle_since: Cell<Instant>,
+}
+
+impl Upstreams {
+    /// The worker's state for `plan`.
+    ///
+    /// # Errors
+    /// More names are in use than are kept.
+    pub fn get(&self, plan: &Arc<ServicePlan>, discovery: &Arc<Discovery>) -> Result<Rc<Upstream>, Refused> {
+        let key = Arc::as_ptr(plan) as usize;
+        if let Some(upstream) = self.by_plan.borrow().get(&key) {
+            upstream.used.set(Instant::now());
+            return Ok(upstream.clone());
+        }
+        let upstream = Rc::new(Upstream::new(plan.clone(), discovery)?);
+        self.by_plan.borrow_mut().insert(key, upstream.clone());
+        Ok(upstream)
+    }
+
+    /// `plan` itself, or its instance for the requested host when it is a template.
+    ///
+    /// # Errors
+    /// The host does not fill the template, or there are too many instances.
+    pub fn instance(
+        &self,
+        plan: &Arc<ServicePlan>,
+        host: &str,
+        port: Option<u16>,
+    ) -> Result<Arc<ServicePlan>, Refused> {
+        if !plan.is_template() {
+            return Ok(plan.clone());
+        }
+        let key = (Arc::as_ptr(plan) as usize, Box::from(host), port);
+        let mut instances = self.instances.borrow_mut();
+        if let Some(instance) = instances.get(&key) {
+            return Ok(instance.clone());
+        }
+        if instances.len() >= INSTANCES_MAX {
+            return Err(Refused::new(
+                Refusal::OverLimit,
+                format!("more than {INSTANCES_MAX} hosts of templates in use"),
+            ));
+        }
+        let instance = plan.instance(host, port).ok_or_else(|| {
+            Refused::new(Refusal::UnknownService, format!("{host} does not fill template {}", plan.name))
+        })?;
+        let instance = Arc::new(instance);
+        instances.insert(key, instance.clone());
+        Ok(instance)
+    }
+
+    /// Once a second: closes what idled too long, forgets what is unused.
+    pub fn sweep(&self, now: Instant) {
+        let mut by_plan = self.by_plan.borrow_mut();
+        by_plan.retain(|_, upstream| {
+            let busy = upstream.endpoints.borrow().iter().any(|endpoint| endpoint.active.get() > 0);
+            for endpoint in upstream.endpoints.borrow().iter() {
+                endpoint.sweep(now, upstream.plan.pool_idle);
+            }
+            busy || now.duration_since(upstream.used.get()) < UNUSED_FOR
+        });
+        self.instances.borrow_mut().retain(|_, plan| by_plan.contains_key(&(Arc::as_ptr(plan) as usize)));
+    }
+}
+
+impl Upstream {
+    fn new(plan: Arc<ServicePlan>, discovery: &Arc<Discovery>) -> Result<Self, Refused> {
+        let (names, endpoints) = match &plan.source {
+            EndpointSource::Static(addresses) => {
+                (None, addresses.iter().map(|address| Endpoint::new(EndpointAddress::Tcp(*address))).collect())
+            }
+            EndpointSource::Unix(path) => (None, vec![Endpoint::new(EndpointAddress::Unix(path.clone()))]),
+            EndpointSource::Dns { host, port, of_template } => {
+                let names = discovery.resolve(host, *port, *of_template);
+                let names = names.ok_or(Refused::new(Refusal::OverLimit, "too many names in use"))?;
+                (Some(names), Vec::new())
+            }
+            EndpointSource::RequestedHost { .. } => {
+                return Err(Refused::new(Refusal::Internal, "a template was used as a service"));
+            }
+        };
+        Ok(Self {
+            plan,
+            names,
+            names_seen: Cell::new(0),
+            endpoints: RefCell::new(endpoints),
+            used: Cell::new(Instant::now()),
+        })
+    }
+
+    /// The less loaded of two endpoints drawn at random, without those in `tried` and, if possible, without those that
+    /// failed lately.
+    ///
+    /// # Errors
+    /// The name has no address, or all were tried.
+    pub async fn pick(&self, tried: &[Rc<Endpoint>]) -> Result<Rc<Endpoint>, Refused> {
+        if let Some(names) = &self.names {
+            if names.generation() == 0 {
+                names.first_answer(self.plan.connect_timeout).await;
+            }
+            self.follow(names);
+        }
+        let now = Instant::now();
+        let endpoints = self.endpoints.borrow();
+        if endpoints.is_empty() {
+            return Err(Refused::new(
+                Refusal::UpstreamUnresolved,
+                format!("{}: the name has no usable address", self.plan.name),
+            ));
+        }
+        let untried = |endpoint: &&Rc<Endpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, endpoint));
+        if endpoints.len() == 1 {
+            return endpoints.iter().find(untried).cloned().ok_or_else(|| self.exhausted());
+        }
+        let mut candidates: Vec<_> = endpoints.iter().filter(untried).filter(|it| !it.failed_lately(now)).collect();
+        if candidates.is_empty() {
+            candidates = endpoints.iter().filter(untried).collect();
+        }
+        let pair = (fastrand::usize(..candidates.len().max(1)), fastrand::usize(..candidates.len().max(1)));
+        match (candidates.get(pair.0), candidates.get(pair.1)) {
+            (Some(one), Some(other)) => Ok(Rc::clone(if other.active.get() < one.active.get() { other } else { one })),
+            _ => Err(self.exhausted()),
+        }
+    }
+
+    fn exhausted(&self) -> Refused {
+        Refused::new(Refusal::UpstreamUnreachable, format!("{}: no endpoint could be reached", self.plan.name))
+    }
+
+    /// Takes over the resolver's answer; endpoints that stayed keep their pools.
+    fn follow(&self, names: &EndpointSet) {
+        let generation = names.generation();
+        if generation == self.names_seen.replace(generation) {
+            return;
+        }
+        let mut endpoints = self.endpoints.borrow_mut();
+        let known = std::mem::take(&mut *endpoints);
+        for address in names.addresses().iter() {
+            let address = EndpointAddress::Tcp(*address);
+            let kept = known.iter().find(|endpoint| endpoint.address == address).cloned();
+            endpoints.push(kept.unwrap_or_else(|| Endpoint::new(address)));
+        }
+    }
+}
+
+impl Endpoint {
+    fn new(address: EndpointAddress) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            active: Cell::new(0),
+            failed_at: Cell::new(None),
+            h1: RefCell::default(),
+            h2: RefCell::default(),
+            h2_connecting: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub fn failed(&self, now: Instant) {
+        self.failed_at.set(Some(now));
+    }
+
+    pub fn reached(&self) {
+        self.failed_at.set(None);
+    }
+
+    fn failed_lately(&self, now: Instant) -> bool {
+        self.failed_at.get().is_some_and(|at| now.duration_since(at) < FAILED_FOR)
+    }
+
+    /// The most recently used idle connection that is still good.
+    pub fn take_h1(
+        &self,
+        own: &OwnSvid,
+        now: Instant,
+        idle_max: Duration,
+    ) -> Option<(http1::SendRequest<RequestBody>, Option<Arc<Session>>)> {
+        let mut idle = self.h1.borrow_mut();
+        while let Some(candidate) = idle.pop() {
+            let usable = candidate.own == *own
+                && now.duration_since(candidate.since) < idle_max
+                && candidate.sender.is_ready()
+                && !candidate.sender.is_closed()
+                && candidate.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut());
+            if usable {
+                return Some((candidate.sender, candidate.session));
+            }
+        }
+        None
+    }
+
+    /// Puts a connection back whose response has been read to its end.
+    pub fn give_back_h1(
+        &self,
+        sender: http1::SendRequest<RequestBody>,
+        session: Option<Arc<Session>>,
+        own: OwnSvid,
+        idle_max: usize,
+    ) {
+        let mut idle = self.h1.borrow_mut();
+        if !sender.is_closed() && idle.len() < idle_max {
+            idle.push(IdleH1 { sender, session, own, since: Instant::now() });
+        }
+    }
+
+    /// A shared connection with room for one more stream.
+    pub fn take_h2(self: &Rc<Self>, own: &OwnSvid) -> Option<Rc<H2Connection>> {
+        let mut connections = self.h2.borrow_mut();
+        connections.retain(|connection| !connection.sender.is_closed());
+        connections.iter().find(|connection| connection.takes_requests(own)).cloned()
+    }
+
+    pub fn add_h2(
+        &self,
+        sender: http2::SendRequest<RequestBody>,
+        session: Option<Arc<Session>>,
+        own: OwnSvid,
+    ) -> Rc<H2Connection> {
+        let connection = Rc::new(H2Connection {
+            sender,
+            session,
+            own,
+            streams: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+        });
+        self.h2.borrow_mut().push(connection.clone());
+        connection
+    }
+
+    fn sweep(&self, now: Instant, idle_max: Duration) {
+        self.h1.borrow_mut().retain(|idle| {
+            !idle.sender.is_closed()
+                && now.duration_since(idle.since) < idle_max
+                && idle.session.as_ref().is_none_or(|session| !session.is_retired())
+        });
+        self.h2.borrow_mut().retain(|connection| {
+            let idle = connection.streams.get() == 0;
+            let old = now.duration_since(connection.idle_since.get()) >= idle_max.max(H2_IDLE_MIN);
+            let retired = connection.session.as_ref().is_some_and(|session| session.is_retired());
+            !(connection.sender.is_closed() || idle && (old || retired))
+        });
+    }
+}
+
+/// HTTP/2 connections are few and dear: they stay idle longer (PEERS D1, "h2 / tunnel pool idle").
+const H2_IDLE_MIN: Duration = Duration::from_secs(300);
+
+impl H2Connection {
+    fn takes_requests(&self, own: &OwnSvid) -> bool {
+        self.own == *own
+            && self.streams.get() < H2_STREAMS_PER_CONNECTION
+            && !self.sender.is_closed()
+            && self.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut())
+    }
+}
+
+/// Counts one stream of a shared connection while it lives.
+pub struct Stream(Rc<H2Connection>);
+
+impl Stream {
+    pub fn of(connection: &Rc<H2Connection>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(connection.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        if self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
+    }
+}
+
+/// Counts one request or tunnel of an endpoint while it lives.
+pub struct Active(Rc<Endpoint>);
+
+impl Active {
+    pub fn at(endpoint: &Rc<Endpoint>) -> Self {
+        endpoint.active.set(endpoint.active.get() + 1);
+        Self(endpoint.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
