@@ -1,4 +1,5 @@
 //! Integration tests.
 
 mod dependencies;
+mod http_versions;
 mod tidy;
