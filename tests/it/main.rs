@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod dependencies;
+mod http_versions;
 mod limbo;
 mod oracle_id;
 mod oracle_svid;
