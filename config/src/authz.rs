@@ -3,7 +3,7 @@
 use crate::pattern::{PathPattern, SpiffePattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
-use crate::values::{At, Method, OneOrMany};
+use crate::values::{At, Method, Name, OneOrMany};
 use schemars::JsonSchema;
 
 /// One rule: all of its parts hold, or it does not match. Nothing is allowed that no rule allows.
@@ -32,8 +32,8 @@ pub enum Principal {
 #[schemars(rename = "Allow", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawAllow {
     /// What logs and refusals call this rule.
-    #[schemars(extend("default" = "allow-N"))]
-    name: Field<String>,
+    #[schemars(extend("x-default" = "allow-N"))]
+    name: Field<Name>,
     /// Callers whose verified SPIFFE ID fits one of these: exact, `*` for one segment, a final `/**` for everything
     /// below. The trust domain is always written out.
     spiffe: Field<OneOrMany<At<SpiffePattern>>>,
@@ -41,11 +41,11 @@ pub(crate) struct RawAllow {
     #[schemars(extend("default" = false))]
     anonymous: Field<bool>,
     /// Only these methods. HTTP only.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     methods: Field<OneOrMany<Method>>,
     /// Only these paths: exact, `{name}` or `*` for one segment, a final `/**` for the path and everything below.
     /// Every reading of the request's path has to fit. HTTP only.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     paths: Field<OneOrMany<PathPattern>>,
     #[schemars(skip)]
     place: Place,
@@ -97,7 +97,7 @@ impl RawAllow {
             (true, false) => Principal::Spiffe(callers(self.spiffe, reader)?),
         };
         Some(Allow {
-            name: self.name.or(format!("allow-{number}")),
+            name: self.name.into_option().map_or_else(|| format!("allow-{number}"), |name| name.0),
             who,
             methods: self.methods.or_default().0.into_iter().map(|method| method.0).collect(),
             paths: self.paths.or_default().0,
@@ -126,5 +126,12 @@ fn callers(spiffe: Field<OneOrMany<At<SpiffePattern>>>, reader: &mut Reader) -> 
 /// The rules of a list that could be read.
 pub(crate) fn check_rules(rules: Vec<RawAllow>, reader: &mut Reader) -> Vec<Allow> {
     let numbered = rules.into_iter().enumerate();
-    numbered.filter_map(|(index, rule)| rule.check(index + 1, reader)).collect()
+    let rules: Vec<Allow> = numbered.filter_map(|(index, rule)| rule.check(index + 1, reader)).collect();
+    for (index, rule) in rules.iter().enumerate() {
+        if let Some(first) = rules[..index].iter().find(|first| first.name == rule.name) {
+            let what = format!("the rule name `{}` is used twice; it stands at {} already", rule.name, first.place);
+            reader.problem(&rule.place, what, "write another `name:`; logs tell rules apart by it");
+        }
+    }
+    rules
 }

@@ -4,9 +4,9 @@ use crate::Config;
 use crate::listener::Inbound;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
-use crate::upstream::Service;
+use crate::upstream::{Endpoints, Service};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Tells the problems of what could be read.
 pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
@@ -16,7 +16,29 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
     }
     service_names(&config.outbound.services, reader);
     service_hosts(&config.outbound.services, reader);
+    loops(&config.outbound.services, &config.outbound.listen, reader);
     listeners(reader);
+}
+
+/// A service that is reached at one of our own outbound listeners is this proxy calling itself without end.
+fn loops(services: &[Service], shared: &[SocketAddr], reader: &mut Reader) {
+    let own: Vec<SocketAddr> =
+        services.iter().filter_map(|service| service.listen).chain(shared.iter().copied()).collect();
+    for service in services {
+        let Endpoints::Static(endpoints) = &service.endpoints else { continue };
+        let reaches_itself = |endpoint: &&SocketAddr| own.iter().any(|listen| takes(*listen, **endpoint));
+        if let Some(endpoint) = endpoints.iter().find(reaches_itself) {
+            let what =
+                format!("service `{}` would connect to an outbound listener of this file, {endpoint}", service.name);
+            reader.problem(&service.place, what, "write the address of the peer's sidecar or server");
+        }
+    }
+}
+
+/// Whether connections to `address` on this host arrive at `listen`.
+pub(crate) fn takes(listen: SocketAddr, address: SocketAddr) -> bool {
+    let ip_fits = listen.ip() == address.ip() || (listen.ip().is_unspecified() && address.ip().is_loopback());
+    ip_fits && listen.port() == address.port()
 }
 
 fn inbound_names_and_ports(inbound: &[Inbound], reader: &mut Reader) {

@@ -136,3 +136,6 @@ pub enum SpiffeIdError {
     #[error("is longer than 2048 bytes (SPIFFE-ID §2.3)")]
     TooLong,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 //! Integration tests.
 
 mod dependencies;
+mod limbo;
 mod tidy;

@@ -94,11 +94,7 @@ impl SpiffePattern {
 
     /// Names of the `{captures}` in it, in order.
     pub fn captures(&self) -> Vec<&str> {
-        let name = |segment| match segment {
-            &Segment::Capture(ref name) => Some(&**name),
-            _ => None,
-        };
-        self.segments.iter().filter_map(name).collect()
+        self.segments.iter().filter_map(Segment::capture).collect()
     }
 
     /// The pattern with its captures replaced; every value is one host label, so it is one path segment. `None` if a

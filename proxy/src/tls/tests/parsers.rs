@@ -4,9 +4,9 @@ use super::cases::{ID, World};
 use super::certificates::{Draft, URI, critical, empty_name, sequence, subject_alt_name, tlv};
 use super::side::{GENERATION, bundles};
 use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
-use crate::tls::certificate::Fields;
+use crate::tls::certificate::{AuthorityRules, Fields};
 use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError};
-use crate::tls::path::verify_path_with;
+use crate::tls::path::{Terms, verify_path_by};
 use crate::tls::{Role, Strictness, verify_svid};
 use postern_config::TrustDomain;
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
@@ -132,8 +132,9 @@ fn x_52_work_is_bounded() {
     let leaf = stranger.issue(&Draft::leaf(ID), &world.key);
     let fields = Fields::read(&leaf).expect("a certificate");
     let before = CHECKS.load(Ordering::Relaxed);
-    let outcome =
-        verify_path_with(&algorithms, &leaf, &fields, &below, &bundle.anchors, Role::Client, SystemTime::now());
+    let terms =
+        Terms { algorithms: &algorithms, rules: AuthorityRules::X509Svid, role: Role::Client, now: SystemTime::now() };
+    let outcome = verify_path_by(&terms, &leaf, &fields, &below, &bundle.anchors);
     let checks = CHECKS.load(Ordering::Relaxed) - before;
     assert_eq!(outcome.err().map(|error| error.code()), Some("path_too_complex"));
     assert!((1..=100).contains(&checks), "{checks} signature checks");
