@@ -146,6 +146,16 @@ fn what_nobody_wrote_is_the_default() {
 }
 
 #[test]
+fn only_what_is_written_counts_not_where() {
+    let one = load("workers: 1\ninbound: [{ port: 1, allow: [{ spiffe: spiffe://td/a }] }]").expect("loads");
+    let moved = load("\n\ninbound:\n- port: 1\n  allow:\n  - spiffe: [spiffe://td/a]\nworkers: 1").expect("loads");
+    let other = load("workers: 1\ninbound: [{ port: 1, allow: [{ spiffe: spiffe://td/b }] }]").expect("loads");
+    assert!(one.same_as(&moved) && one != moved);
+    assert!(!one.same_as(&other));
+    assert_ne!(one.effective_json(), other.effective_json());
+}
+
+#[test]
 fn whoever_names_no_svid_gets_that_of_the_identity() {
     let config = load(
         "identity: { svid: { hint: internal } }\n\
