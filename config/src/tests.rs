@@ -14,10 +14,11 @@ pub(crate) fn examples() -> Vec<PathBuf> {
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).expect("a directory of examples") {
             let path = entry.expect("an example").path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("yaml") => files.push(path),
-                Some("d") => {}
-                _ => directories.push(path),
+            let is_included = path.extension().is_some_and(|extension| extension == "d");
+            if path.is_dir() && !is_included {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                files.push(path);
             }
         }
     }
