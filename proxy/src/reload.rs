@@ -130,7 +130,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("postern.yaml");
         fs::write(&file, "one").unwrap();
-        let mut watcher = Watcher::new(&[file.clone()]);
+        let mut watcher = Watcher::new(std::slice::from_ref(&file));
         let start = Instant::now();
         assert!(!watcher.look(false, start + SETTLED_AFTER * 2), "nothing changed");
 
@@ -148,7 +148,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("postern.yaml");
         fs::write(&file, "one").unwrap();
-        let mut watcher = Watcher::new(&[file.clone()]);
+        let mut watcher = Watcher::new(std::slice::from_ref(&file));
         fs::write(directory.path().join("new"), "two").unwrap();
         fs::rename(directory.path().join("new"), &file).unwrap();
         assert!(watcher.look(true, Instant::now()));

@@ -2,7 +2,7 @@
 
 use super::{Carries, EndCause, Registry, Session};
 use crate::authz::{Decision, Principal};
-use crate::http::normalize::read_path;
+use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
 use crate::upstream::plan::{Security, ServicePlan};
 use std::sync::Arc;
@@ -28,7 +28,8 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
     for request in registry.requests() {
         let Some(Subject::Door(door)) = request.session.subject() else { continue };
         let allowed = policy.inbound(*door).is_some_and(|plan| {
-            let Ok(readings) = read_path(request.uri.path(), plan.some_route_is_lax()) else { return false };
+            let readings = read_again(&request.method, &request.uri, plan.some_route_is_lax());
+            let Ok(readings) = readings else { return false };
             let principal = principal(&request.session);
             plan.route(&request.host, &request.method, &readings).is_ok_and(|route| {
                 matches!(plan.decide(route, &principal, &request.method, &readings), Decision::Allowed { .. })

@@ -19,7 +19,7 @@ pub mod verifier;
 pub mod web;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::TlsError;
 pub use mesh::{Accept, ClientAlpn, Connect, ServerAlpn, accept, connect};

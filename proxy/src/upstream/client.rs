@@ -298,7 +298,7 @@ impl Attempt<'_> {
     async fn open_http2(&self) -> Result<Rc<H2Connection>, Refused> {
         let Connected { io, session, registered, .. } = Box::pin(self.open()).await?;
         let limits = self.worker.policy().limits.clone();
-        let handshake = http2::Builder::new(self.worker.executor.clone())
+        let handshake = http2::Builder::new(self.worker.executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_KEEPALIVE_EVERY)
             .keep_alive_timeout(H2_KEEPALIVE_WITHIN)

@@ -81,11 +81,14 @@ impl EndpointSet {
     }
 }
 
+/// Host and port.
+type Name = (Arc<str>, u16);
+
 /// Every name that something still uses.
 pub struct Discovery {
     resolver: Option<TokioResolver>,
     control: Handle,
-    names: Mutex<HashMap<(Arc<str>, u16), Weak<EndpointSet>>>,
+    names: Mutex<HashMap<Name, Weak<EndpointSet>>>,
 }
 
 impl Discovery {

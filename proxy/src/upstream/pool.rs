@@ -29,12 +29,14 @@ const UNUSED_FOR: Duration = Duration::from_secs(600);
 /// SHA-256 of our own leaf, zero where no SVID of ours is used.
 pub type OwnSvid = [u8; 32];
 
+/// A template's plan (by address), the host and the port that were asked for.
+type InstanceKey = (usize, Box<str>, Option<u16>);
+
 #[derive(Default)]
 pub struct Upstreams {
     /// Keyed by the plan's address; the entry keeps the plan alive, so the address stays its own.
     by_plan: RefCell<HashMap<usize, Rc<Upstream>>>,
-    /// (template plan, host, port) → its instance.
-    instances: RefCell<HashMap<(usize, Box<str>, Option<u16>), Arc<ServicePlan>>>,
+    instances: RefCell<HashMap<InstanceKey, Arc<ServicePlan>>>,
 }
 
 pub struct Upstream {

@@ -45,6 +45,10 @@ fn config(state_dir: &Path) -> DevConfig {
     }
 }
 
+pub(super) fn provider(state_dir: &Path) -> DevProvider {
+    DevProvider::start(config(state_dir)).unwrap()
+}
+
 #[tokio::test]
 async fn issues_what_the_verifier_accepts_strictly() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,0 +1,103 @@
+"""An authority removed under 1,000 live connections: all are cut, 99 % within 100 ms; those of the new one live."""
+
+import selectors
+import ssl
+import time
+
+from harness.apps import EchoApp, Http1App, Http2App
+from harness.clients import Http1, Http2, connect, connect_tls, http2_headers, mesh_tls
+from harness.mesh import ORDERS, inbound_port, is_debug_build, outbound_service
+from harness.processes import check, expect, free_port
+from harness.scenario import main
+
+TUNNELS, KEEP_ALIVE, STREAMS = 400, 400, 200
+SECONDS_MAX = 0.100
+
+
+class Bench:
+    def __init__(self, mesh):
+        self.identity = mesh.identity()
+        self.apps = {"tcp": EchoApp(), "http": Http1App(), "h2": Http2App()}
+        self.ports = {name: free_port() for name in self.apps}
+        inbound = [
+            inbound_port(app.port, self.ports[name], "tcp" if name == "tcp" else "http", name=name)
+            for name, app in self.apps.items()
+        ]
+        mesh.workload(self.identity, "orders", inbound=inbound).start()
+        self.local = free_port()
+        services = [outbound_service(self.local, self.ports["tcp"], "tcp", identity=ORDERS)]
+        mesh.workload(self.identity, "web", outbound={"services": services}).start()
+
+    def open(self, tunnels, keep_alive, streams):
+        """Live connections of each kind, each after one exchange: L4 through the pair, HTTP from direct peers."""
+        pems = self.identity.fetch("web")
+        connections = []
+        for _ in range(tunnels):
+            connection = connect(self.local)
+            connection.sendall(b"hello")
+            expect("a tunnel", connection.recv(16), b"hello")
+            connections.append(("tunnel", connection))
+        context = mesh_tls(pems, ["http/1.1"])
+        for _ in range(keep_alive):
+            client = Http1(connect_tls(self.ports["http"], context))
+            expect("a keep-alive connection", client.get().status, 200)
+            connections.append(("keep-alive", client.connection))
+        context = mesh_tls(pems, ["h2"])
+        for _ in range(streams):
+            client = Http2(connect_tls(self.ports["h2"], context))
+            number = client.start(http2_headers(path="/hang"))
+            expect("an HTTP/2 stream", client.answer(number, until_end=False).status, 200)
+            connections.append(("stream", client.connection))
+        return connections
+
+
+def run(mesh):
+    bench = Bench(mesh)
+    old = bench.open(TUNNELS, KEEP_ALIVE, STREAMS)
+    bench.identity.ctl("publish-ca")
+    bench.identity.ctl("reissue")
+    time.sleep(1)
+    new = bench.open(10, 10, 10)
+    before = time.monotonic()
+    bench.identity.ctl("remove-old-ca")
+    after = time.monotonic()
+    cut = times_of_ends(old, 10)
+    expect("connections that were cut", len(cut), len(old))
+    # The removal took place between `before` and `after`; a connection may be cut before the command has returned.
+    late = sorted(max(0.0, moment - after) for moment in cut)
+    p99 = late[int(len(late) * 0.99) - 1]
+    p50 = late[len(late) // 2]
+    print(f"command {after - before:.3f} s; cut after: p50 {p50:.3f} s, p99 {p99:.3f} s, last {late[-1]:.3f} s")
+    check(p99 <= (10 if is_debug_build() else 1) * SECONDS_MAX, f"p99 of the cut is {p99:.3f} s")
+    expect("connections of the new authority that were cut", len(times_of_ends(new, 0.5)), 0)
+
+
+def times_of_ends(connections, seconds):
+    """When each connection ended, of those that end within `seconds`."""
+    selector = selectors.DefaultSelector()
+    for kind, connection in connections:
+        connection.setblocking(False)
+        selector.register(connection, selectors.EVENT_READ, kind)
+    ends = []
+    deadline = time.monotonic() + seconds
+    while len(ends) < len(connections) and time.monotonic() < deadline:
+        for key, _ in selector.select(0.1):
+            if ended(key.fileobj):
+                ends.append(time.monotonic())
+                selector.unregister(key.fileobj)
+    return ends
+
+
+def ended(connection):
+    try:
+        while connection.recv(65536):
+            pass
+        return True
+    except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+        return False
+    except OSError:
+        return True
+
+
+if __name__ == "__main__":
+    main(run)
