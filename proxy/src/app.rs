@@ -235,9 +235,7 @@ impl App {
 fn names(config: &Config, direction: Direction, name: &str) -> bool {
     match direction {
         Direction::Inbound => config.inbound.iter().any(|inbound| inbound.name == name),
-        Direction::Outbound => {
-            name == UNROUTED || config.outbound.services.iter().any(|service| service.name == name)
-        }
+        Direction::Outbound => name == UNROUTED || config.outbound.services.iter().any(|service| service.name == name),
     }
 }
 
