@@ -8,7 +8,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 /// All but what `include:` leads to, which is a part of another one.
-fn examples() -> Vec<PathBuf> {
+pub(crate) fn examples() -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut directories = vec![example("")];
     while let Some(directory) = directories.pop() {
@@ -47,7 +47,11 @@ fn what_is_in_force_reads_as_the_same() {
         let text = config.to_effective_yaml();
         let again = Config::from_str(&path, &text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
         assert!(config.same_as(&again), "{}\n{text}", path.display());
-        assert_eq!(config.effective_json().to_string(), again.effective_json().to_string());
+        let json = config.effective_json().to_string();
+        assert_eq!(json, again.effective_json().to_string());
+        // JSON is YAML: tools that write it need no other library.
+        let again = Config::from_str(&path, &json).unwrap_or_else(|problems| panic!("{problems}\n{json}"));
+        assert!(config.same_as(&again), "{}\n{json}", path.display());
     }
 }
 
@@ -96,6 +100,22 @@ outbound:
              segment, and a name is a-z 0-9 _ beginning with a letter | write an ID such as \
              `spiffe://shop.example/ns/shop/sa/web`, or `…/sa/*`",
         ]
+    );
+}
+
+/// One of them hides a mandatory key behind a misspelt one, and one leaves the mandatory identity out.
+#[test]
+fn five_other_mistakes_are_five_problems_as_well() {
+    let told = problems(
+        "inbound:\n  - prot: 8080\n    protocol: htpp\n    allow:\n      - spiffe: shop.example/ns/web\noutbound:\n  \
+         services:\n    - name: payments\n      listen: 127.0.0.1:9001\n      endpoints: [\"10.0.0.7:8443\"]\n\
+         drain_timeout: 25 bananas\n",
+    );
+    let places: Vec<&str> = told.iter().filter_map(|told| told.split(' ').next()).collect();
+    assert_eq!(
+        places,
+        ["test.yaml:2:5", "test.yaml:3:15", "test.yaml:5:17", "test.yaml:8:7", "test.yaml:11:16"],
+        "{told:?}"
     );
 }
 
