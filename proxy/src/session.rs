@@ -298,6 +298,18 @@ impl Session {
         notified.await;
     }
 
+    /// Resolves when the session is cut. For protocols that at times poll neither side of the socket: a cut reaches them
+    /// no other way.
+    pub async fn was_cut(&self) {
+        loop {
+            let notified = self.retire.notified();
+            if self.is_cut() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
     /// Why we ended it, if we did.
     pub fn end_cause(&self) -> Option<EndCause> {
         EndCause::from_u8(self.cause.load(Relaxed))
