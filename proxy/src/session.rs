@@ -160,6 +160,7 @@ pub struct Session {
     carries: AtomicU8,
     cut: AtomicBool,
     retired: AtomicBool,
+    closed: AtomicBool,
     cause: AtomicU8,
     /// The event that ended it, to measure event → last byte.
     ended_by: OnceLock<Instant>,
@@ -195,6 +196,7 @@ impl Session {
             carries: AtomicU8::new(Carries::Unknown as u8),
             cut: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             cause: AtomicU8::new(0),
             ended_by: OnceLock::new(),
             read_waker: AtomicWaker::new(),
@@ -217,10 +219,14 @@ impl Session {
     pub fn establish(&self, trust: Trust, current: &Snapshot) {
         let verified_with = trust.peer.generation;
         let trust = self.trust.get_or_init(|| trust);
-        if verified_with != current.generation
-            && let Some(cause) = trust_end(trust, current)
-        {
-            self.cut(cause, current.published);
+        if verified_with == current.generation {
+            return;
+        }
+        match trust_end(trust, current) {
+            Some(cause) => self.cut(cause, current.published),
+            // Else it would carry requests until its authority goes, and lose the one in flight then.
+            None if own_svid_rotated(trust, current) => self.retire(EndCause::SvidRotated),
+            None => {}
         }
     }
 
@@ -287,6 +293,23 @@ impl Session {
             return;
         }
         notified.await;
+    }
+
+    /// The socket is gone.
+    fn close(&self) {
+        self.closed.store(true, Relaxed);
+        self.retire.notify_waiters();
+    }
+
+    /// Resolves when the socket is gone, whoever held it last: HTTP, or the tunnel that an upgrade made of it.
+    pub async fn closed(&self) {
+        loop {
+            let notified = self.retire.notified();
+            if self.closed.load(Relaxed) {
+                return;
+            }
+            notified.await;
+        }
     }
 
     /// Why we ended it, if we did.
