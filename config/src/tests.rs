@@ -8,16 +8,17 @@ fn example(name: &str) -> PathBuf {
 }
 
 /// All but what `include:` leads to, which is a part of another one.
-fn examples() -> Vec<PathBuf> {
+pub(crate) fn examples() -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut directories = vec![example("")];
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).expect("a directory of examples") {
             let path = entry.expect("an example").path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("yaml") => files.push(path),
-                Some("d") => {}
-                _ => directories.push(path),
+            let is_included = path.extension().is_some_and(|extension| extension == "d");
+            if path.is_dir() && !is_included {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                files.push(path);
             }
         }
     }
@@ -47,7 +48,11 @@ fn what_is_in_force_reads_as_the_same() {
         let text = config.to_effective_yaml();
         let again = Config::from_str(&path, &text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
         assert!(config.same_as(&again), "{}\n{text}", path.display());
-        assert_eq!(config.effective_json().to_string(), again.effective_json().to_string());
+        let json = config.effective_json().to_string();
+        assert_eq!(json, again.effective_json().to_string());
+        // JSON is YAML: tools that write it need no other library.
+        let again = Config::from_str(&path, &json).unwrap_or_else(|problems| panic!("{problems}\n{json}"));
+        assert!(config.same_as(&again), "{}\n{json}", path.display());
     }
 }
 
@@ -99,6 +104,22 @@ outbound:
     );
 }
 
+/// One of them hides a mandatory key behind a misspelt one, and one leaves the mandatory identity out.
+#[test]
+fn five_other_mistakes_are_five_problems_as_well() {
+    let told = problems(
+        "inbound:\n  - prot: 8080\n    protocol: htpp\n    allow:\n      - spiffe: shop.example/ns/web\noutbound:\n  \
+         services:\n    - name: payments\n      listen: 127.0.0.1:9001\n      endpoints: [\"10.0.0.7:8443\"]\n\
+         drain_timeout: 25 bananas\n",
+    );
+    let places: Vec<&str> = told.iter().filter_map(|told| told.split(' ').next()).collect();
+    assert_eq!(
+        places,
+        ["test.yaml:2:5", "test.yaml:3:15", "test.yaml:5:17", "test.yaml:8:7", "test.yaml:11:16"],
+        "{told:?}"
+    );
+}
+
 #[test]
 fn the_template_of_the_guide_gives_each_namespace_its_identity() {
     let config = Config::load(&example("template.yaml")).unwrap_or_else(|problems| panic!("{problems}"));
@@ -123,6 +144,16 @@ fn what_nobody_wrote_is_the_default() {
         (port.tls, port.protocol, port.allow[0].name.as_str()),
         (InboundTls::Strict, Protocol::Detect, "allow-1")
     );
+}
+
+#[test]
+fn only_what_is_written_counts_not_where() {
+    let one = load("workers: 1\ninbound: [{ port: 1, allow: [{ spiffe: spiffe://td/a }] }]").expect("loads");
+    let moved = load("\n\ninbound:\n- port: 1\n  allow:\n  - spiffe: [spiffe://td/a]\nworkers: 1").expect("loads");
+    let other = load("workers: 1\ninbound: [{ port: 1, allow: [{ spiffe: spiffe://td/b }] }]").expect("loads");
+    assert!(one.same_as(&moved) && one != moved);
+    assert!(!one.same_as(&other));
+    assert_ne!(one.effective_json(), other.effective_json());
 }
 
 #[test]

@@ -160,6 +160,7 @@ pub struct Session {
     carries: AtomicU8,
     cut: AtomicBool,
     retired: AtomicBool,
+    closed: AtomicBool,
     cause: AtomicU8,
     /// The event that ended it, to measure event → last byte.
     ended_by: OnceLock<Instant>,
@@ -195,6 +196,7 @@ impl Session {
             carries: AtomicU8::new(Carries::Unknown as u8),
             cut: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             cause: AtomicU8::new(0),
             ended_by: OnceLock::new(),
             read_waker: AtomicWaker::new(),
@@ -217,10 +219,19 @@ impl Session {
     pub fn establish(&self, trust: Trust, current: &Snapshot) {
         let verified_with = trust.peer.generation;
         let trust = self.trust.get_or_init(|| trust);
-        if verified_with != current.generation
-            && let Some(cause) = trust_end(trust, current)
-        {
-            self.cut(cause, current.published);
+        if verified_with != current.generation {
+            self.follow(trust, trust_end(trust, current), current);
+        }
+    }
+
+    /// What a new snapshot of identity means for this session: `end` is what [`trust_end`] said of `trust`.
+    fn follow(&self, trust: &Trust, end: Option<EndCause>, snapshot: &Snapshot) {
+        match end {
+            Some(cause) => self.cut(cause, snapshot.published),
+            // Also when our SVID rotated during the handshake: such a connection would outlive the rotation, and be cut
+            // by the peer when the older authority is removed.
+            None if own_svid_rotated(trust, snapshot) => self.retire(EndCause::SvidRotated),
+            None => {}
         }
     }
 
@@ -287,6 +298,35 @@ impl Session {
             return;
         }
         notified.await;
+    }
+
+    /// Resolves when the session is cut. For protocols that at times poll neither side of the socket: a cut reaches them
+    /// no other way.
+    pub async fn was_cut(&self) {
+        loop {
+            let notified = self.retire.notified();
+            if self.is_cut() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// The socket is gone.
+    fn close(&self) {
+        self.closed.store(true, Relaxed);
+        self.retire.notify_waiters();
+    }
+
+    /// Resolves when the socket is gone, whoever held it last: HTTP, or the tunnel that an upgrade made of it.
+    pub async fn closed(&self) {
+        loop {
+            let notified = self.retire.notified();
+            if self.closed.load(Relaxed) {
+                return;
+            }
+            notified.await;
+        }
     }
 
     /// Why we ended it, if we did.

@@ -1,5 +1,9 @@
 //! Integration tests.
 
 mod dependencies;
+mod http_versions;
 mod limbo;
+mod oracle_id;
+mod oracle_svid;
+mod pages;
 mod tidy;

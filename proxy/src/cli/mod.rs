@@ -37,8 +37,7 @@ enum Command {
     /// Print the JSON schema of the configuration file
     Schema(schema::SchemaArgs),
     /// Verify a credential as the data plane does
-    #[command(subcommand)]
-    Verify(Verify),
+    Verify(verify::VerifyArgs),
     /// Look for what keeps the proxy from working, each finding with its fix
     Doctor(doctor::DoctorArgs),
     /// A small SPIFFE identity provider for development and tests
@@ -49,12 +48,6 @@ enum Command {
     Status(status::StatusArgs),
 }
 
-#[derive(Subcommand)]
-enum Verify {
-    /// An X509-SVID against bundles
-    Svid(verify::VerifyArgs),
-}
-
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -63,7 +56,7 @@ pub fn main() -> ExitCode {
         Command::Server(args) => simple::server(&args),
         Command::Check(args) => check::run(&args),
         Command::Schema(args) => schema::run(&args),
-        Command::Verify(Verify::Svid(args)) => Ok(verify::run(args)),
+        Command::Verify(args) => Ok(verify::run(args)),
         Command::Doctor(args) => environment::block_on(doctor::run(args)),
         Command::DevIdentity(args) => environment::block_on(dev_identity::run(args)),
         Command::Demo(args) => environment::block_on(demo::run(args)),

@@ -120,6 +120,9 @@ async fn proxy(
     let (mut head, body) = request.into_parts();
 
     // 1 normalize: one meaning for the host; framing that a strict proxy does not pass on is refused.
+    if head.headers.len() > policy.limits.headers {
+        return Err(Refusal::HeadersTooLarge.into());
+    }
     headers::check_framing(&head)?;
     let upgrade = headers::requested_upgrade(&head)?;
     // HTTP/1.0 may come without a Host: it is addressed to the listener then (THREATS HD-02).

@@ -13,6 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+/// hyper's own limit of header fields, which costs nothing to leave as it is.
+const HEADERS_OF_HYPER: usize = 100;
 /// hyper takes no smaller buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
 /// PEERS D1: keepalive ping 20 s / 10 s. Also what ends a connection that never gets past its preface (THREATS H2-13).
@@ -55,16 +57,27 @@ async fn http1<IO>(connection: Rc<Connection>, io: IO) -> Result<(), hyper::Erro
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let session = connection.session.clone();
     let limits = connection.worker.policy().limits.clone();
     // Heads that do not arrive and idle connections end by the worker's sweep: a timer for each request costs. A retired
     // connection says `Connection: close` with its next response: nothing to do for that here.
-    http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if limits.headers != HEADERS_OF_HYPER {
+        // Only then: it moves the parser's array to the heap.
+        builder.max_headers(limits.headers);
+    }
+    let serving = builder
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))
         .serve_connection(TokioIo::new(io), service_fn(move |request| request::handle(connection.clone(), request)))
-        .with_upgrades()
-        .await
+        .with_upgrades();
+    // With half-close allowed, hyper does not read while a response is under way: when the application is silent too,
+    // nothing would poll the socket, and a cut would wait for the response's next byte.
+    tokio::select! {
+        result = serving => result,
+        () = session.was_cut() => Ok(()),
+    }
 }
 
 async fn http2<IO>(connection: Rc<Connection>, io: IO) -> Result<(), hyper::Error>

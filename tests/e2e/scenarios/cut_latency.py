@@ -6,7 +6,7 @@ import time
 
 from harness.apps import EchoApp, Http1App, Http2App
 from harness.clients import Http1, Http2, connect, connect_tls, http2_headers, mesh_tls
-from harness.mesh import ORDERS, inbound_port, outbound_service
+from harness.mesh import ORDERS, inbound_port, is_debug_build, outbound_service
 from harness.processes import check, expect, free_port
 from harness.scenario import main
 

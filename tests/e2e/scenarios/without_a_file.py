@@ -2,8 +2,8 @@
 
 from harness.apps import EchoApp, Http1App, fields_of
 from harness.clients import Http1, connect
-from harness.mesh import BATCH, ORDERS, WEB
-from harness.processes import accepts, check, expect, free_port, wait_until
+from harness.mesh import BATCH, ORDERS, WEB, http_get
+from harness.processes import check, expect, free_port, wait_until
 from harness.scenario import main
 
 
@@ -42,14 +42,9 @@ def start(mesh, identity, workload, command, *arguments):
     environment = {"SPIFFE_ENDPOINT_SOCKET": identity.socket(workload)}
     arguments = [command, *arguments, "--readiness", f"127.0.0.1:{readiness}", "--admin", admin]
     process = mesh.workspace.spawn(f"{command}-{readiness}", [mesh.postern, *arguments], environment)
-    wait_until(lambda: accepts(readiness), f"postern {command}")
-    code, out, err = wait_until(lambda: ready(mesh, admin), f"postern {command} to be ready")
-    check(process.running(), f"{command}: {out}{err}")
-
-
-def ready(mesh, admin):
-    answer = mesh.workspace.run([mesh.postern, "status", "--admin", admin])
-    return answer if answer[0] == 0 else None
+    path = "/healthz/ready"
+    wait_until(lambda: http_get(readiness, path)[0] == 200, f"postern {command} to be ready")
+    check(process.running() and admin.exists(), f"postern {command} has no admin socket")
 
 
 if __name__ == "__main__":

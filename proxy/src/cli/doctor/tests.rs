@@ -1,6 +1,7 @@
 use super::{Report, Verdict, identity, network};
 use crate::admin::tests::svid;
 use crate::identity::SourceStatus;
+use crate::identity::dev::{DevConfig, DevProvider, DevWorkload};
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -56,6 +57,51 @@ fn an_agent_that_is_not_there_fails_with_a_fix() {
     let mut report = Report::default();
     identity::nothing_issued(&mut report, &SourceStatus::Denied { since: SystemTime::now(), cut: false });
     assert!(report.render().contains("registration entry"));
+}
+
+/// The embedded provider as agent: who we are, what is missing, and what the configuration wants of it in vain.
+#[tokio::test]
+async fn examines_an_agent_and_what_the_configuration_wants_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = |text: &str| postern_config::SpiffeId::parse(text).unwrap();
+    let workload = |name: &str, svids: Vec<_>| DevWorkload {
+        name: name.to_owned(),
+        socket: None,
+        svids,
+        federates_with: Vec::new(),
+    };
+    let provider = DevProvider::start(DevConfig {
+        state_dir: directory.path().to_owned(),
+        trust_domains: vec![postern_config::TrustDomain::parse("shop.example").unwrap()],
+        workloads: vec![
+            workload("orders", vec![(id("spiffe://shop.example/orders"), None)]),
+            workload("nobody", vec![(id("spiffe://shop.example/nobody"), None)]),
+        ],
+        svid_ttl: Duration::from_secs(3600),
+        ca_ttl: Duration::from_secs(86400),
+    });
+    let provider = provider.unwrap();
+    let uri = |name: &str| format!("unix://{}", provider.socket(name).unwrap().display());
+
+    let text = "inbound:\n  - port: 8080\n    name: orders\n    svid: { hint: internal }\n    protocol: tcp\n    \
+                allow: [{ spiffe: [spiffe://shop.example/web, spiffe://partner.example/web] }]\n";
+    let mut report = Report::default();
+    identity::examine(&mut report, Some(&config(text)), Some(&uri("orders"))).await;
+    let text = report.render();
+    for expected in [
+        "ok    agent     listens on",
+        "ok    identity  spiffe://shop.example/orders, expires in 59m",
+        "FAIL  identity  orders wants an SVID with the hint internal, and the agent gives none such",
+        "FAIL  trust     there is no usable bundle of partner.example",
+        "ok    trust     shop.example, 1 usable root",
+    ] {
+        assert!(text.contains(expected), "{expected:?} in\n{text}");
+    }
+
+    provider.withdraw("nobody").unwrap();
+    let mut report = Report::default();
+    identity::examine(&mut report, None, Some(&uri("nobody"))).await;
+    assert!(report.render().contains("has no identity for this workload"), "{}", report.render());
 }
 
 fn config(text: &str) -> postern_config::Config {

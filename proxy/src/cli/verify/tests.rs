@@ -2,6 +2,7 @@
 
 use super::{Judgement, Refused, RoleArg, SvidArgs, VerifyArgs, judge};
 use crate::tls::tests::cases::{Case, Verdict, World, all};
+use crate::tls::tests::certificates::as_pem;
 use clap::{Args, FromArgMatches};
 use rustls_pki_types::CertificateDer;
 use std::path::{Path, PathBuf};
@@ -130,22 +131,4 @@ fn write(folder: &Path, case: &Case) -> SvidArgs {
         role: None,
         compat: false,
     }
-}
-
-/// RFC 7468, whose Base64 nobody here needs otherwise.
-fn as_pem(der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-            for position in 0..4 {
-                let sextet = bits >> (18 - 6 * position) & 63;
-                text.push(if position <= group.len() { char::from(ALPHABET[sextet as usize]) } else { '=' });
-            }
-        }
-        text.push('\n');
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
 }

@@ -8,3 +8,4 @@ mod live;
 mod parsers;
 mod rows;
 mod side;
+mod web;
