@@ -1,10 +1,12 @@
 //! `allow:` who may do what.
 
+use crate::cross_check::unique;
 use crate::pattern::{PathPattern, SpiffePattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
 use crate::values::{At, Method, Name, OneOrMany};
 use schemars::JsonSchema;
+use std::collections::HashMap;
 
 /// One rule: all of its parts hold, or it does not match. Nothing is allowed that no rule allows.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,11 +129,9 @@ fn callers(spiffe: Field<OneOrMany<At<SpiffePattern>>>, reader: &mut Reader) -> 
 pub(crate) fn check_rules(rules: Vec<RawAllow>, reader: &mut Reader) -> Vec<Allow> {
     let numbered = rules.into_iter().enumerate();
     let rules: Vec<Allow> = numbered.filter_map(|(index, rule)| rule.check(index + 1, reader)).collect();
-    for (index, rule) in rules.iter().enumerate() {
-        if let Some(first) = rules[..index].iter().find(|first| first.name == rule.name) {
-            let what = format!("the rule name `{}` is used twice; it stands at {} already", rule.name, first.place);
-            reader.problem(&rule.place, what, "write another `name:`; logs tell rules apart by it");
-        }
+    let mut names = HashMap::new();
+    for rule in &rules {
+        unique(&mut names, "rule", &rule.name, &rule.place, reader);
     }
     rules
 }

@@ -4,6 +4,7 @@ use crate::Config;
 use crate::listener::Inbound;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
+use crate::route::Route;
 use crate::upstream::{Endpoints, Service};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -66,7 +67,8 @@ fn service_names(services: &[Service], reader: &mut Reader) {
     }
 }
 
-fn unique<'a>(
+/// Tells a name that is used twice.
+pub(crate) fn unique<'a>(
     names: &mut HashMap<&'a str, &'a Place>,
     kind: &str,
     name: &'a str,
@@ -84,15 +86,19 @@ fn unique<'a>(
 /// Names, and ties (THREATS PN-27): which route a request takes must not depend on the order of the file.
 fn routes(port: &Inbound, reader: &mut Reader) {
     let mut names = HashMap::new();
-    for (index, route) in port.routes.iter().enumerate() {
+    // Only paths of the same rank can tie, and an exact one only with itself: ten thousand are not compared in pairs.
+    let mut by_path: HashMap<(u64, Option<&str>), Vec<&Route>> = HashMap::new();
+    for route in &port.routes {
         unique(&mut names, "route", &route.name, &route.place, reader);
-        if let Some(earlier) = port.routes[..index].iter().find(|earlier| route.ties_with(earlier)) {
+        let earlier = by_path.entry((route.path.specificity(), route.path.exact())).or_default();
+        if let Some(first) = earlier.iter().find(|first| route.ties_with(first)) {
             let what = format!(
                 "route `{}` and route `{}` (at {}) fit the same requests, and neither is more specific",
-                route.name, earlier.name, earlier.place
+                route.name, first.name, first.place
             );
             reader.problem(&route.place, what, "tell them apart by host, path or methods, or make one of them");
         }
+        earlier.push(route);
     }
 }
 

@@ -46,7 +46,7 @@ pub struct SpiffeId {
 
 const SCHEME: &str = "spiffe://";
 const TRUST_DOMAIN_BYTES_MAX: usize = 255;
-const ID_BYTES_MAX: usize = 2048;
+pub(crate) const ID_BYTES_MAX: usize = 2048;
 
 impl SpiffeId {
     /// Reads `text` to the letter of SPIFFE-ID §2; nothing is normalised.

@@ -14,10 +14,11 @@ pub(crate) fn examples() -> Vec<PathBuf> {
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).expect("a directory of examples") {
             let path = entry.expect("an example").path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("yaml") => files.push(path),
-                Some("d") => {}
-                _ => directories.push(path),
+            let is_included = path.extension().is_some_and(|extension| extension == "d");
+            if path.is_dir() && !is_included {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                files.push(path);
             }
         }
     }
@@ -143,6 +144,16 @@ fn what_nobody_wrote_is_the_default() {
         (port.tls, port.protocol, port.allow[0].name.as_str()),
         (InboundTls::Strict, Protocol::Detect, "allow-1")
     );
+}
+
+#[test]
+fn only_what_is_written_counts_not_where() {
+    let one = load("workers: 1\ninbound: [{ port: 1, allow: [{ spiffe: spiffe://td/a }] }]").expect("loads");
+    let moved = load("\n\ninbound:\n- port: 1\n  allow:\n  - spiffe: [spiffe://td/a]\nworkers: 1").expect("loads");
+    let other = load("workers: 1\ninbound: [{ port: 1, allow: [{ spiffe: spiffe://td/b }] }]").expect("loads");
+    assert!(one.same_as(&moved) && one != moved);
+    assert!(!one.same_as(&other));
+    assert_ne!(one.effective_json(), other.effective_json());
 }
 
 #[test]

@@ -160,6 +160,7 @@ pub struct Session {
     carries: AtomicU8,
     cut: AtomicBool,
     retired: AtomicBool,
+    closed: AtomicBool,
     cause: AtomicU8,
     /// The event that ended it, to measure event → last byte.
     ended_by: OnceLock<Instant>,
@@ -195,6 +196,7 @@ impl Session {
             carries: AtomicU8::new(Carries::Unknown as u8),
             cut: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             cause: AtomicU8::new(0),
             ended_by: OnceLock::new(),
             read_waker: AtomicWaker::new(),
@@ -296,6 +298,35 @@ impl Session {
             return;
         }
         notified.await;
+    }
+
+    /// Resolves when the session is cut. For protocols that at times poll neither side of the socket: a cut reaches them
+    /// no other way.
+    pub async fn was_cut(&self) {
+        loop {
+            let notified = self.retire.notified();
+            if self.is_cut() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// The socket is gone.
+    fn close(&self) {
+        self.closed.store(true, Relaxed);
+        self.retire.notify_waiters();
+    }
+
+    /// Resolves when the socket is gone, whoever held it last: HTTP, or the tunnel that an upgrade made of it.
+    pub async fn closed(&self) {
+        loop {
+            let notified = self.retire.notified();
+            if self.closed.load(Relaxed) {
+                return;
+            }
+            notified.await;
+        }
     }
 
     /// Why we ended it, if we did.

@@ -6,8 +6,9 @@
 
 use anyhow::{Context, Result};
 use postern::tls::Role;
+use postern::tls::authority::AuthorityRules;
 use postern::tls::bundle::load_bundle_by;
-use postern::tls::certificate::{AuthorityRules, Fields};
+use postern::tls::certificate::Fields;
 use postern::tls::path::{Terms, verify_path_by};
 use postern_config::TrustDomain;
 use rustls_pki_types::pem::PemObject;

@@ -1,7 +1,7 @@
 //! Which SPIFFE IDs.
 
 use super::{Captures, Segment, WILDCARD_WORDS};
-use crate::spiffe_id::{SpiffeId, TrustDomain};
+use crate::spiffe_id::{ID_BYTES_MAX, SpiffeId, SpiffeIdError, TrustDomain};
 use std::fmt;
 
 /// Which SPIFFE IDs: an exact ID, `spiffe://td/**` (everything in the trust domain), or segments of which some are `*`
@@ -24,6 +24,9 @@ impl SpiffePattern {
         let Some(rest) = text.strip_prefix("spiffe://") else {
             return Err("does not start with `spiffe://` in lower case (SPIFFE-ID §2)".to_owned());
         };
+        if text.len() > ID_BYTES_MAX {
+            return Err(SpiffeIdError::TooLong.to_string());
+        }
         let (name, path) = rest.split_once('/').map_or((rest, None), |(name, path)| (name, Some(path)));
         if name.contains(['*', '{', '}']) {
             return Err("has a wildcard in its trust domain, which must be written out".to_owned());

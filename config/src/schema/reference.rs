@@ -23,11 +23,27 @@ are written in.
   itself and everything below it.
 ";
 
+/// Shown at the end of the page, simplest first.
+const EXAMPLES: [(&str, &str, &str); 8] = [
+    ("pair/client.yaml", "The calling side of the smallest pair", include_str!("../../examples/pair/client.yaml")),
+    ("pair/server.yaml", "The answering side of the smallest pair", include_str!("../../examples/pair/server.yaml")),
+    ("http-and-tcp.yaml", "HTTP and TCP, both directions", include_str!("../../examples/http-and-tcp.yaml")),
+    ("template.yaml", "One template for all services of a cluster", include_str!("../../examples/template.yaml")),
+    ("no-privilege.yaml", "A container without any capability", include_str!("../../examples/no-privilege.yaml")),
+    ("vm.yaml", "A virtual machine", include_str!("../../examples/vm.yaml")),
+    ("vm.conf.d/ledger.yaml", "What `vm.yaml` includes", include_str!("../../examples/vm.conf.d/ledger.yaml")),
+    ("two-trust-domains.yaml", "A partner's workloads", include_str!("../../examples/two-trust-domains.yaml")),
+];
+
 /// The reference page, in Markdown.
 pub fn reference() -> String {
     let schema = schema_value();
     let mut page = Page { schema: &schema, text: HEAD.to_owned() };
     page.section("", &schema);
+    page.text.push_str("\n## Examples\n\nEach of these files, below `config/examples/`, is loaded by a test.\n");
+    for (name, title, text) in EXAMPLES {
+        let _ = write!(page.text, "\n### {title}: `{name}`\n\n```yaml\n{text}```\n");
+    }
     page.text
 }
 

@@ -57,6 +57,7 @@ async fn http1<IO>(connection: Rc<Connection>, io: IO) -> Result<(), hyper::Erro
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let session = connection.session.clone();
     let limits = connection.worker.policy().limits.clone();
     // Heads that do not arrive and idle connections end by the worker's sweep: a timer for each request costs. A retired
     // connection says `Connection: close` with its next response: nothing to do for that here.
@@ -65,13 +66,18 @@ where
         // Only then: it moves the parser's array to the heap.
         builder.max_headers(limits.headers);
     }
-    builder
+    let serving = builder
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))
         .serve_connection(TokioIo::new(io), service_fn(move |request| request::handle(connection.clone(), request)))
-        .with_upgrades()
-        .await
+        .with_upgrades();
+    // With half-close allowed, hyper does not read while a response is under way: when the application is silent too,
+    // nothing would poll the socket, and a cut would wait for the response's next byte.
+    tokio::select! {
+        result = serving => result,
+        () = session.was_cut() => Ok(()),
+    }
 }
 
 async fn http2<IO>(connection: Rc<Connection>, io: IO) -> Result<(), hyper::Error>

@@ -5,7 +5,8 @@
 //! which nothing is left refuses every SVID of its trust domain (Trust Domain and Bundle §4.1.3). Pure.
 
 use crate::identity::{Anchor, AuthorityId, Bundle};
-use crate::tls::certificate::{AuthorityFault, AuthorityRules, CertificateFault, Fields, Subject, has_ended, hex};
+use crate::tls::authority::{AuthorityFault, AuthorityRules};
+use crate::tls::certificate::{CertificateFault, Fields, Subject, has_ended, hex};
 use crate::tls::svid_error::instant;
 use aws_lc_rs::digest;
 use postern_config::TrustDomain;

@@ -5,6 +5,7 @@
 //!
 //! Reading order: [`verifier`] (the rules), [`path`] and [`bundle`] (what it stands on), [`mesh`] (the handshake), [`web`].
 
+pub mod authority;
 pub mod bundle;
 pub mod certificate;
 pub mod der;

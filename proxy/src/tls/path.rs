@@ -4,7 +4,8 @@
 //! through the very code that the data plane uses. Pure.
 
 use crate::identity::Anchor;
-use crate::tls::certificate::{AuthorityFault, AuthorityRules, Fields, Subject, has_ended};
+use crate::tls::authority::{AuthorityFault, AuthorityRules};
+use crate::tls::certificate::{Fields, Subject, has_ended};
 use crate::tls::peer::Role;
 use crate::tls::svid_error::SvidError;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};

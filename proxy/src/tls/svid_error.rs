@@ -1,6 +1,7 @@
 //! Why a peer's X509-SVID is refused: one variant a rule, each with a stable code and the section it is from.
 
-use crate::tls::certificate::{AuthorityFault, CertificateFault, Subject};
+use crate::tls::authority::AuthorityFault;
+use crate::tls::certificate::{CertificateFault, Subject};
 use crate::tls::peer::Role;
 use postern_config::{SpiffeIdError, TrustDomain};
 use std::time::SystemTime;

@@ -9,7 +9,7 @@ use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint, H2Connection, OwnSvid, Stream};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Registered, Session};
+use crate::session::{Carries, Registered, Session};
 use crate::tls::Peer;
 use crate::tls::mesh::ClientAlpn;
 use crate::worker::Worker;
@@ -92,6 +92,9 @@ impl Lease {
     /// The connection is no longer HTTP's: it never goes back.
     pub fn upgraded(&mut self) {
         self.held = Held::Returned;
+        if let Some(session) = &self.session {
+            session.set_carries(Carries::Stream);
+        }
     }
 }
 
@@ -287,9 +290,14 @@ impl Attempt<'_> {
         let limits = self.worker.policy().limits.clone();
         let handshake = http1::Builder::new().max_buf_size(limits.header_bytes.max(8192)).handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
+        let of_socket = session.clone();
         tokio::task::spawn_local(async move {
             // Its errors reach the request that it carries; an idle one has nobody to tell.
             let _ = connection.with_upgrades().await;
+            // hyper is done with it after an upgrade, trust is not: it stays registered as long as the socket lives.
+            if let Some(session) = of_socket {
+                session.closed().await;
+            }
             drop::<Option<Rc<Registered>>>(registered);
         });
         Ok((sender, session))

@@ -1,6 +1,7 @@
 //! The identity source: can it be reached, whom does it say we are, and does that fit clock and configuration?
 
 use super::Report;
+use crate::cli::check::counted;
 use crate::cli::output::span;
 use crate::identity::{Counters, IdentityStore, NoSvid, Snapshot, SourceStatus, Svid, spawn};
 use postern_config::authz::Principal;
@@ -209,7 +210,7 @@ fn trusted(report: &mut Report, config: &Config, snapshot: &Snapshot) {
                 format!("there is no usable bundle of {name}: its peers would be refused"),
                 "federate with it: a bundle endpoint, and `-federatesWith` in this workload's registration entry",
             ),
-            authorities => report.ok("trust", format!("{name}, {authorities} authorities")),
+            roots => report.ok("trust", format!("{name}, {}", counted(roots, "usable root"))),
         }
     }
 }

@@ -93,7 +93,7 @@ async fn examines_an_agent_and_what_the_configuration_wants_of_it() {
         "ok    identity  spiffe://shop.example/orders, expires in 59m",
         "FAIL  identity  orders wants an SVID with the hint internal, and the agent gives none such",
         "FAIL  trust     there is no usable bundle of partner.example",
-        "ok    trust     shop.example, 1 authorities",
+        "ok    trust     shop.example, 1 usable root",
     ] {
         assert!(text.contains(expected), "{expected:?} in\n{text}");
     }

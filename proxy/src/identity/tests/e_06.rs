@@ -89,6 +89,30 @@ async fn e_06_01_every_rpc_carries_the_header_exactly_once() {
     assert!(scene.agent.headers().iter().all(|values| values == &["true"]), "{:?}", scene.agent.headers());
 }
 
+/// There is no `Endpoint` of these, so there is nothing to send an RPC to.
+#[test]
+fn e_06_03_what_is_no_endpoint_is_an_error_at_start() {
+    let wrong = [
+        "unix://h/p",
+        "unix:p",
+        "unix:///",
+        "unix:///p?q",
+        "unix:///p#f",
+        "tcp://localhost:1",
+        "tcp://1.2.3.4",
+        "tcp://1.2.3.4:1/",
+        "tcp://u@1.2.3.4:1",
+        "http://1.2.3.4:1",
+        "",
+    ];
+    for text in wrong {
+        assert!(Endpoint::parse(text).is_err(), "{text:?}");
+    }
+    for right in ["unix:///p", "unix:/p", "tcp://1.2.3.4:1", "tcp://[::1]:1"] {
+        assert!(Endpoint::parse(right).is_ok(), "{right:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn e_06_04_connects_to_tcp_endpoints() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -434,6 +458,25 @@ async fn keeps_what_it_has_when_the_stream_breaks() {
         let back = scene.follower.until("back", |snapshot| snapshot.source == SourceStatus::Connected).await;
         assert!(Arc::ptr_eq(&before.svids[0], &back.svids[0]), "{status}");
     }
+}
+
+/// F-03: no grace on our own identity, and recovery without a restart.
+#[tokio::test(start_paused = true)]
+async fn an_svid_that_expired_while_the_agent_was_down_is_not_used() {
+    let scene = Scene::serving_a().await;
+    scene.agent.die();
+    let stale = scene.follower.until("stale", |snapshot| matches!(snapshot.source, SourceStatus::Broken { .. })).await;
+    let end = stale.svids[0].not_after;
+    let before = end - Duration::from_secs(1);
+    assert!(stale.select(&SvidSelector::Default, before).is_ok());
+    assert_eq!(stale.state(before), IdentityState::ServingStale);
+    assert_eq!(stale.select(&SvidSelector::Default, end).err(), Some(NoSvid::Expired));
+    assert_eq!(stale.state(end), IdentityState::Expired);
+    scene.agent.send(message([scene.ca.svid(B)]));
+    scene.agent.listen(&scene.socket());
+    let start = Instant::now();
+    scene.follower.until("recovered", |snapshot| default_id(snapshot) == B).await;
+    assert!(start.elapsed() <= Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 /// F-04: an agent that hangs is found by HTTP/2 keepalive within a minute.
