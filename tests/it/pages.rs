@@ -42,13 +42,34 @@ fn the_commands_of_the_readme_are_there_for_ci_to_run() {
     }
 }
 
-#[test]
-fn links_between_pages_lead_somewhere() {
+/// Every page that somebody reads.
+fn pages() -> Vec<String> {
     let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(str::to_owned);
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let docs = docs.map(|name| format!("docs/{}", name.to_string_lossy())).filter(|name| name.ends_with(".md"));
+    pages.into_iter().chain(docs).collect()
+}
+
+#[test]
+fn metrics_that_pages_name_exist() {
+    let metrics = read("docs/metrics.md");
+    let is_name = |character: char| character.is_ascii_lowercase() || character == '_';
+    let mut unknown = Vec::new();
+    for page in pages() {
+        for rest in read(&page).split("postern_").skip(1) {
+            let name = rest.split(|character| !is_name(character)).next().unwrap_or_default();
+            if !metrics.contains(&format!("| `postern_{name}` |")) {
+                unknown.push(format!("{page}: postern_{name}"));
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "metrics that there are not: {unknown:?}");
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
     let mut broken = Vec::new();
-    for page in pages.into_iter().chain(docs) {
+    for page in pages() {
         let folder = root().join(&page).parent().unwrap().to_owned();
         for link in read(&page).split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
             let file = link.split('#').next().unwrap_or_default();
