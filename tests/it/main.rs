@@ -2,4 +2,5 @@
 
 mod dependencies;
 mod http_versions;
+mod teardown;
 mod tidy;
