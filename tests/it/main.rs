@@ -6,4 +6,5 @@ mod limbo;
 mod oracle_id;
 mod oracle_svid;
 mod pages;
+mod teardown;
 mod tidy;

@@ -31,6 +31,10 @@ pub fn start(
 ) {
     let connection = connection.clone();
     connection.session.set_carries(Carries::Stream);
+    if let Some(session) = &lease.session {
+        // Both sides' SVIDs expire by the same rule, the one of streams.
+        session.set_carries(Carries::Stream);
+    }
     tokio::task::spawn_local(async move {
         let switched = tokio::try_join!(caller, upstream);
         match switched {
