@@ -119,7 +119,7 @@ pub async fn send(
         let attempt = Attempt { worker, to, own: &own, endpoint: &endpoint };
         let result = match to.version {
             HttpVersion::Http1 => attempt.http1(request, may_replay).await,
-            HttpVersion::Http2 => attempt.http2(request).await,
+            HttpVersion::Http2 => attempt.http2(request, may_replay).await,
         };
         match result {
             Ok(answer) => return Ok(answer),
@@ -205,7 +205,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn http2(&self, request: Request<RequestBody>) -> Result<Answer, Failed> {
+    async fn http2(&self, request: Request<RequestBody>, may_replay: bool) -> Result<Answer, Failed> {
         let own = self.own.key();
         let (connection, is_reused) = match self.endpoint.take_h2(&own) {
             Some(connection) => (connection, true),
@@ -221,7 +221,7 @@ impl Attempt<'_> {
             }
         };
         let stream = Stream::of(&connection);
-        let copy = (is_reused && is_replayable(&request)).then(|| copy_of(&request));
+        let copy = (is_reused && may_replay && is_replayable(&request)).then(|| copy_of(&request));
         let active = Active::at(self.endpoint);
         match connection.sender.clone().try_send_request(request).await {
             Ok(response) => {
