@@ -7,7 +7,7 @@ use super::record::Recorder;
 use crate::connection::Connection;
 use crate::session::{Carries, RequestGuard};
 use crate::tunnel;
-use crate::upstream::client::Lease;
+use crate::upstream::client::{HttpVersion, Lease};
 use http::StatusCode;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -30,7 +30,10 @@ pub fn start(
     mut recorder: Recorder,
 ) {
     let connection = connection.clone();
-    connection.session.set_carries(Carries::Stream);
+    // An HTTP/2 connection stays one: CONNECT on one stream must not lift expiry from the others.
+    if connection.version() == HttpVersion::Http1 {
+        connection.session.set_carries(Carries::Stream);
+    }
     tokio::task::spawn_local(async move {
         let switched = tokio::try_join!(caller, upstream);
         match switched {

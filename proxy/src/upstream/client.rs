@@ -91,6 +91,10 @@ impl Lease {
 
     /// The connection is no longer HTTP's: it never goes back.
     pub fn upgraded(&mut self) {
+        // An HTTP/2 connection stays one: its other streams still end with the SVID, and this one still counts.
+        if matches!(self.held, Held::Http2 { .. }) {
+            return;
+        }
         self.held = Held::Returned;
         if let Some(session) = &self.session {
             session.set_carries(Carries::Stream);
