@@ -51,7 +51,8 @@ fn recheck_inbound(session: &Session, door: Door, policy: &Policy, event: Instan
     };
     // Upgraded connections hold a request in flight, which is decided as such.
     let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
-    if is_tunnel && !matches!(plan.decide_l4(&principal(session)), Decision::Allowed { .. }) {
+    // A port whose rules are now about requests carries no connection that it does not read.
+    if is_tunnel && (plan.has_l7_rules || !plan.decide_l4(&principal(session)).is_allowed()) {
         session.cut(EndCause::PolicyChanged, event);
     }
 }
