@@ -37,11 +37,33 @@ pub fn start(
     tokio::task::spawn_local(async move {
         let switched = tokio::try_join!(caller, upstream);
         match switched {
-            Ok((caller, upstream)) => run(&connection, caller, upstream, &guard, &mut recorder).await,
+            Ok((caller, upstream)) => {
+                let cut = async {
+                    tokio::select! {
+                        () = connection.session.was_cut() => {}
+                        () = upstream_was_cut(&lease) => {}
+                    }
+                };
+                // Where one side does not read, nothing polls the other side's socket: a cut comes in here.
+                let was_cut = tokio::select! {
+                    () = run(&connection, caller, upstream, &guard, &mut recorder) => false,
+                    () = cut => true,
+                };
+                if was_cut {
+                    recorder.ended_early("cut");
+                }
+            }
             Err(error) => recorder.failed(&error),
         }
         drop((lease, guard));
     });
+}
+
+async fn upstream_was_cut(lease: &Lease) {
+    match &lease.session {
+        Some(session) => session.was_cut().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn run(

@@ -296,11 +296,20 @@ impl Attempt<'_> {
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
         let of_socket = session.clone();
         tokio::task::spawn_local(async move {
-            // Its errors reach the request that it carries; an idle one has nobody to tell.
-            let _ = connection.with_upgrades().await;
-            // hyper is done with it after an upgrade, trust is not: it stays registered as long as the socket lives.
-            if let Some(session) = of_socket {
-                session.closed().await;
+            match of_socket {
+                None => {
+                    // Its errors reach the request that it carries; an idle one has nobody to tell.
+                    let _ = connection.with_upgrades().await;
+                }
+                Some(session) => {
+                    // While the caller does not read the response, nothing polls the socket: a cut has to end it here.
+                    tokio::select! {
+                        _ = connection.with_upgrades() => {}
+                        () = session.was_cut() => {}
+                    }
+                    // hyper is done with it after an upgrade, trust is not: registered as long as the socket lives.
+                    session.closed().await;
+                }
             }
             drop::<Option<Rc<Registered>>>(registered);
         });
