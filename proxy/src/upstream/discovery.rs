@@ -159,7 +159,7 @@ async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_templa
 }
 
 /// A name out of a request must not lead to ourselves or to a cloud's metadata service (THREATS NW-03, NW-07).
-fn may_be_dialled(address: IpAddr) -> bool {
+pub fn may_be_dialled(address: IpAddr) -> bool {
     let address = address.to_canonical();
     let metadata = match address {
         IpAddr::V4(v4) => {
