@@ -214,13 +214,22 @@ impl Attempt<'_> {
         let (connection, is_reused) = match self.endpoint.take_h2(&own) {
             Some(connection) => (connection, true),
             None => {
-                let _one_at_a_time = self.endpoint.h2_connecting.lock().await;
-                match self.endpoint.take_h2(&own) {
-                    Some(connection) => (connection, true),
-                    None => match self.open_http2().await {
+                let waiting_since = Instant::now();
+                let mut last_refused = self.endpoint.h2_connecting.lock().await;
+                if let Some(connection) = self.endpoint.take_h2(&own) {
+                    (connection, true)
+                } else {
+                    // Else a hundred requests would wait, one after the other, for an endpoint that does not answer.
+                    if let Some((_, refused)) = last_refused.as_ref().filter(|(at, _)| *at >= waiting_since) {
+                        return Err(Failed::Unsent(request, NotSent::Unreachable(refused.clone())));
+                    }
+                    match self.open_http2().await {
                         Ok(connection) => (connection, false),
-                        Err(refused) => return Err(Failed::Unsent(request, NotSent::Unreachable(refused))),
-                    },
+                        Err(refused) => {
+                            *last_refused = Some((Instant::now(), refused.clone()));
+                            return Err(Failed::Unsent(request, NotSent::Unreachable(refused)));
+                        }
+                    }
                 }
             }
         };

@@ -75,8 +75,9 @@ pub struct Endpoint {
     failed_at: Cell<Option<Instant>>,
     h1: RefCell<Vec<IdleH1>>,
     h2: RefCell<Vec<Rc<H2Connection>>>,
-    /// Held while a connection for HTTP/2 is made, so that a burst makes one.
-    pub h2_connecting: tokio::sync::Mutex<()>,
+    /// Held while a connection for HTTP/2 is made, so that a burst makes one. Says when that failed last, and why: whoever
+    /// waited meanwhile has the same answer.
+    pub h2_connecting: tokio::sync::Mutex<Option<(Instant, Refused)>>,
 }
 
 struct IdleH1 {
@@ -246,7 +247,7 @@ impl Endpoint {
             failed_at: Cell::new(None),
             h1: RefCell::default(),
             h2: RefCell::default(),
-            h2_connecting: tokio::sync::Mutex::new(()),
+            h2_connecting: tokio::sync::Mutex::new(None),
         })
     }
 
