@@ -70,7 +70,11 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
     };
     let still_expected = filled.is_some_and(|plan| match (&plan.security, session.trust()) {
         (Security::Mesh { expected, .. }, Some(trust)) => expected.iter().any(|id| id.matches(&trust.peer.id)),
-        (Security::Mesh { .. }, None) => session.direction == super::Direction::Local,
+        // Ours in its handshake: it verifies against what it was made with, which has to be the same still.
+        (Security::Mesh { expected, .. }, None) => {
+            let same = matches!(&before.security, Security::Mesh { expected: earlier, .. } if earlier == expected);
+            session.direction == super::Direction::Local || same
+        }
         (_, trust) => trust.is_none(),
     });
     if still_expected {
