@@ -59,7 +59,6 @@ impl App {
         let identity = Arc::new(IdentityStore::default());
         let discovery = Arc::new(Discovery::new(Handle::current()));
         let policy = Policy::compile(&config, None, &metrics)?;
-        metrics.config_taken(policy.generation, &policy.digest, SystemTime::now());
         let readiness = Arc::new(Readiness::new(identity.clone()));
         readiness.set(Condition::Configuration, Ok(()));
         let shared = Arc::new(Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery));

@@ -51,7 +51,8 @@ fn recheck_inbound(session: &Session, door: Door, policy: &Policy, event: Instan
     };
     // Upgraded connections hold a request in flight, which is decided as such.
     let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
-    if is_tunnel && !matches!(plan.decide_l4(&principal(session)), Decision::Allowed { .. }) {
+    // A port whose rules are now about requests carries no connection that it does not read.
+    if is_tunnel && (plan.has_l7_rules || !plan.decide_l4(&principal(session)).is_allowed()) {
         session.cut(EndCause::PolicyChanged, event);
     }
 }
@@ -69,7 +70,11 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
     };
     let still_expected = filled.is_some_and(|plan| match (&plan.security, session.trust()) {
         (Security::Mesh { expected, .. }, Some(trust)) => expected.iter().any(|id| id.matches(&trust.peer.id)),
-        (Security::Mesh { .. }, None) => session.direction == super::Direction::Local,
+        // Ours in its handshake: it verifies against what it was made with, which has to be the same still.
+        (Security::Mesh { expected, .. }, None) => {
+            let same = matches!(&before.security, Security::Mesh { expected: earlier, .. } if earlier == expected);
+            session.direction == super::Direction::Local || same
+        }
         (_, trust) => trust.is_none(),
     });
     if still_expected {
