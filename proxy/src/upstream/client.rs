@@ -80,8 +80,8 @@ enum Held {
     Http2 {
         _stream: Stream,
     },
-    /// No longer HTTP's: a tunnel, whose session stays registered as long as it lives.
-    Upgraded {
+    /// Not to be pooled. A tunnel's session stays registered as long as it lives.
+    NotAgain {
         _registered: Option<Rc<Registered>>,
     },
     Returned,
@@ -96,10 +96,10 @@ impl Lease {
         }
     }
 
-    /// The connection is no longer HTTP's: it never goes back.
-    pub fn upgraded(&mut self) {
+    /// The connection never goes back: it is a tunnel now, or was asked to become one and nobody knows how it took that.
+    pub fn not_again(&mut self) {
         self.held = match std::mem::replace(&mut self.held, Held::Returned) {
-            Held::Http1(connection) => Held::Upgraded { _registered: connection.registered },
+            Held::Http1(connection) => Held::NotAgain { _registered: connection.registered },
             held => held,
         };
     }
