@@ -1,10 +1,12 @@
 //! `allow:` who may do what.
 
+use crate::cross_check::unique;
 use crate::pattern::{PathPattern, SpiffePattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
-use crate::values::{At, Method, OneOrMany};
+use crate::values::{At, Method, Name, OneOrMany};
 use schemars::JsonSchema;
+use std::collections::HashMap;
 
 /// One rule: all of its parts hold, or it does not match. Nothing is allowed that no rule allows.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +34,8 @@ pub enum Principal {
 #[schemars(rename = "Allow", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawAllow {
     /// What logs and refusals call this rule.
-    #[schemars(extend("default" = "allow-N"))]
-    name: Field<String>,
+    #[schemars(extend("x-default" = "allow-N"))]
+    name: Field<Name>,
     /// Callers whose verified SPIFFE ID fits one of these: exact, `*` for one segment, a final `/**` for everything
     /// below. The trust domain is always written out.
     spiffe: Field<OneOrMany<At<SpiffePattern>>>,
@@ -41,11 +43,11 @@ pub(crate) struct RawAllow {
     #[schemars(extend("default" = false))]
     anonymous: Field<bool>,
     /// Only these methods. HTTP only.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     methods: Field<OneOrMany<Method>>,
     /// Only these paths: exact, `{name}` or `*` for one segment, a final `/**` for the path and everything below.
     /// Every reading of the request's path has to fit. HTTP only.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     paths: Field<OneOrMany<PathPattern>>,
     #[schemars(skip)]
     place: Place,
@@ -97,7 +99,7 @@ impl RawAllow {
             (true, false) => Principal::Spiffe(callers(self.spiffe, reader)?),
         };
         Some(Allow {
-            name: self.name.or(format!("allow-{number}")),
+            name: self.name.into_option().map_or_else(|| format!("allow-{number}"), |name| name.0),
             who,
             methods: self.methods.or_default().0.into_iter().map(|method| method.0).collect(),
             paths: self.paths.or_default().0,
@@ -126,5 +128,10 @@ fn callers(spiffe: Field<OneOrMany<At<SpiffePattern>>>, reader: &mut Reader) -> 
 /// The rules of a list that could be read.
 pub(crate) fn check_rules(rules: Vec<RawAllow>, reader: &mut Reader) -> Vec<Allow> {
     let numbered = rules.into_iter().enumerate();
-    numbered.filter_map(|(index, rule)| rule.check(index + 1, reader)).collect()
+    let rules: Vec<Allow> = numbered.filter_map(|(index, rule)| rule.check(index + 1, reader)).collect();
+    let mut names = HashMap::new();
+    for rule in &rules {
+        unique(&mut names, "rule", &rule.name, &rule.place, reader);
+    }
+    rules
 }

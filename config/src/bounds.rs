@@ -160,7 +160,7 @@ pub(crate) struct RawLimits {
     #[schemars(extend("default" = 256))]
     pool_idle_per_endpoint: Field<Count>,
     /// Live connections of the whole process.
-    #[schemars(extend("default" = "80 % of the descriptor limit, at two sockets each"))]
+    #[schemars(extend("x-default" = "80 % of the descriptor limit, at two sockets each"))]
     connections: Field<Count>,
 }
 

@@ -4,9 +4,10 @@ use crate::Config;
 use crate::listener::Inbound;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
-use crate::upstream::Service;
+use crate::route::Route;
+use crate::upstream::{Endpoints, Service};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Tells the problems of what could be read.
 pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
@@ -16,7 +17,29 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
     }
     service_names(&config.outbound.services, reader);
     service_hosts(&config.outbound.services, reader);
+    loops(&config.outbound.services, &config.outbound.listen, reader);
     listeners(reader);
+}
+
+/// A service that is reached at one of our own outbound listeners is this proxy calling itself without end.
+fn loops(services: &[Service], shared: &[SocketAddr], reader: &mut Reader) {
+    let own: Vec<SocketAddr> =
+        services.iter().filter_map(|service| service.listen).chain(shared.iter().copied()).collect();
+    for service in services {
+        let Endpoints::Static(endpoints) = &service.endpoints else { continue };
+        let reaches_itself = |endpoint: &&SocketAddr| own.iter().any(|listen| takes(*listen, **endpoint));
+        if let Some(endpoint) = endpoints.iter().find(reaches_itself) {
+            let what =
+                format!("service `{}` would connect to an outbound listener of this file, {endpoint}", service.name);
+            reader.problem(&service.place, what, "write the address of the peer's sidecar or server");
+        }
+    }
+}
+
+/// Whether connections to `address` on this host arrive at `listen`.
+pub(crate) fn takes(listen: SocketAddr, address: SocketAddr) -> bool {
+    let ip_fits = listen.ip() == address.ip() || (listen.ip().is_unspecified() && address.ip().is_loopback());
+    ip_fits && listen.port() == address.port()
 }
 
 fn inbound_names_and_ports(inbound: &[Inbound], reader: &mut Reader) {
@@ -44,7 +67,8 @@ fn service_names(services: &[Service], reader: &mut Reader) {
     }
 }
 
-fn unique<'a>(
+/// Tells a name that is used twice.
+pub(crate) fn unique<'a>(
     names: &mut HashMap<&'a str, &'a Place>,
     kind: &str,
     name: &'a str,
@@ -62,15 +86,19 @@ fn unique<'a>(
 /// Names, and ties (THREATS PN-27): which route a request takes must not depend on the order of the file.
 fn routes(port: &Inbound, reader: &mut Reader) {
     let mut names = HashMap::new();
-    for (index, route) in port.routes.iter().enumerate() {
+    // Only paths of the same rank can tie, and an exact one only with itself: ten thousand are not compared in pairs.
+    let mut by_path: HashMap<(u64, Option<&str>), Vec<&Route>> = HashMap::new();
+    for route in &port.routes {
         unique(&mut names, "route", &route.name, &route.place, reader);
-        if let Some(earlier) = port.routes[..index].iter().find(|earlier| route.ties_with(earlier)) {
+        let earlier = by_path.entry((route.path.specificity(), route.path.exact())).or_default();
+        if let Some(first) = earlier.iter().find(|first| route.ties_with(first)) {
             let what = format!(
                 "route `{}` and route `{}` (at {}) fit the same requests, and neither is more specific",
-                route.name, earlier.name, earlier.place
+                route.name, first.name, first.place
             );
             reader.problem(&route.place, what, "tell them apart by host, path or methods, or make one of them");
         }
+        earlier.push(route);
     }
 }
 

@@ -159,9 +159,12 @@ fn route(route: &Route) -> Value {
 }
 
 fn outbound(config: &Config) -> Value {
+    let listeners = config.outbound.services.iter().filter_map(|service| service.listen);
+    let open = listeners.chain(config.outbound.listen.iter().copied()).any(|address| !address.ip().is_loopback());
     json!({
         "default": "deny",
         "listen": words(&config.outbound.listen),
+        "open_listeners": open,
         "services": config.outbound.services.iter().map(service).collect::<Value>(),
     })
 }

@@ -58,7 +58,7 @@ pub enum SvidSelector {
 #[schemars(rename = "Identity", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawIdentity {
     /// The SPIFFE Workload API: `unix:///PATH` or `tcp://IP:PORT` (SPIFFE Workload Endpoint §4).
-    #[schemars(extend("default" = "$SPIFFE_ENDPOINT_SOCKET"))]
+    #[schemars(extend("x-default" = "$SPIFFE_ENDPOINT_SOCKET"))]
     workload_api: Field<Endpoint>,
     /// PEM files instead of the Workload API. They are watched, and read again once their content is stable.
     files: Field<RawFiles>,

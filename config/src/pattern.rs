@@ -43,6 +43,14 @@ impl Segment {
         }
     }
 
+    /// The name, if this is a capture.
+    fn capture(&self) -> Option<&str> {
+        match self {
+            Self::Capture(name) => Some(name),
+            _ => None,
+        }
+    }
+
     fn is_literal(&self) -> bool {
         matches!(self, Self::Literal(_))
     }

@@ -71,7 +71,7 @@ pub struct Problems(pub Vec<Problem>);
 impl Problems {
     /// Sorts by place. Each problem is said once, although several readers may have met it.
     pub(crate) fn in_order(mut problems: Vec<Problem>) -> Self {
-        problems.sort_by(|one, other| one.place.cmp(&other.place));
+        problems.sort_by(|one, other| (&one.place, &one.what).cmp(&(&other.place, &other.what)));
         problems.dedup();
         Self(problems)
     }

@@ -5,6 +5,7 @@
 //! type. A value that was written but could not be read is an empty [`Field`] that says it was written, so that nobody
 //! is told that it is missing.
 
+use crate::identity::SvidSelector;
 use crate::problem::{Place, Problem};
 use crate::yaml::{Entry, Node, Value};
 use schemars::JsonSchema;
@@ -20,6 +21,8 @@ pub(crate) struct Reader {
     pub problems: Vec<Problem>,
     /// Every address that a socket will be bound to.
     pub listeners: Vec<Listener>,
+    /// What `identity.svid` says, for whoever names none of their own.
+    pub svid: SvidSelector,
     key: &'static str,
 }
 

@@ -26,10 +26,10 @@ pub(crate) struct RawConfig {
     /// Where the running program is asked and told.
     admin: Field<RawAdmin>,
     /// Threads that carry traffic.
-    #[schemars(extend("default" = "the CPU quota of the cgroup rounded up; 2 where there is none"))]
+    #[schemars(extend("x-default" = "the CPU quota of the cgroup rounded up; 2 where there is none"))]
     workers: Field<Count>,
     /// How long a drain may take after SIGTERM.
-    #[schemars(extend("default" = "$TERMINATION_GRACE_PERIOD_SECONDS (30 s) less a margin"))]
+    #[schemars(extend("x-default" = "$TERMINATION_GRACE_PERIOD_SECONDS (30 s) less a margin"))]
     drain_timeout: Field<Span>,
     /// Deadlines that hold for every listener and service.
     timeouts: Field<RawTimeouts>,
@@ -71,9 +71,11 @@ impl RawConfig {
             let hint = "leave it out: then it follows the CPU quota";
             reader.problem(place, format!("`workers: {workers}` is more than {WORKERS_MAX}"), hint);
         }
+        let identity = self.identity.into_option().map_or_else(Identity::default, |identity| identity.check(reader));
+        reader.svid = identity.svid.clone();
         let inbound = self.inbound.or_default().into_iter().filter_map(|port| port.check(reader)).collect();
         Config {
-            identity: self.identity.into_option().map_or_else(Identity::default, |identity| identity.check(reader)),
+            identity,
             inbound,
             outbound: self.outbound.or_default().check(reader),
             // Its defaults are listeners, so it is checked also when nobody wrote it.

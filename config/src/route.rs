@@ -4,7 +4,7 @@ use crate::authz::{Allow, RawAllow, check_rules};
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
-use crate::values::{Method, OneOrMany};
+use crate::values::{Method, Name, OneOrMany};
 use schemars::JsonSchema;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,13 +68,13 @@ impl Route {
 #[schemars(rename = "Route", deny_unknown_fields, extend("required" = ["match"]))]
 pub(crate) struct RawRoute {
     /// Unique within its port; appears in logs and metrics.
-    #[schemars(extend("default" = "route-N"))]
-    name: Field<String>,
+    #[schemars(extend("x-default" = "route-N"))]
+    name: Field<Name>,
     /// Which requests take this route.
     #[schemars(rename = "match")]
     matching: Field<RawMatch>,
     /// Who may. Without it the port's rules hold.
-    #[schemars(extend("default" = "the port's rules"))]
+    #[schemars(extend("x-default" = "the port's rules"))]
     allow: Field<Vec<RawAllow>>,
     /// Let the CONNECT method use this route; elsewhere it is answered with 405.
     #[schemars(extend("default" = false))]
@@ -106,13 +106,13 @@ impl Section for RawRoute {
 #[schemars(rename = "Match", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawMatch {
     /// The request's host is one of these: exact, `*` for one label, `**` first for one or more.
-    #[schemars(extend("default" = "any"))]
+    #[schemars(extend("x-default" = "any"))]
     hosts: Field<OneOrMany<HostPattern>>,
     /// The request's path: exact, `{name}` or `*` for one segment, a final `/**` for the path and everything below.
     #[schemars(extend("default" = "/**"))]
     path: Field<PathPattern>,
     /// The request's method is one of these.
-    #[schemars(extend("default" = "any but CONNECT"))]
+    #[schemars(extend("x-default" = "any but CONNECT"))]
     methods: Field<OneOrMany<Method>>,
 }
 
@@ -162,7 +162,7 @@ impl RawRoute {
             reader.problem(&place, "the route names the method CONNECT, which it does not let through", hint);
         }
         Some(Route {
-            name: self.name.or(format!("route-{number}")),
+            name: self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0),
             hosts: matching.hosts.or_default().0,
             path: match matching.path.is_written() {
                 true => matching.path.into_option()?,

@@ -19,10 +19,18 @@ fn schema_value() -> Value {
     let schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<RawConfig>();
     let mut value = schema.to_value();
     tidy(&mut value);
-    if let Some(root) = value.as_object_mut() {
-        root.insert("title".to_owned(), json!("Postern configuration"));
+    let mut root = json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Postern configuration",
+        "description": value["description"],
+    });
+    // What is there already keeps its place, so the file begins with what it is.
+    if let (Value::Object(root), Value::Object(rest)) = (&mut root, value) {
+        for (key, value) in rest {
+            root.entry(key).or_insert(value);
+        }
     }
-    value
+    root
 }
 
 /// An empty `required` says nothing; line ends in descriptions are those of this source.

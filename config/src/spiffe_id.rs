@@ -46,7 +46,7 @@ pub struct SpiffeId {
 
 const SCHEME: &str = "spiffe://";
 const TRUST_DOMAIN_BYTES_MAX: usize = 255;
-const ID_BYTES_MAX: usize = 2048;
+pub(crate) const ID_BYTES_MAX: usize = 2048;
 
 impl SpiffeId {
     /// Reads `text` to the letter of SPIFFE-ID §2; nothing is normalised.
@@ -136,3 +136,6 @@ pub enum SpiffeIdError {
     #[error("is longer than 2048 bytes (SPIFFE-ID §2.3)")]
     TooLong,
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,9 @@
 use crate::admin::{self, AdminState, AllowedUids, Condition, ConfigStatus, Readiness, bind_unix_socket};
 use crate::capture;
 use crate::identity::{self, Counters, IdentityStore, SourceHandle};
-use crate::policy::{Door, Policy};
+use crate::policy::{Door, Policy, UNROUTED};
 use crate::shared::Shared;
-use crate::telemetry::{AccessLog, LogHandle, Metrics};
+use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
 use crate::upstream::discovery::Discovery;
 use crate::worker::{Command, Workers};
 use anyhow::Context as _;
@@ -59,7 +59,6 @@ impl App {
         let identity = Arc::new(IdentityStore::default());
         let discovery = Arc::new(Discovery::new(Handle::current()));
         let policy = Policy::compile(&config, None, &metrics)?;
-        metrics.config_taken(policy.generation, &policy.digest, SystemTime::now());
         let readiness = Arc::new(Readiness::new(identity.clone()));
         readiness.set(Condition::Configuration, Ok(()));
         let shared = Arc::new(Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery));
@@ -69,7 +68,7 @@ impl App {
         let admin_doors = AdminDoors::bind(&config)?;
 
         // Open.
-        let counters = Arc::new(Counters::default());
+        let counters = metrics.identity_counters();
         let endpoint = surroundings.endpoint;
         let source = identity::spawn(&config.identity, endpoint.clone(), identity, counters.clone())?;
         let workers =
@@ -128,6 +127,7 @@ impl App {
             }
         }
         self.open(listeners).await;
+        self.shared.metrics.retain_ports(|direction, name| names(&config, direction, name));
         self.config = config;
         self.report_configuration();
         Ok(())
@@ -227,6 +227,14 @@ impl App {
                 tracing::warn!(section, "this section changed and takes effect with the next start");
             }
         }
+    }
+}
+
+/// Metrics of what is no longer in the file end with it.
+fn names(config: &Config, direction: Direction, name: &str) -> bool {
+    match direction {
+        Direction::Inbound => config.inbound.iter().any(|inbound| inbound.name == name),
+        Direction::Outbound => name == UNROUTED || config.outbound.services.iter().any(|service| service.name == name),
     }
 }
 

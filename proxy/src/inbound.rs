@@ -138,7 +138,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match (plan.config.protocol, alpn) {
-        (Protocol::Tcp, _) => return tunnel(connection, plan, io).await,
+        (Protocol::Tcp, _) => return tunnel(connection, io).await,
         (Protocol::Http | Protocol::Detect, Some(version)) => {
             serve::serve(connection.clone(), io, version).await;
             return Ok(());
@@ -163,7 +163,7 @@ where
                 "no first bytes, on a port whose rules are about requests",
             ));
         }
-        Some(Detected::Opaque | Detected::Tls) | None => return tunnel(connection, plan, io).await,
+        Some(Detected::Opaque | Detected::Tls) | None => return tunnel(connection, io).await,
     }
     Ok(())
 }
@@ -193,11 +193,17 @@ async fn first_bytes<IO: AsyncRead + Unpin>(
 }
 
 /// L4: decided once, then copied.
-async fn tunnel<IO>(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, mut io: IO) -> Result<(), Refused>
+async fn tunnel<IO>(connection: &Rc<Connection>, mut io: IO) -> Result<(), Refused>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     connection.session.set_carries(Carries::Stream);
+    // Decided by the policy of now: one that came during handshake and detection found nothing to decide again here. From
+    // here on it does.
+    let plan = connection.worker.policy().inbound(connection.door).cloned().ok_or(Refusal::NoRoute)?;
+    if plan.has_l7_rules {
+        return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
+    }
     let principal = connection.peer().map_or(Principal::Anonymous, |peer| Principal::Spiffe(&peer.id));
     match plan.decide_l4(&principal) {
         Decision::Allowed { rule } => connection.rule(rule),

@@ -15,6 +15,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// Counts outbound traffic for which no service was found; no service can have this name.
+pub const UNROUTED: &str = "(unknown)";
+
 /// A listening address, stable over reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Door(pub SocketAddr);
@@ -119,7 +122,7 @@ impl Policy {
             limits: Arc::new(config.limits.clone()),
             strictness,
             connections_max: config.limits.connections.unwrap_or_else(connections_max),
-            unrouted: metrics.outbound("(unknown)"),
+            unrouted: metrics.outbound(UNROUTED),
         })
     }
 

@@ -217,10 +217,19 @@ impl Session {
     pub fn establish(&self, trust: Trust, current: &Snapshot) {
         let verified_with = trust.peer.generation;
         let trust = self.trust.get_or_init(|| trust);
-        if verified_with != current.generation
-            && let Some(cause) = trust_end(trust, current)
-        {
-            self.cut(cause, current.published);
+        if verified_with != current.generation {
+            self.follow(trust, trust_end(trust, current), current);
+        }
+    }
+
+    /// What a new snapshot of identity means for this session: `end` is what [`trust_end`] said of `trust`.
+    fn follow(&self, trust: &Trust, end: Option<EndCause>, snapshot: &Snapshot) {
+        match end {
+            Some(cause) => self.cut(cause, snapshot.published),
+            // Also when our SVID rotated during the handshake: such a connection would outlive the rotation, and be cut
+            // by the peer when the older authority is removed.
+            None if own_svid_rotated(trust, snapshot) => self.retire(EndCause::SvidRotated),
+            None => {}
         }
     }
 

@@ -6,7 +6,7 @@
 
 mod direction;
 
-use direction::{Direction, Progress};
+use direction::{Direction, Failure, Progress};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +57,7 @@ impl std::fmt::Display for TunnelEnd {
 /// Copies until both sides have closed, one has failed, or nothing moves for too long.
 ///
 /// The end of one side is passed on as such (FIN, or TLS's close_notify), and the other direction goes on: from then on
-/// `linger` holds instead of `idle` where it is shorter. Both are without any byte: a long answer to a half-closed request
+/// `linger` holds instead of `idle` where it is shorter. So it is when one side accepts no more bytes. Both are without any byte: a long answer to a half-closed request
 /// is not cut. Deadlines are kept coarsely, up to an eighth late, so that no read has to touch a timer.
 ///
 /// # Cancellation
@@ -95,6 +95,8 @@ struct Tunnel<'a, A, B> {
     upload: Direction,
     download: Direction,
     watch: Watch,
+    /// Of a writer, to be reported when the other direction has ended too.
+    failure: Option<TunnelEnd>,
 }
 
 impl<'a, A, B> Tunnel<'a, A, B>
@@ -103,7 +105,15 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     fn new(client: &'a mut A, server: &'a mut B, counters: &'a Counters, watch: Watch) -> Self {
-        Self { client, server, counters, upload: Direction::default(), download: Direction::default(), watch }
+        Self {
+            client,
+            server,
+            counters,
+            upload: Direction::default(),
+            download: Direction::default(),
+            watch,
+            failure: None,
+        }
     }
 
     /// Turns of a few rounds, alternating, so that a direction that is always ready cannot starve the other one, neither
@@ -112,15 +122,17 @@ where
         for _ in 0..TURNS_PER_POLL {
             let upload = match self.upload.poll(context, self.client, self.server, &self.counters.from_client) {
                 Ok(progress) => progress,
-                Err(failure) => return Poll::Ready(failure.end(TunnelEnd::ClientError, TunnelEnd::ServerError)),
+                Err(Failure::Reader(error)) => return Poll::Ready(self.end(TunnelEnd::ClientError(error))),
+                Err(Failure::Writer(error)) => self.note(TunnelEnd::ServerError(error)),
             };
             let download = match self.download.poll(context, self.server, self.client, &self.counters.from_server) {
                 Ok(progress) => progress,
-                Err(failure) => return Poll::Ready(failure.end(TunnelEnd::ServerError, TunnelEnd::ClientError)),
+                Err(Failure::Reader(error)) => return Poll::Ready(self.end(TunnelEnd::ServerError(error))),
+                Err(Failure::Writer(error)) => self.note(TunnelEnd::ClientError(error)),
             };
             self.adjust_watch(upload, download);
             match (upload, download) {
-                (Progress::Ended, Progress::Ended) => return Poll::Ready(TunnelEnd::BothClosed),
+                (Progress::Ended, Progress::Ended) => return Poll::Ready(self.end(TunnelEnd::BothClosed)),
                 (Progress::MoreToDo, _) | (_, Progress::MoreToDo) => {}
                 (Progress::Waits | Progress::Ended, Progress::Waits | Progress::Ended) => return Poll::Pending,
             }
@@ -128,6 +140,18 @@ where
         // Others' turn: this task is polled again after them.
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// One side takes no more, but may have said something last: a server that answers early and closes. The direction has
+    /// ended itself; the other one goes on, as after a half-close.
+    fn note(&mut self, failure: TunnelEnd) -> Progress {
+        self.failure.get_or_insert(failure);
+        Progress::Ended
+    }
+
+    /// The first thing that went wrong, if something did.
+    fn end(&mut self, end: TunnelEnd) -> TunnelEnd {
+        self.failure.take().unwrap_or(end)
     }
 
     /// The only two events, besides the timer itself, that bring a look forward: the first end, and memory to give back.
@@ -148,7 +172,8 @@ where
             self.download.give_back();
         }
         let holds_memory = self.upload.holds_memory() || self.download.holds_memory();
-        self.watch.look(now, moved, holds_memory)
+        let end = self.watch.look(now, moved, holds_memory)?;
+        Some(self.end(end))
     }
 }
 

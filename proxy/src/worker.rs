@@ -145,8 +145,8 @@ pub struct Worker {
     pub upstreams: Upstreams,
     pub detect_memory: RefCell<DetectMemory<Door>>,
     pub executor: LocalExecutor,
-    policy: RefCell<Cache<Shared2Policy, Arc<Policy>>>,
-    identity: RefCell<Cache<Shared2Identity, Arc<Snapshot>>>,
+    policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
+    identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
     doors: RefCell<HashMap<Door, CancellationToken>>,
     ids: Cell<u64>,
@@ -154,18 +154,18 @@ pub struct Worker {
 
 /// Lets a `Cache` reach the `ArcSwap`s inside `Shared`.
 #[derive(Clone)]
-struct Shared2Policy(Arc<Shared>);
+struct PolicyOf(Arc<Shared>);
 #[derive(Clone)]
-struct Shared2Identity(Arc<Shared>);
+struct IdentityOf(Arc<Shared>);
 
-impl std::ops::Deref for Shared2Policy {
+impl std::ops::Deref for PolicyOf {
     type Target = ArcSwap<Policy>;
     fn deref(&self) -> &Self::Target {
         self.0.policy()
     }
 }
 
-impl std::ops::Deref for Shared2Identity {
+impl std::ops::Deref for IdentityOf {
     type Target = ArcSwap<Snapshot>;
     fn deref(&self) -> &Self::Target {
         self.0.identity.swap()
@@ -201,8 +201,8 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         upstreams: Upstreams::default(),
         detect_memory: RefCell::default(),
         executor: LocalExecutor,
-        policy: RefCell::new(Cache::new(Shared2Policy(shared.clone()))),
-        identity: RefCell::new(Cache::new(Shared2Identity(shared.clone()))),
+        policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
+        identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
         peers,
         doors: RefCell::default(),
         ids: Cell::new(0),

@@ -41,7 +41,7 @@ def main():
 
 def parse():
     parser = argparse.ArgumentParser(prog="run", description="End-to-end scenarios with real third parties.")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="scenarios whose name contains NAME")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="those whose name contains NAME")
     parser.add_argument("--folder", default=str(HERE / "scenarios"), help="where the scenarios are")
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--verbose", action="store_true", help="let the scenarios print")

@@ -1,6 +1,7 @@
 //! Where the Workload API is (SPIFFE Workload Endpoint §4).
 
 use crate::read::{FromNode, Reader};
+use crate::values::SOCKET_PATH_BYTES_MAX;
 use crate::yaml::Node;
 use std::ffi::OsString;
 use std::fmt;
@@ -52,9 +53,6 @@ pub enum EndpointError {
     TcpPort,
 }
 
-/// `sun_path` is 108 bytes with its final NUL (unix(7)).
-const SUN_PATH_BYTES_MAX: usize = 107;
-
 impl Endpoint {
     /// Reads `text` to the letter of Workload Endpoint §4.
     ///
@@ -98,7 +96,7 @@ impl Endpoint {
         if path.iter().all(|byte| *byte == b'/') {
             return Err(EndpointError::UnixPathIsRoot);
         }
-        if path.len() > SUN_PATH_BYTES_MAX {
+        if path.len() > SOCKET_PATH_BYTES_MAX {
             return Err(EndpointError::UnixPathTooLong);
         }
         Ok(Self::Unix(PathBuf::from(OsString::from_vec(path))))

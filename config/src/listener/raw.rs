@@ -2,11 +2,12 @@
 
 use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::authz::{Allow, Principal, RawAllow, check_rules};
+use crate::cross_check::takes;
 use crate::identity::SvidSelector;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
 use crate::route::RawRoute;
-use crate::values::Address;
+use crate::values::{Address, Name, SOCKET_PATH_BYTES_MAX};
 use crate::yaml::Node;
 use schemars::JsonSchema;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,15 +18,15 @@ use std::path::Path;
 #[schemars(rename = "Inbound", deny_unknown_fields, extend("required" = ["port"]))]
 pub(crate) struct RawInbound {
     /// Unique; appears in logs and metrics.
-    #[schemars(extend("default" = "inbound-PORT"))]
-    name: Field<String>,
+    #[schemars(extend("x-default" = "inbound-PORT"))]
+    name: Field<Name>,
     /// The application's port: what callers believe to connect to.
     #[schemars(range(min = 1, max = 65535))]
     port: Field<u16>,
     /// Where Postern listens for callers. Without it the port gets captured connections only.
     listen: Field<Address>,
     /// Where the application listens: `IP:PORT`, or `unix:/PATH`.
-    #[schemars(extend("default" = "127.0.0.1:PORT"))]
+    #[schemars(extend("x-default" = "127.0.0.1:PORT"))]
     app: Field<AppAddress>,
     /// What callers speak. `detect` reads their first bytes, and costs protocols in which the server speaks first a
     /// wait of `timeouts.detect`: declare those `tcp`.
@@ -39,7 +40,7 @@ pub(crate) struct RawInbound {
     #[schemars(extend("default" = "same"))]
     app_http: Field<AppHttp>,
     /// The SVID that callers are shown.
-    #[schemars(extend("default" = "that of `identity`"))]
+    #[schemars(extend("x-default" = "that of `identity`"))]
     svid: Field<SvidSelector>,
     /// The request headers that tell the application who called. What callers send under these names never arrives.
     identity_headers: Field<RawIdentityHeaders>,
@@ -103,14 +104,14 @@ impl RawInbound {
             None => AppAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         };
         let inbound = Inbound {
-            name: self.name.or(format!("inbound-{port}")),
+            name: self.name.into_option().map_or_else(|| format!("inbound-{port}"), |name| name.0),
             port,
             listen: self.listen.into_option().map(|listen| listen.0),
             app,
             protocol: self.protocol.or_default(),
             tls: self.tls.or_default(),
             app_http: self.app_http.or_default(),
-            svid: self.svid.or_default(),
+            svid: self.svid.or(reader.svid.clone()),
             identity_headers: self.identity_headers.into_option().map(RawIdentityHeaders::check).unwrap_or_default(),
             allow,
             routes,
@@ -153,8 +154,7 @@ fn refuse_loop(inbound: &Inbound, listen_place: Option<&Place>, reader: &mut Rea
     let (Some(listen), AppAddress::Tcp(app), Some(place)) = (inbound.listen, &inbound.app, listen_place) else {
         return;
     };
-    let takes_it = listen.ip() == app.ip() || (listen.ip().is_unspecified() && app.ip().is_loopback());
-    if listen.port() == app.port() && takes_it {
+    if takes(listen, *app) {
         let what = format!("listening on {listen} takes the address of the application itself ({app})");
         reader.problem(place, what, "listen on another port, such as 15006, or let the application move");
     }
@@ -242,6 +242,11 @@ impl FromNode for AppAddress {
         let path = path.strip_prefix("//").unwrap_or(path);
         if !Path::new(path).is_absolute() || path.contains('\0') {
             reader.wrong(node, "is not an absolute path", "write `unix:/run/app.sock`");
+            return None;
+        }
+        if path.len() > SOCKET_PATH_BYTES_MAX {
+            let what = format!("is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a unix socket's path can have");
+            reader.wrong(node, what, "move the socket to a shorter path");
             return None;
         }
         Some(Self::Unix(path.into()))

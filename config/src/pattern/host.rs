@@ -123,11 +123,7 @@ impl HostPattern {
 
     /// Names of the `{captures}` in it, in order.
     pub fn captures(&self) -> Vec<&str> {
-        let name = |label| match label {
-            &Segment::Capture(ref name) => Some(&**name),
-            _ => None,
-        };
-        self.labels.iter().filter_map(name).collect()
+        self.labels.iter().filter_map(Segment::capture).collect()
     }
 
     /// Greater is more specific; equal for two patterns that could both match one host is a load error. More written

@@ -1,7 +1,7 @@
 //! Which SPIFFE IDs.
 
 use super::{Captures, Segment, WILDCARD_WORDS};
-use crate::spiffe_id::{SpiffeId, TrustDomain};
+use crate::spiffe_id::{ID_BYTES_MAX, SpiffeId, SpiffeIdError, TrustDomain};
 use std::fmt;
 
 /// Which SPIFFE IDs: an exact ID, `spiffe://td/**` (everything in the trust domain), or segments of which some are `*`
@@ -24,6 +24,9 @@ impl SpiffePattern {
         let Some(rest) = text.strip_prefix("spiffe://") else {
             return Err("does not start with `spiffe://` in lower case (SPIFFE-ID §2)".to_owned());
         };
+        if text.len() > ID_BYTES_MAX {
+            return Err(SpiffeIdError::TooLong.to_string());
+        }
         let (name, path) = rest.split_once('/').map_or((rest, None), |(name, path)| (name, Some(path)));
         if name.contains(['*', '{', '}']) {
             return Err("has a wildcard in its trust domain, which must be written out".to_owned());
@@ -94,11 +97,7 @@ impl SpiffePattern {
 
     /// Names of the `{captures}` in it, in order.
     pub fn captures(&self) -> Vec<&str> {
-        let name = |segment| match segment {
-            &Segment::Capture(ref name) => Some(&**name),
-            _ => None,
-        };
-        self.segments.iter().filter_map(name).collect()
+        self.segments.iter().filter_map(Segment::capture).collect()
     }
 
     /// The pattern with its captures replaced; every value is one host label, so it is one path segment. `None` if a

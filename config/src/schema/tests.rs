@@ -76,3 +76,102 @@ fn committed_schema_is_current() {
 fn committed_reference_is_current() {
     current("../docs/configuration.md", &reference());
 }
+
+/// What the schema says a key is when nobody writes it, is what it is then.
+#[test]
+fn defaults_in_the_schema_are_those_in_force() {
+    let text = "inbound: [{ port: 8080, allow: [{ spiffe: spiffe://td/a }] }]\n\
+                outbound: { services: [{ name: a, hosts: a, identity: spiffe://td/a }] }\n";
+    let config = crate::Config::from_str(Path::new("f"), text).unwrap_or_else(|problems| panic!("{problems}"));
+    let effective = config.effective_json();
+    let schema = schema_value();
+    for (definition, pointer) in [
+        ("Identity", "/identity"),
+        ("Inbound", "/inbound/0"),
+        ("IdentityHeaders", "/inbound/0/identity_headers"),
+        ("Outbound", "/outbound"),
+        ("Service", "/outbound/services/0"),
+        ("Telemetry", "/telemetry"),
+        ("Timeouts", "/timeouts"),
+        ("Limits", "/limits"),
+    ] {
+        let in_force = effective.pointer(pointer).expect(pointer);
+        for (key, property) in schema["definitions"][definition]["properties"].as_object().expect(definition) {
+            let default = &property["default"];
+            // `log` has none of its own: `$RUST_LOG` comes between.
+            if !default.is_null() && key != "log" {
+                assert_eq!(in_force[key], *default, "{definition} {key}");
+            }
+        }
+    }
+}
+
+/// As much of draft 7 as the schema uses.
+fn validates(schema: &Value, part: &Value, value: &Value) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("{value} {why}: {part}"));
+    if let Some(name) = part["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/definitions/")) {
+        return validates(schema, &schema["definitions"][name], value);
+    }
+    for part in part["allOf"].as_array().into_iter().flatten() {
+        validates(schema, part, value)?;
+    }
+    for forms in [&part["anyOf"], &part["oneOf"]].into_iter().filter_map(Value::as_array) {
+        if !forms.iter().any(|form| validates(schema, form, value).is_ok()) {
+            return wrong("fits no form");
+        }
+    }
+    let kind = match value {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::Null => "null",
+    };
+    let types: Vec<&str> = match &part["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    if !types.is_empty() && !types.contains(&kind) {
+        return wrong("has another type");
+    }
+    if part["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        return wrong("is none of the words");
+    }
+    if !part["const"].is_null() && part["const"] != *value {
+        return wrong("is not the word");
+    }
+    for item in value.as_array().into_iter().flatten() {
+        validates(schema, &part["items"], item)?;
+    }
+    if let (Value::Object(entries), Some(properties)) = (value, part["properties"].as_object()) {
+        for (key, value) in entries {
+            let Some(property) = properties.get(key) else { return wrong(&format!("has an unknown key {key}")) };
+            validates(schema, property, value)?;
+        }
+        for key in part["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !entries.contains_key(key) {
+                return wrong(&format!("lacks {key}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Editors must not underline what loads.
+#[test]
+fn what_is_in_force_fits_the_schema() {
+    let schema = schema_value();
+    for path in crate::tests::examples() {
+        let config = crate::Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
+        if let Err(why) = validates(&schema, &schema, &config.effective_json()) {
+            panic!("{}: {why}", path.display());
+        }
+    }
+    for text in
+        ["{\"workres\": 1}", "{\"inbound\": [{}]}", "{\"workers\": \"x\"}", "{\"outbound\": {\"default\": \"allow\"}}"]
+    {
+        let value: Value = serde_json::from_str(text).expect("JSON");
+        assert!(validates(&schema, &schema, &value).is_err(), "{text}");
+    }
+}

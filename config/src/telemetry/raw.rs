@@ -2,7 +2,7 @@
 
 use super::{AccessLog, Admin, LogFormat, Telemetry};
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
-use crate::values::{Address, FilePath, OneOrMany};
+use crate::values::{Address, FilePath, OneOrMany, SOCKET_PATH_BYTES_MAX};
 use crate::yaml::{Node, Value};
 use schemars::JsonSchema;
 use std::net::SocketAddr;
@@ -155,13 +155,13 @@ impl Section for RawAccessLogFile {
 pub(crate) struct RawAdmin {
     /// A unix socket for reading and changing. Its callers are known by their user id; root and the user that Postern
     /// runs as may always.
-    #[schemars(extend("default" = "off"))]
+    #[schemars(extend("x-default" = "off"))]
     socket: Field<FilePath>,
     /// A loopback address for reading only.
-    #[schemars(extend("default" = "off"))]
+    #[schemars(extend("x-default" = "off"))]
     listen: Field<Address>,
     /// Further users (uid) who may use the socket.
-    #[schemars(extend("default" = "[]"))]
+    #[schemars(extend("default" = []))]
     uids: Field<OneOrMany<u32>>,
 }
 
@@ -183,6 +183,15 @@ impl RawAdmin {
                 reader.problem(&place, format!("`admin.listen: {address}` can be reached from other hosts"), hint);
             }
             reader.listeners.push(Listener { address, whose: "admin.listen".to_owned(), place: Some(place) });
+        }
+        if let (Some(FilePath(socket)), Some(place)) = (self.socket.get(), self.socket.place())
+            && socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX
+        {
+            let what = format!(
+                "`{}` is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a unix socket's path can have",
+                socket.display()
+            );
+            reader.problem(place, what, "move the socket to a shorter path");
         }
         if let (Some(uids), None) = (self.uids.place(), self.socket.place()) {
             let hint = "add `socket:`, or remove `uids`";

@@ -9,7 +9,7 @@ use crate::listener::{OnExpiry, Protocol};
 use crate::pattern::HostPattern;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
-use crate::values::{Address, At, FilePath, OneOrMany, Span};
+use crate::values::{Address, At, FilePath, HostName, Name, OneOrMany, Span};
 use crate::yaml::Node;
 use schemars::JsonSchema;
 
@@ -28,6 +28,10 @@ pub(crate) struct RawOutbound {
     default: Field<Deny>,
     /// Listeners shared by all services: the service is found by the request's host. One address or a list.
     listen: Field<OneOrMany<At<Address>>>,
+    /// Let these listeners stand on addresses that other hosts can reach. Whoever reaches them acts with this workload's
+    /// identity, so do so only behind a wall, such as a network of containers.
+    #[schemars(extend("default" = false))]
+    open_listeners: Field<bool>,
     /// Where the application may go, and who has to answer there.
     services: Field<Vec<RawService>>,
 }
@@ -36,19 +40,42 @@ impl Section for RawOutbound {
     const NAME: &'static str = "`outbound`";
 
     fn read(keys: &mut Keys<'_>) -> Self {
-        Self { default: keys.optional("default"), listen: keys.optional("listen"), services: keys.optional("services") }
+        Self {
+            default: keys.optional("default"),
+            listen: keys.optional("listen"),
+            open_listeners: keys.optional("open_listeners"),
+            services: keys.optional("services"),
+        }
     }
 }
 
 impl RawOutbound {
     pub fn check(self, reader: &mut Reader) -> Outbound {
         let listen = self.listen.or_default().0;
+        let first = reader.listeners.len();
         for address in &listen {
             let whose = "outbound.listen".to_owned();
             reader.listeners.push(Listener { address: address.value.0, whose, place: Some(address.place.clone()) });
         }
         let services = self.services.or_default().into_iter().filter_map(|service| service.check(reader)).collect();
+        if !self.open_listeners.or(false) {
+            refuse_open_listeners(first, reader);
+        }
         Outbound { listen: listen.into_iter().map(|address| address.value.0).collect(), services }
+    }
+}
+
+/// What comes through an outbound listener goes out with our identity, so others must not reach it unless that is said.
+fn refuse_open_listeners(first: usize, reader: &mut Reader) {
+    let open = reader.listeners[first..].iter().filter(|listener| !listener.address.ip().is_loopback());
+    let open: Vec<(String, Place)> = open
+        .filter_map(|listener| {
+            Some((format!("{} listens on {}", listener.whose, listener.address), listener.place.clone()?))
+        })
+        .collect();
+    for (what, place) in open {
+        let hint = "listen on 127.0.0.1 or [::1], or write `open_listeners: true` below `outbound:` if that is meant";
+        reader.problem(&place, format!("{what}, where other hosts could use this workload's identity"), hint);
     }
 }
 
@@ -74,7 +101,7 @@ impl FromNode for Deny {
 #[schemars(rename = "Service", deny_unknown_fields, extend("required" = ["name"]))]
 pub(crate) struct RawService {
     /// Unique; appears in logs and metrics.
-    name: Field<String>,
+    name: Field<Name>,
     /// The hosts by which requests on a shared listener find this service: exact, `*` for one label, `{name}` for one
     /// label whose value `identity` may use, `**` first for one or more labels. The most specific one wins.
     hosts: Field<OneOrMany<At<HostPattern>>>,
@@ -82,7 +109,7 @@ pub(crate) struct RawService {
     listen: Field<Address>,
     /// Where it is: a list of `IP:PORT`, `{ dns: "HOST:PORT" }`, or `{ port: PORT }` for the host that the request
     /// named at this port.
-    #[schemars(extend("default" = "the host and port that the request named"))]
+    #[schemars(extend("x-default" = "the host and port that the request named"))]
     endpoints: Field<WrittenEndpoints>,
     /// What the application speaks. `detect` reads the first bytes.
     #[schemars(extend("default" = "detect"))]
@@ -91,19 +118,19 @@ pub(crate) struct RawService {
     /// `tls: mesh`.
     identity: Field<OneOrMany<At<crate::pattern::SpiffePattern>>>,
     /// The SVID that we show. Only with `tls: mesh`.
-    #[schemars(extend("default" = "that of `identity`"))]
+    #[schemars(extend("x-default" = "that of `identity`"))]
     svid: Field<SvidSelector>,
     /// `mesh`: mTLS with SPIFFE identities on both sides. `web`: TLS to a server of the Web PKI. `off`: plaintext.
     #[schemars(extend("default" = "mesh"))]
     tls: Field<ServiceTls>,
     /// The name that the server's certificate must have, and that is sent as SNI. Only with `tls: web`.
-    #[schemars(extend("default" = "the host"))]
-    server_name: Field<String>,
+    #[schemars(extend("x-default" = "the host"))]
+    server_name: Field<HostName>,
     /// A PEM file with the authorities to believe. Only with `tls: web`.
-    #[schemars(extend("default" = "the system's"))]
+    #[schemars(extend("x-default" = "the system's"))]
     roots: Field<FilePath>,
     /// How long one TCP connect may take.
-    #[schemars(extend("default" = "timeouts.connect"))]
+    #[schemars(extend("x-default" = "timeouts.connect"))]
     connect_timeout: Field<Span>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
     #[schemars(extend("default" = "keep"))]
@@ -145,15 +172,9 @@ impl RawService {
         };
         let listen_place = self.listen.place().cloned();
         let listen = self.listen.into_option().map(|listen| listen.0);
-        let name = self.name.into_option();
+        let name = self.name.into_option().map(|name| name.0);
         if let (Some(address), Some(place)) = (listen, listen_place) {
             let whose = format!("service `{}`", name.as_deref().unwrap_or("?"));
-            if let Some(Endpoints::Static(endpoints)) = &endpoints
-                && endpoints.contains(&address)
-            {
-                let hint = "listen on another port than the one that the service is reached at";
-                reader.problem(&place, format!("{whose} would connect to its own listener {address}"), hint);
-            }
             reader.listeners.push(Listener { address, whose, place: Some(place) });
         }
         Some(Service {

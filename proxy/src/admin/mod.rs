@@ -13,7 +13,7 @@ mod socket;
 mod views;
 
 pub use readiness::{Condition, Readiness};
-pub use socket::{AllowedUids, bind_unix_socket};
+pub use socket::{AllowedUids, bind_unix_socket, own_uid};
 
 use crate::identity::IdentityStore;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};

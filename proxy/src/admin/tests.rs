@@ -233,3 +233,37 @@ async fn silent_and_many_scrapers_are_harmless() {
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut nothing)).await.expect("thrown out");
     }
 }
+
+/// THREATS HD-19: a key has no way out through an endpoint, in any notation.
+#[tokio::test]
+async fn no_endpoint_shows_a_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let (state, _) = state();
+    let secret = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&secret).unwrap();
+    let der = secret.serialize_der();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(der.clone()).unwrap();
+    let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    let certified = rustls::sign::CertifiedKey::new(vec![certificate.der().clone()], signing);
+    let canary = Arc::into_inner(svid("canary", SystemTime::now() + Duration::from_secs(60))).unwrap();
+    let canary = Arc::new(Svid { certified: Arc::new(certified), ..canary });
+    let shown_in_logs = format!("{:?}", canary.certified);
+    state.identity.publish(|_| Snapshot { svids: vec![canary], ..Snapshot::empty() });
+    let listener = bind_unix_socket(&path).unwrap();
+    tokio::spawn(super::serve_socket(listener, AllowedUids::new(&[]).unwrap(), state));
+
+    let mut shown = shown_in_logs;
+    for target in ["/state", "/config", "/identities", "/connections", "/metrics", "/version", "/healthz/ready"] {
+        shown += &ask_socket(&path, "GET", target).await;
+    }
+    assert!(shown.contains("spiffe://shop.example/canary"));
+    // The scalar of a P-256 key stands at bytes 36 to 68 of its PKCS #8.
+    let scalar = &der[36..68];
+    let hex: String = scalar.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = scalar.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+    let base64: String = secret.serialize_pem().lines().nth(1).unwrap().to_owned();
+    for notation in [hex.clone(), hex.to_uppercase(), list, base64] {
+        assert!(!shown.contains(&notation), "a key in {shown}");
+    }
+}

@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 use http::Method;
 use postern_config::authz::{Allow, Principal as Who};
 use postern_config::{PathPattern, SpiffeId, SpiffePattern};
-use prefix_index::{PrefixIndex, WILDCARD};
+use prefix_index::PrefixIndex;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -82,10 +82,9 @@ impl RuleSet {
     }
 
     fn file(&mut self, pattern: &SpiffePattern, index: usize) {
-        let text = pattern.to_string();
-        match SpiffeId::parse(&text) {
-            Ok(id) if !text.contains(WILDCARD) => self.by_id.entry(id).or_default().push(index),
-            _ => self.by_pattern.insert(&text, (pattern.clone(), index)),
+        match pattern.exact() {
+            Some(id) => self.by_id.entry(id).or_default().push(index),
+            None => self.by_pattern.insert(&pattern.to_string(), (pattern.clone(), index)),
         }
     }
 

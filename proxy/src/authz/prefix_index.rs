@@ -44,7 +44,7 @@ fn literal_prefix(pattern: &str) -> &str {
     }
 }
 
-pub const WILDCARD: [char; 2] = ['*', '{'];
+const WILDCARD: [char; 2] = ['*', '{'];
 
 fn slashes(text: &str) -> usize {
     text.bytes().filter(|byte| *byte == b'/').count()

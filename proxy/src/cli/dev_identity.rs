@@ -4,6 +4,7 @@ use crate::identity::dev::control::{self, ControlAnswer, ControlRequest};
 use crate::identity::dev::{DevConfig, DevProvider, DevWorkload};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use postern_config::units::parse_duration;
 use postern_config::{SpiffeId, TrustDomain};
 use std::io::Write;
 use std::path::PathBuf;
@@ -36,10 +37,10 @@ struct ServeArgs {
     #[arg(long = "workload", value_name = "NAME=ID", required = true, value_parser = parse_workload)]
     workloads: Vec<DevWorkload>,
     /// Life of an SVID; it is issued anew at half of it.
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     ttl: Duration,
     /// Life of an authority; its successor is published at half of it.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     ca_ttl: Duration,
     /// Tell every workload the bundles of all trust domains given here.
     #[arg(long)]
@@ -71,7 +72,7 @@ enum ControlAction {
     RotateCa {
         trust_domain: Option<String>,
         /// Pause between the stages, for everyone to follow.
-        #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+        #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
         wait: Duration,
     },
     /// Deny a workload its identity.
@@ -159,21 +160,6 @@ async fn tell(state_dir: PathBuf, action: ControlAction) -> anyhow::Result<ExitC
         }
         ControlAnswer::Failed { error } => bail!(error),
     }
-}
-
-/// A whole number and its unit: `500ms`, `30s`, `10m`, `24h`.
-fn duration(text: &str) -> anyhow::Result<Duration> {
-    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u32 = number.parse().with_context(|| format!("{text:?} does not start with a whole number"))?;
-    let unit = match unit {
-        "ms" => Duration::from_millis(1),
-        "s" => Duration::from_secs(1),
-        "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3600),
-        _ => bail!("{text:?} has none of the units ms, s, m and h"),
-    };
-    unit.checked_mul(number).with_context(|| format!("{text:?} is too long"))
 }
 
 fn parse_trust_domain(text: &str) -> anyhow::Result<TrustDomain> {

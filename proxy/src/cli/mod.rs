@@ -1,10 +1,16 @@
 //! The commands: one file each. Only here is the environment read (DESIGN, invariant 4).
 
+mod admin_client;
+mod check;
 pub mod demo;
 mod dev_identity;
+mod doctor;
 mod environment;
+mod output;
 mod run;
+mod schema;
 mod simple;
+mod status;
 pub mod verify;
 
 use clap::{Parser, Subcommand};
@@ -26,19 +32,20 @@ enum Command {
     Client(simple::ClientArgs),
     /// A proxy without a file: mTLS connections of allowed peers reach a local application
     Server(simple::ServerArgs),
+    /// Check a configuration file and report every problem in it
+    Check(check::CheckArgs),
+    /// Print the JSON schema of the configuration file
+    Schema(schema::SchemaArgs),
     /// Verify a credential as the data plane does
-    #[command(subcommand)]
-    Verify(Verify),
+    Verify(verify::VerifyArgs),
+    /// Look for what keeps the proxy from working, each finding with its fix
+    Doctor(doctor::DoctorArgs),
     /// A small SPIFFE identity provider for development and tests
     DevIdentity(dev_identity::DevIdentityArgs),
     /// Show it all on this machine: two sidecars, an application, rotations, refusals
     Demo(demo::DemoArgs),
-}
-
-#[derive(Subcommand)]
-enum Verify {
-    /// An X509-SVID against bundles
-    Svid(verify::VerifyArgs),
+    /// Ask a running proxy how it is
+    Status(status::StatusArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -47,9 +54,13 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Client(args) => simple::client(&args),
         Command::Server(args) => simple::server(&args),
-        Command::Verify(Verify::Svid(args)) => Ok(verify::run(args)),
+        Command::Check(args) => check::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Verify(args) => Ok(verify::run(args)),
+        Command::Doctor(args) => environment::block_on(doctor::run(args)),
         Command::DevIdentity(args) => environment::block_on(dev_identity::run(args)),
         Command::Demo(args) => environment::block_on(demo::run(args)),
+        Command::Status(args) => environment::block_on(status::run(args)),
     };
     result.unwrap_or_else(|error| {
         // The chain of causes, once, at the edge.

@@ -4,11 +4,12 @@ use super::environment;
 use crate::app::{App, Surroundings};
 use crate::drain;
 use crate::reload::Watcher;
-use crate::telemetry::process_log;
+use crate::telemetry::{Metrics, process_log};
 use clap::Args;
 use postern_config::Config;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Args)]
@@ -46,6 +47,7 @@ async fn serve(config: Config, path: Option<&Path>, surroundings: Surroundings) 
     let mut signals = Signals::new()?;
     let mut watcher = path.map(|_| Watcher::new(&config.sources));
     let mut app = App::start(config, surroundings).await?;
+    count_panics(app.shared.metrics.clone());
     loop {
         tokio::select! {
             () = changed(&mut watcher) => reload(&mut app, path, &mut watcher).await,
@@ -66,6 +68,14 @@ async fn serve(config: Config, path: Option<&Path>, surroundings: Surroundings) 
     }
     app.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A panic ends one connection's task and no other. It is our fault, so it is loud.
+fn count_panics(metrics: Arc<Metrics>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        metrics.task_panicked();
+        tracing::error!(%panic, "a task panicked; its connection ended");
+    }));
 }
 
 struct Signals {
@@ -93,6 +103,9 @@ async fn changed(watcher: &mut Option<Watcher>) {
 
 async fn reload(app: &mut App, path: Option<&Path>, watcher: &mut Option<Watcher>) {
     let Some(path) = path else { return };
+    if let Some(watcher) = watcher {
+        watcher.take();
+    }
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(problems) => {

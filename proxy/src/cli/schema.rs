@@ -14,9 +14,9 @@ pub struct SchemaArgs {
 
 pub fn run(arguments: &SchemaArgs) -> anyhow::Result<ExitCode> {
     if arguments.reference {
-        print(&postern_config::schema::reference());
+        print(&postern_config::reference());
     } else {
-        print(&postern_config::schema::json_schema());
+        print(&postern_config::json_schema());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! `postern status`: what a running process says of itself over its admin socket.
 
 use super::admin_client::{SOCKET_DEFAULT, get};
+use super::check::counted;
 use super::output::{print, span, table};
 use clap::Args;
 use serde_json::{Value, json};
@@ -79,8 +80,8 @@ fn identity(identities: &Value) -> String {
     text += &table(&svids.collect::<Vec<_>>());
     let bundles = list(&identities["bundles"]).map(|bundle| {
         let authorities = list(&bundle["authorities"]).count();
-        let note = if authorities == 0 { "no usable authority: its peers are refused" } else { "" };
-        vec![format!("  {}", word(&bundle["trust_domain"])), format!("{authorities} authorities"), note.to_owned()]
+        let note = if authorities == 0 { "its peers are refused" } else { "" };
+        vec![format!("  {}", word(&bundle["trust_domain"])), counted(authorities, "usable root"), note.to_owned()]
     });
     let bundles: Vec<_> = bundles.collect();
     if !bundles.is_empty() {
@@ -98,7 +99,7 @@ fn expiry(seconds: &Value) -> String {
 
 fn configuration(config: &Value) -> String {
     let generation = &config["generation"];
-    let mut text = format!("\nconfiguration: generation {generation}, digest {}", word(&config["digest"]));
+    let mut text = format!("\nconfiguration: generation {generation}, digest {}", digest(&config["digest"]));
     if let Some(loaded_at) = config["loaded_at"].as_str() {
         text += &format!(", since {loaded_at}");
     }
@@ -108,6 +109,12 @@ fn configuration(config: &Value) -> String {
         text.extend(error.lines().map(|line| format!("  {line}\n")));
     }
     text
+}
+
+/// Enough of it to compare by eye; `--json` has all.
+fn digest(value: &Value) -> &str {
+    let digest = word(value);
+    digest.get(..12).unwrap_or(digest)
 }
 
 fn ports(ports: &Value) -> String {
@@ -129,7 +136,7 @@ fn ports(ports: &Value) -> String {
 
 fn live(connections: &Value) -> String {
     let count = list(connections).count();
-    let mut text = format!("\n{count} live connections\n");
+    let mut text = format!("\n{}\n", counted(count, "live connection"));
     if count == 0 {
         return text;
     }
@@ -194,8 +201,8 @@ identity: serving stale, source broken (connection refused)
   spiffe://shop.example/web  expires in 2m 5s
   spiffe://shop.example/old  EXPIRED 5s ago    hint old
 trusted:
-  shop.example  1 authorities
-  x             0 authorities  no usable authority: its peers are refused
+  shop.example  1 usable root
+  x             0 usable roots  its peers are refused
 
 configuration: generation 2, digest ab12, since 2026-11-22T01:00:00Z
 the last attempt to replace it was refused:
@@ -205,7 +212,7 @@ the last attempt to replace it was refused:
          NAME    OPEN  OPENED  REQUESTS  REFUSED
 inbound  orders  1     20      300       no_identity 1, not_allowed 2
 
-1 live connections
+1 live connection
 ID           NAME    PROTOCOL  REMOTE         PEER  STATE
 7   inbound  orders  http      10.0.0.1:4711  -     live
 ";

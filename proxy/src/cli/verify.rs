@@ -253,3 +253,6 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
     std::iter::successors(error.source(), |cause| (*cause).source())
         .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ pub fn prepare(
     head: &mut Parts,
     body: &RequestBody,
     to: &Allowed,
+    listener: Option<String>,
     upgrade: Option<&HeaderValue>,
 ) -> Result<(), Refused> {
     let was_http2 = head.version == Version::HTTP_2;
@@ -30,7 +31,7 @@ pub fn prepare(
     headers::strip_identity(&mut head.headers);
     // We answer `100 Continue` ourselves, when the upstream begins to take the body (RFC 9110 §10.1.1).
     head.headers.remove(EXPECT);
-    let authority = authority(head)?;
+    let authority = authority(head, listener)?;
     match to.version {
         HttpVersion::Http1 => {
             if was_http2 {
@@ -44,13 +45,14 @@ pub fn prepare(
 }
 
 /// The authority as the caller wrote it: absolute form and `:authority` before `Host` (RFC 9112 §3.2.2); that they agree
-/// was checked.
-fn authority(head: &Parts) -> Result<Option<Authority>, Refused> {
+/// was checked. `listener` stands in where HTTP/1.0 named nothing.
+fn authority(head: &Parts, listener: Option<String>) -> Result<Option<Authority>, Refused> {
     if let Some(authority) = head.uri.authority() {
         return Ok(Some(authority.clone()));
     }
-    let Some(host) = head.headers.get(HOST) else { return Ok(None) };
-    Authority::try_from(host.as_bytes())
+    let host = head.headers.get(HOST).map(HeaderValue::as_bytes);
+    let Some(host) = host.or(listener.as_ref().map(String::as_bytes)) else { return Ok(None) };
+    Authority::try_from(host)
         .map(Some)
         .map_err(|error| Refused::new(Refusal::BadHost, format!("Host is not an authority: {error}")))
 }
@@ -119,6 +121,16 @@ pub fn clean_response(
     }
     // The hop's version is hyper's to write, by the caller's request.
     head.version = Version::default();
+}
+
+/// Only HTTP/1.0 may.
+pub fn lacks_host(head: &Parts) -> bool {
+    head.version == Version::HTTP_10 && head.uri.authority().is_none() && !head.headers.contains_key(HOST)
+}
+
+/// A port equal to it is as good as none (THREATS HD-04). The application's side of the hop is `http` unless it says else.
+pub fn default_port(head: &Parts) -> u16 {
+    if head.uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 }
 }
 
 pub fn is_grpc(headers: &HeaderMap) -> bool {

@@ -8,7 +8,7 @@ use super::framing::AmbiguousFraming;
 use super::identity_headers::is_reserved;
 use crate::refusal::Refusal;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
@@ -88,7 +88,7 @@ pub(super) fn folds_to(name: &str, plain: &str) -> bool {
 /// way. RFC 9110 §7.6.1: "A sender MUST NOT send a connection option corresponding to a field that is intended for all
 /// recipients of the content".
 fn check_connection(headers: &HeaderMap) -> Result<(), Refusal> {
-    for value in headers.get_all(CONNECTION) {
+    for value in headers.get_all(CONNECTION).iter().filter(|value| !nominates_no_field(value)) {
         let options = value.to_str().or(Err(Refusal::BadRequest))?;
         for option in list(options) {
             if !option.bytes().all(is_token_byte) || is_relied_on(option) {
@@ -149,8 +149,13 @@ fn is_other_transport(protocol: &str) -> bool {
 /// stays: gRPC demands it end to end. `trailer` stays too, for trailers are passed on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let nominations: Vec<HeaderValue> = match headers.entry(CONNECTION) {
-        http::header::Entry::Occupied(connection) => connection.remove_entry_mult().1.collect(),
-        http::header::Entry::Vacant(_) => Vec::new(),
+        // Nearly all there is, and it takes no memory to see that.
+        Entry::Occupied(connection) if connection.iter().all(nominates_no_field) => {
+            connection.remove_entry_mult();
+            Vec::new()
+        }
+        Entry::Occupied(connection) => connection.remove_entry_mult().1.collect(),
+        Entry::Vacant(_) => Vec::new(),
     };
     for option in nominations.iter().filter_map(|value| value.to_str().ok()).flat_map(list) {
         if !is_relied_on(option) && !option.eq_ignore_ascii_case("te") {
@@ -169,6 +174,10 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+fn nominates_no_field(value: &HeaderValue) -> bool {
+    [b"keep-alive".as_slice(), b"close", b"upgrade"].iter().any(|option| value.as_bytes().eq_ignore_ascii_case(option))
 }
 
 /// RFC 9110 §7.6.1 and, for the two `proxy-auth…`, §11.7: they are between a client and its next proxy.

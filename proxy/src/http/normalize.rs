@@ -13,7 +13,7 @@
 use crate::refusal::Refusal;
 use std::borrow::Cow;
 
-pub use super::target::{Form, Target, read_target};
+pub use super::target::{Form, Target, read_again, read_target};
 
 /// The readings of one path: as it came first, then those that differ from it and from each other.
 #[derive(Clone, Debug, PartialEq, Eq)]

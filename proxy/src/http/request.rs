@@ -84,10 +84,11 @@ enum Then {
 
 impl Answered {
     fn into_response(self, connection: &Rc<Connection>, mut recorder: Recorder) -> Response<ResponseBody> {
-        let Self { head, lease, guard, then } = self;
+        let Self { head, mut lease, guard, then } = self;
         recorder.answered(head.status);
         let body = match then {
             Then::Tunnel { caller, upstream } => {
+                lease.upgraded();
                 upgrade::start(connection, caller, upstream, lease, guard, recorder);
                 ResponseBody::Own(None)
             }
@@ -120,9 +121,14 @@ async fn proxy(
     let (mut head, body) = request.into_parts();
 
     // 1 normalize: one meaning for the host; framing that a strict proxy does not pass on is refused.
+    if head.headers.len() > policy.limits.headers {
+        return Err(Refusal::HeadersTooLarge.into());
+    }
     headers::check_framing(&head)?;
     let upgrade = headers::requested_upgrade(&head)?;
-    let target = read_target(&head, None, None)?;
+    // HTTP/1.0 may come without a Host: it is addressed to the listener then (THREATS HD-02).
+    let listener = forward::lacks_host(&head).then(|| connection.door.0.to_string());
+    let target = read_target(&head, Some(forward::default_port(&head)), listener.as_deref())?;
     recorder.host(&target.host);
 
     // 2 route, 3 authenticate, 4 authorize: who the caller is, the connection knows.
@@ -141,7 +147,7 @@ async fn proxy(
     let is_connect = head.method == Method::CONNECT;
     let caller = head.extensions.remove::<OnUpgrade>().filter(|_| is_connect || upgrade.is_some());
     let body = RequestBody::new(body, in_flight.request.clone());
-    forward::prepare(&mut head, &body, &allowed, upgrade.as_ref())?;
+    forward::prepare(&mut head, &body, &allowed, listener, upgrade.as_ref())?;
     if let Some(identity) = connection.identity.get() {
         identity.apply(&mut head.headers);
     }

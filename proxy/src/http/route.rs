@@ -10,6 +10,7 @@ use crate::authz::prefix_index::PrefixIndex;
 use crate::refusal::Refusal;
 use http::Method;
 use postern_config::{HostPattern, PathPattern, Route};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 /// The routes of one port, compiled.
@@ -50,10 +51,7 @@ impl RouteTable {
             pairs.extend(route.hosts.iter().map(|host| (index, route, Some(host))));
         }
         // By name last: a tie that got past the load would not depend on the order in the file either.
-        pairs.sort_by_cached_key(|(_, route, host)| {
-            let host = host.map_or((0, 0), |host| (if host.exact().is_some() { 2 } else { 1 }, host.specificity()));
-            (std::cmp::Reverse((host, route.path.specificity(), !route.methods.is_empty())), route.name.clone())
-        });
+        pairs.sort_by_cached_key(|(_, route, host)| (Reverse(route.specificity(*host)), route.name.clone()));
         let mut table = Self::default();
         for (rank, (index, route, host)) in pairs.into_iter().enumerate() {
             let exact = host.and_then(HostPattern::exact);

@@ -17,6 +17,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+/// hyper's own limit of header fields, which costs nothing to leave as it is.
+const HEADERS_OF_HYPER: usize = 100;
 /// hyper takes no smaller buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
 /// PEERS D1: keepalive ping 20 s / 10 s. Also what ends a connection that never gets past its preface (THREATS H2-13).
@@ -72,7 +74,12 @@ where
         }
         request::handle(connection.clone(), request)
     });
-    let serving = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if limits.headers != HEADERS_OF_HYPER {
+        // Only then: it moves the parser's array to the heap.
+        builder.max_headers(limits.headers);
+    }
+    let serving = builder
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))

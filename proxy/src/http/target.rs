@@ -8,7 +8,7 @@ use crate::refusal::Refusal;
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{Method, Version};
+use http::{Method, Uri, Version};
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
@@ -55,6 +55,18 @@ impl<'a> Target<'a> {
             Form::Origin | Form::Absolute => read_path(self.path, lax),
             Form::Authority | Form::Asterisk => Ok(Readings::of_no_path(self.path)),
         }
+    }
+}
+
+/// The readings of a target that [`read_target`] has taken before: for a request in flight that is decided again.
+///
+/// # Errors
+/// As [`read_path`].
+pub fn read_again<'a>(method: &Method, uri: &'a Uri, lax: bool) -> Result<Readings<'a>, PathProblem> {
+    match uri.path() {
+        path @ "" if method == Method::CONNECT => Ok(Readings::of_no_path(path)),
+        path @ "*" if method == Method::OPTIONS => Ok(Readings::of_no_path(path)),
+        path => read_path(path, lax),
     }
 }
 

@@ -7,7 +7,7 @@ use super::record::Recorder;
 use crate::connection::Connection;
 use crate::session::{Carries, RequestGuard};
 use crate::tunnel;
-use crate::upstream::client::Lease;
+use crate::upstream::client::{HttpVersion, Lease};
 use http::StatusCode;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -30,19 +30,40 @@ pub fn start(
     mut recorder: Recorder,
 ) {
     let connection = connection.clone();
-    connection.session.set_carries(Carries::Stream);
-    if let Some(session) = &lease.session {
-        // Both sides' SVIDs expire by the same rule, the one of streams.
-        session.set_carries(Carries::Stream);
+    // An HTTP/2 connection stays one: CONNECT on one stream must not lift expiry from the others.
+    if connection.version() == HttpVersion::Http1 {
+        connection.session.set_carries(Carries::Stream);
     }
     tokio::task::spawn_local(async move {
         let switched = tokio::try_join!(caller, upstream);
         match switched {
-            Ok((caller, upstream)) => run(&connection, caller, upstream, &guard, &mut recorder).await,
+            Ok((caller, upstream)) => {
+                let cut = async {
+                    tokio::select! {
+                        () = connection.session.was_cut() => {}
+                        () = upstream_was_cut(&lease) => {}
+                    }
+                };
+                // Where one side does not read, nothing polls the other side's socket: a cut comes in here.
+                let was_cut = tokio::select! {
+                    () = run(&connection, caller, upstream, &guard, &mut recorder) => false,
+                    () = cut => true,
+                };
+                if was_cut {
+                    recorder.ended_early("cut");
+                }
+            }
             Err(error) => recorder.failed(&error),
         }
         drop((lease, guard));
     });
+}
+
+async fn upstream_was_cut(lease: &Lease) {
+    match &lease.session {
+        Some(session) => session.was_cut().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn run(

@@ -3,30 +3,40 @@
 
 use crate::tls::der::{INTEGER, Reader, SEQUENCE};
 use rustls::sign::SigningKey;
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// A private key as it came. Zeroized on drop; `Debug` prints `[redacted]`.
-pub struct PrivateKeyBytes(Zeroizing<Vec<u8>>);
+pub struct PrivateKeyBytes(Zeroizing<PrivateKeyDer<'static>>);
 
 impl PrivateKeyBytes {
-    /// Takes the buffer itself, so that no copy stays behind.
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes))
+    /// A key of the Workload API, which is PKCS#8 or nothing. Takes the buffer itself, so that no copy stays behind.
+    pub fn pkcs8(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(bytes))))
+    }
+
+    /// The first key of a PEM file, where PKCS#1 and SEC 1 are usual as well.
+    ///
+    /// # Errors
+    /// As the PEM reader says; it does not repeat the content.
+    pub(crate) fn from_pem(pem: &[u8]) -> Result<Self, rustls_pki_types::pem::Error> {
+        PrivateKeyDer::from_pem_slice(pem).map(|key| Self(Zeroizing::new(key)))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.secret_der().is_empty()
     }
 
     /// # Errors
     /// [`KeyFault`].
     pub(crate) fn signing_key(&self) -> Result<Arc<dyn SigningKey>, KeyFault> {
-        require_pkcs8(&self.0)?;
-        let borrowed = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.as_slice()));
-        rustls::crypto::aws_lc_rs::sign::any_supported_type(&borrowed).map_err(KeyFault::Unsupported)
+        if let PrivateKeyDer::Pkcs8(key) = &*self.0 {
+            require_pkcs8(key.secret_pkcs8_der())?;
+        }
+        rustls::crypto::aws_lc_rs::sign::any_supported_type(&self.0).map_err(KeyFault::Unsupported)
     }
 }
 

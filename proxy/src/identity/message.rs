@@ -197,7 +197,8 @@ impl Update {
         self.bundles.insert(trust_domain, Arc::new(bundle));
     }
 
-    fn refuse(&mut self, trust_domain: TrustDomain, source: BundleFault) {
+    /// Keeps the last good bundle of a foreign trust domain.
+    pub(crate) fn refuse(&mut self, trust_domain: TrustDomain, source: BundleFault) {
         if self.bundles.contains_key(&trust_domain) {
             return self.warnings.push(Warning::OwnDomainFederated(trust_domain));
         }
@@ -240,7 +241,7 @@ impl OwnBundles {
 }
 
 fn take_key(mut svid: X509svid) -> (X509svid, PrivateKeyBytes) {
-    let key = PrivateKeyBytes::new(std::mem::take(&mut svid.x509_svid_key));
+    let key = PrivateKeyBytes::pkcs8(std::mem::take(&mut svid.x509_svid_key));
     (svid, key)
 }
 

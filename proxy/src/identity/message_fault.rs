@@ -1,6 +1,7 @@
 //! What can be wrong with an update: faults that discard it, and warnings that do not.
 
 use super::events::DiscardReason;
+use super::file_content::FileFault;
 use super::key::KeyFault;
 use crate::tls::SvidError;
 use crate::tls::bundle::{AnchorProblem, DerError};
@@ -87,6 +88,8 @@ pub(crate) enum BundleFault {
     Split(#[from] DerError),
     #[error("none of its certificates can be read")]
     Unreadable(#[source] CertificateFault),
+    #[error("its file cannot be used")]
+    File(#[from] FileFault),
 }
 
 fn of(claimed: &Option<SpiffeId>) -> String {

@@ -4,8 +4,12 @@
 //! decides *who a peer is*: that is `tls/verifier.rs`.
 
 mod backoff;
+mod base64;
+pub mod bundle_format;
 pub mod dev;
 pub mod events;
+mod file_content;
+mod files;
 mod grace;
 mod key;
 mod message;
@@ -22,7 +26,7 @@ mod workload_api;
 pub use events::{Counters, DiscardReason};
 pub use key::PrivateKeyBytes;
 pub use snapshot::{Anchor, AuthorityId, Bundle, IdentityState, NoSvid, Snapshot, SourceStatus, Svid};
-pub use source::{Profile, SourceError, SourceHandle, spawn};
+pub use source::{Profile, SourceError, SourceHandle, spawn, spawn_bundles_only};
 pub use store::IdentityStore;
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Starts the source that the configuration names. The one entry for `app.rs`.
 
 use super::events::Counters;
+use super::file_content::FilePaths;
+use super::files::FilesSource;
 use super::grace;
 use super::publisher::Publisher;
 use super::store::IdentityStore;
@@ -67,7 +69,15 @@ pub fn spawn(
             let profile = Profile::SvidsAndBundles;
             tokio::spawn(Supervisor { endpoint, profile, strictness, publisher }.run()).abort_handle()
         }
-        IdentitySource::Files { .. } => tokio::spawn(async {}).abort_handle(),
+        IdentitySource::Files { certificate, key, bundle, federated } => {
+            let paths = FilePaths {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                bundle: bundle.clone(),
+                federated: federated.clone(),
+            };
+            tokio::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle()
+        }
     };
     Ok(SourceHandle { tasks: vec![grace, source] })
 }

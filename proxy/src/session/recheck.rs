@@ -2,7 +2,7 @@
 
 use super::{Carries, EndCause, Registry, Session};
 use crate::authz::{Decision, Principal};
-use crate::http::normalize::read_path;
+use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
 use crate::upstream::plan::{Security, ServicePlan};
 use std::sync::Arc;
@@ -28,7 +28,8 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
     for request in registry.requests() {
         let Some(Subject::Door(door)) = request.session.subject() else { continue };
         let allowed = policy.inbound(*door).is_some_and(|plan| {
-            let Ok(readings) = read_path(request.uri.path(), plan.some_route_is_lax()) else { return false };
+            let readings = read_again(&request.method, &request.uri, plan.some_route_is_lax());
+            let Ok(readings) = readings else { return false };
             let principal = principal(&request.session);
             plan.route(&request.host, &request.method, &readings).is_ok_and(|route| {
                 matches!(plan.decide(route, &principal, &request.method, &readings), Decision::Allowed { .. })
@@ -50,7 +51,8 @@ fn recheck_inbound(session: &Session, door: Door, policy: &Policy, event: Instan
     };
     // Upgraded connections hold a request in flight, which is decided as such.
     let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
-    if is_tunnel && !matches!(plan.decide_l4(&principal(session)), Decision::Allowed { .. }) {
+    // A port whose rules are now about requests carries no connection that it does not read.
+    if is_tunnel && (plan.has_l7_rules || !plan.decide_l4(&principal(session)).is_allowed()) {
         session.cut(EndCause::PolicyChanged, event);
     }
 }
@@ -68,7 +70,11 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
     };
     let still_expected = filled.is_some_and(|plan| match (&plan.security, session.trust()) {
         (Security::Mesh { expected, .. }, Some(trust)) => expected.iter().any(|id| id.matches(&trust.peer.id)),
-        (Security::Mesh { .. }, None) => session.direction == super::Direction::Local,
+        // Ours in its handshake: it verifies against what it was made with, which has to be the same still.
+        (Security::Mesh { expected, .. }, None) => {
+            let same = matches!(&before.security, Security::Mesh { expected: earlier, .. } if earlier == expected);
+            session.direction == super::Direction::Local || same
+        }
         (_, trust) => trust.is_none(),
     });
     if still_expected {

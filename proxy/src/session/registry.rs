@@ -1,6 +1,6 @@
 //! One worker's live sessions and requests in flight.
 
-use super::{Carries, Direction, EndCause, Session, own_svid_rotated, trust_end};
+use super::{Carries, Direction, EndCause, Session, trust_end};
 use crate::identity::Snapshot;
 use futures_util::task::AtomicWaker;
 use http::{Method, Uri};
@@ -141,11 +141,7 @@ impl Registry {
             let Some(trust) = session.trust() else { continue };
             let key = (trust.peer.fingerprint, trust.own.fingerprint);
             let end = *verdicts.entry(key).or_insert_with(|| trust_end(trust, snapshot));
-            match end {
-                Some(cause) => session.cut(cause, snapshot.published),
-                None if own_svid_rotated(trust, snapshot) => session.retire(EndCause::SvidRotated),
-                None => {}
-            }
+            session.follow(trust, end, snapshot);
         }
     }
 

@@ -5,7 +5,8 @@
 //! which nothing is left refuses every SVID of its trust domain (Trust Domain and Bundle §4.1.3). Pure.
 
 use crate::identity::{Anchor, AuthorityId, Bundle};
-use crate::tls::certificate::{AuthorityFault, CertificateFault, Fields, Subject, hex};
+use crate::tls::authority::{AuthorityFault, AuthorityRules};
+use crate::tls::certificate::{CertificateFault, Fields, Subject, has_ended, hex};
 use crate::tls::svid_error::instant;
 use aws_lc_rs::digest;
 use postern_config::TrustDomain;
@@ -24,13 +25,23 @@ pub fn load_bundle(
     certificates: impl IntoIterator<Item = CertificateDer<'static>>,
     now: SystemTime,
 ) -> (Bundle, Vec<AnchorProblem>) {
+    load_bundle_by(AuthorityRules::X509Svid, trust_domain, certificates, now)
+}
+
+/// [`load_bundle`] with the rules as an argument, for corpora of certificates that are not SPIFFE's.
+pub fn load_bundle_by(
+    rules: AuthorityRules,
+    trust_domain: TrustDomain,
+    certificates: impl IntoIterator<Item = CertificateDer<'static>>,
+    now: SystemTime,
+) -> (Bundle, Vec<AnchorProblem>) {
     let mut anchors: Vec<Anchor> = Vec::new();
     let mut problems = Vec::new();
     for certificate in certificates {
         if anchors.iter().any(|anchor| anchor.der == certificate) {
             continue;
         }
-        match load_anchor(certificate, now) {
+        match load_anchor(rules, certificate, now) {
             Ok(anchor) => anchors.push(anchor),
             Err(problem) => problems.push(problem),
         }
@@ -71,17 +82,16 @@ impl fmt::Debug for CertificateLabel {
     }
 }
 
-/// Critical extensions that webpki does not know are passed over in a root: RFC 5280 §6.1.1 (d) takes from it the name
-/// and the key; the name constraints, which matter, webpki does apply.
-fn load_anchor(der: CertificateDer<'static>, now: SystemTime) -> Result<Anchor, AnchorProblem> {
+/// webpki passes over critical extensions in a root that it does not know; `check_authority` does not, as Go does not.
+fn load_anchor(rules: AuthorityRules, der: CertificateDer<'static>, now: SystemTime) -> Result<Anchor, AnchorProblem> {
     let label = |subject| CertificateLabel { subject, fingerprint: sha256(&der) };
     let fields = Fields::read(&der)
         .map_err(|source| AnchorProblem::Malformed { certificate: label(Subject::unreadable()), source })?;
     fields
-        .check_authority()
+        .check_authority(rules)
         .map_err(|source| AnchorProblem::NotAuthority { certificate: label(fields.subject.clone()), source })?;
     let (not_before, not_after) = (fields.not_before, fields.not_after);
-    if not_after < now {
+    if has_ended(not_after, now) {
         return Err(AnchorProblem::Expired { certificate: label(fields.subject), not_after });
     }
     let anchor = webpki::anchor_from_trusted_cert(&der)

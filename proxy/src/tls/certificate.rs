@@ -4,19 +4,19 @@
 //! a URI that is not text into "no URI", and webpki ignores keyUsage. Pure: no clock, no I/O.
 
 use crate::tls::der::{self, DerError, Reader};
-use postern_config::{SpiffeId, SpiffeIdError};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 use x509_parser::certificate::{X509Certificate, X509CertificateParser};
 use x509_parser::nom::Parser;
 use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_SIG_ED25519,
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
     OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
 };
 use x509_parser::public_key::PublicKey;
 
-/// RSA keys below this are refused, as rustls does for signatures (THREATS TL-24).
-const RSA_BITS_MIN: usize = 2048;
+/// As rustls does for signatures.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// What of a certificate the verifier and the bundle loader look at.
 pub struct Fields<'a> {
@@ -28,13 +28,16 @@ pub struct Fields<'a> {
     pub serial: String,
     /// The whole SubjectPublicKeyInfo, header included.
     pub spki: &'a [u8],
-    pub key_is_strong: bool,
+    /// Of a kind and size whose signatures rustls takes.
+    pub key_is_accepted: bool,
     pub subject_alt_name: Option<SubjectAltName<'a>>,
     pub key_usage: Option<KeyUsage>,
     pub basic_constraints: Option<BasicConstraints>,
     /// Contents of the OIDs. `None`: no such extension, so every usage is allowed (RFC 5280 §4.2.1.12).
     pub extended_key_usage: Option<Vec<&'a [u8]>>,
     pub name_constraints: NameConstraintForms,
+    /// The first critical extension that is not one of RFC 5280's.
+    pub unknown_critical: Option<String>,
 }
 
 pub struct SubjectAltName<'a> {
@@ -131,69 +134,14 @@ impl<'a> Fields<'a> {
             not_after: system_time(certificate.validity().not_after.timestamp()),
             serial: hex(certificate.raw_serial()),
             spki: certificate.tbs_certificate.subject_pki.raw,
-            key_is_strong: key_is_strong(&certificate),
+            key_is_accepted: key_is_accepted(&certificate),
+            unknown_critical: unknown_critical(&certificate),
             subject_alt_name,
             key_usage,
             basic_constraints,
             extended_key_usage,
             name_constraints,
         })
-    }
-
-    /// The rules for every certificate that signs others, root or intermediate.
-    ///
-    /// # Errors
-    /// [`AuthorityFault`], the first rule broken.
-    pub fn check_authority(&self) -> Result<(), AuthorityFault> {
-        if !self.basic_constraints.as_ref().is_some_and(|constraints| constraints.ca) {
-            return Err(AuthorityFault::NotCa);
-        }
-        let key_usage = self.key_usage.as_ref().ok_or(AuthorityFault::KeyUsageMissing)?;
-        if !key_usage.key_cert_sign {
-            return Err(AuthorityFault::NoKeyCertSign);
-        }
-        if !key_usage.critical {
-            return Err(AuthorityFault::KeyUsageNotCritical);
-        }
-        let uris = self.subject_alt_name.iter().flat_map(|names| names.uris.iter());
-        for uri in uris.filter(|uri| uri.starts_with(b"spiffe:")) {
-            let text = std::str::from_utf8(uri).map_err(|_not_text| AuthorityFault::IdNotText)?;
-            let id = SpiffeId::parse(text).map_err(AuthorityFault::IdInvalid)?;
-            if !id.path().is_empty() {
-                return Err(AuthorityFault::IdHasPath { id });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The rule that a signing certificate breaks, be it in a bundle or presented.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthorityFault {
-    #[error("its basicConstraints does not say cA (X509-SVID §4.1)")]
-    NotCa,
-    #[error("it has no keyUsage (X509-SVID §4.3)")]
-    KeyUsageMissing,
-    #[error("its keyUsage is not critical (X509-SVID §4.3)")]
-    KeyUsageNotCritical,
-    #[error("its keyUsage lacks keyCertSign (X509-SVID §4.3)")]
-    NoKeyCertSign,
-    #[error("its SPIFFE ID {id} has a path (X509-SVID §3.2)")]
-    IdHasPath { id: SpiffeId },
-    #[error("its SPIFFE ID is invalid (SPIFFE-ID §2)")]
-    IdInvalid(#[source] SpiffeIdError),
-    #[error("its SPIFFE ID is not text (SPIFFE-ID §2)")]
-    IdNotText,
-}
-
-impl AuthorityFault {
-    pub fn section(&self) -> &'static str {
-        match self {
-            Self::NotCa => "X509-SVID §4.1",
-            Self::KeyUsageMissing | Self::KeyUsageNotCritical | Self::NoKeyCertSign => "X509-SVID §4.3",
-            Self::IdHasPath { .. } => "X509-SVID §3.2",
-            Self::IdInvalid(_) | Self::IdNotText => "SPIFFE-ID §2",
-        }
     }
 }
 
@@ -346,12 +294,36 @@ fn read_name_constraints(value: &[u8]) -> Result<NameConstraintForms, DerError> 
     Ok(forms)
 }
 
-fn key_is_strong(certificate: &X509Certificate<'_>) -> bool {
-    match certificate.public_key().parsed() {
-        Ok(PublicKey::RSA(key)) => key.key_size() >= RSA_BITS_MIN,
-        // Whether the algorithm is one of ours is decided where a signature is checked.
-        _ => true,
+/// RSA of 2048 to 8192 bits, P-256, P-384, P-521 and Ed25519 (THREATS TL-24).
+fn key_is_accepted(certificate: &X509Certificate<'_>) -> bool {
+    let key = certificate.public_key();
+    let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    if key.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        return curve().is_some_and(|curve| [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521].contains(&curve));
     }
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => RSA_BITS.contains(&rsa.key_size()),
+        _ => key.algorithm.algorithm == OID_SIG_ED25519,
+    }
+}
+
+/// RFC 5280 §4.2: "A certificate-using system MUST reject the certificate if it encounters a critical extension it does
+/// not recognize". id-ce is 2.5.29; its extensions that constrain a path are applied by webpki or refused.
+fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
+    const ID_CE: &[u8] = &[0x55, 0x1d];
+    // keyUsage to authorityKeyIdentifier, policies, constraints: those of RFC 5280 §4.2.1.
+    const KNOWN: [u8; 13] = [14, 15, 17, 18, 19, 30, 31, 32, 33, 35, 36, 37, 54];
+    let known = |oid: &[u8]| oid.strip_prefix(ID_CE).is_some_and(|rest| matches!(rest, [id] if KNOWN.contains(id)));
+    certificate
+        .extensions()
+        .iter()
+        .find(|extension| extension.critical && !known(extension.oid.as_bytes()))
+        .map(|extension| extension.oid.to_id_string())
+}
+
+/// Whether `now` is past the second that `not_after` names: RFC 5280 §4.1.2.5 has no fractions, and notAfter is inclusive.
+pub fn has_ended(not_after: SystemTime, now: SystemTime) -> bool {
+    not_after + Duration::from_secs(1) <= now
 }
 
 fn system_time(seconds: i64) -> SystemTime {

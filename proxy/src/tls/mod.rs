@@ -5,6 +5,7 @@
 //!
 //! Reading order: [`verifier`] (the rules), [`path`] and [`bundle`] (what it stands on), [`mesh`] (the handshake), [`web`].
 
+pub mod authority;
 pub mod bundle;
 pub mod certificate;
 pub mod der;
@@ -19,7 +20,7 @@ pub mod verifier;
 pub mod web;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::TlsError;
 pub use mesh::{Accept, ClientAlpn, Connect, ServerAlpn, accept, connect};

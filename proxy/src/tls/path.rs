@@ -4,7 +4,8 @@
 //! through the very code that the data plane uses. Pure.
 
 use crate::identity::Anchor;
-use crate::tls::certificate::{AuthorityFault, Fields};
+use crate::tls::authority::{AuthorityFault, AuthorityRules};
+use crate::tls::certificate::{Fields, Subject, has_ended};
 use crate::tls::peer::Role;
 use crate::tls::svid_error::SvidError;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
@@ -26,28 +27,37 @@ pub fn verify_path<'a>(
     role: Role,
     now: SystemTime,
 ) -> Result<&'a Anchor, SvidError> {
-    verify_path_with(webpki::ALL_VERIFICATION_ALGS, leaf, fields, intermediates, anchors, role, now)
+    let terms = Terms { algorithms: webpki::ALL_VERIFICATION_ALGS, rules: AuthorityRules::X509Svid, role, now };
+    verify_path_by(&terms, leaf, fields, intermediates, anchors)
 }
 
-/// [`verify_path`] with the algorithms as an argument, so that a test can count the signatures checked.
+/// What a path is judged by.
+pub struct Terms<'a> {
+    /// The data plane takes all of webpki's; a test counts the signatures checked.
+    pub algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
+    pub rules: AuthorityRules,
+    pub role: Role,
+    pub now: SystemTime,
+}
+
+/// [`verify_path`] on other terms than the data plane's.
 ///
 /// # Errors
 /// As [`verify_path`].
-pub fn verify_path_with<'a>(
-    algorithms: &[&dyn SignatureVerificationAlgorithm],
+pub fn verify_path_by<'a>(
+    terms: &Terms<'_>,
     leaf: &CertificateDer<'_>,
     fields: &Fields<'_>,
     intermediates: &[CertificateDer<'_>],
     anchors: &'a [Anchor],
-    role: Role,
-    now: SystemTime,
 ) -> Result<&'a Anchor, SvidError> {
+    let Terms { algorithms, role, now, .. } = *terms;
     if now < fields.not_before {
         return Err(SvidError::NotYetValid { not_before: fields.not_before });
     }
     // Whole seconds, as webpki counts: a certificate lives through the second that its notAfter names.
     let time = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO));
-    if fields.not_after + Duration::from_secs(1) <= now {
+    if has_ended(fields.not_after, now) {
         return Err(SvidError::Expired { not_after: fields.not_after });
     }
     let end_entity = EndEntityCert::try_from(leaf).map_err(|error| match error {
@@ -66,7 +76,7 @@ pub fn verify_path_with<'a>(
         let Some(anchor) = vouching(path).and_then(|index| anchors.get(index)) else {
             return Err(webpki::Error::UnknownIssuer);
         };
-        check_authorities(path, anchor, now).map_err(|error| {
+        check_authorities(path, anchor, terms).map_err(|error| {
             objection.replace(Some(error));
             webpki::Error::UnknownIssuer
         })
@@ -80,25 +90,22 @@ pub fn verify_path_with<'a>(
 }
 
 /// What webpki does not look at: keyUsage and SPIFFE IDs of intermediates, the root's validity and path length.
-fn check_authorities(path: &VerifiedPath<'_>, anchor: &Anchor, now: SystemTime) -> Result<(), SvidError> {
+fn check_authorities(path: &VerifiedPath<'_>, anchor: &Anchor, terms: &Terms<'_>) -> Result<(), SvidError> {
+    let unreadable = |source| SvidError::IssuerMalformed { subject: Subject::unreadable(), source };
     let mut presented = 0;
     for intermediate in path.intermediate_certificates() {
         let der = intermediate.der();
-        let fields = Fields::read(&der).map_err(|source| SvidError::IssuerMalformed {
-            subject: crate::tls::certificate::Subject::unreadable(),
-            source,
-        })?;
-        fields.check_authority().map_err(|source| SvidError::Issuer { subject: fields.subject.clone(), source })?;
+        let fields = Fields::read(&der).map_err(unreadable)?;
+        fields
+            .check_authority(terms.rules)
+            .map_err(|source| SvidError::Issuer { subject: fields.subject.clone(), source })?;
         // RFC 5280 §6.1.4 (l): self-issued certificates do not count.
         if intermediate.subject() != intermediate.issuer() {
             presented += 1;
         }
     }
-    let root = Fields::read(&anchor.der).map_err(|source| SvidError::IssuerMalformed {
-        subject: crate::tls::certificate::Subject::unreadable(),
-        source,
-    })?;
-    if now < anchor.not_before || anchor.not_after + Duration::from_secs(1) <= now {
+    let root = Fields::read(&anchor.der).map_err(unreadable)?;
+    if terms.now < anchor.not_before || has_ended(anchor.not_after, terms.now) {
         return Err(SvidError::AuthorityNotValid { subject: root.subject });
     }
     let path_length = root.basic_constraints.and_then(|constraints| constraints.path_length);
@@ -150,7 +157,7 @@ fn explain_not_ca(intermediates: &[CertificateDer<'_>]) -> SvidError {
     intermediates
         .iter()
         .filter_map(|der| Fields::read(der).ok())
-        .find(|fields| fields.check_authority() == Err(AuthorityFault::NotCa))
+        .find(|fields| fields.check_authority(AuthorityRules::Rfc5280) == Err(AuthorityFault::NotCa))
         .map_or(SvidError::IssuerUnusable(webpki::Error::EndEntityUsedAsCa), |fields| SvidError::Issuer {
             subject: fields.subject,
             source: AuthorityFault::NotCa,

@@ -1,6 +1,7 @@
 //! Why a peer's X509-SVID is refused: one variant a rule, each with a stable code and the section it is from.
 
-use crate::tls::certificate::{AuthorityFault, CertificateFault, Subject};
+use crate::tls::authority::AuthorityFault;
+use crate::tls::certificate::{CertificateFault, Subject};
 use crate::tls::peer::Role;
 use postern_config::{SpiffeIdError, TrustDomain};
 use std::time::SystemTime;
@@ -23,8 +24,8 @@ pub enum SvidError {
     LeafUnusable(#[source] webpki::Error),
     #[error("the leaf has a critical extension that is unknown here (RFC 5280 §4.2)")]
     UnknownCriticalExtension,
-    #[error("the leaf's RSA key has fewer than 2048 bits")]
-    WeakKey,
+    #[error("the leaf's key is none of RSA (2048 to 8192 bits), P-256, P-384, P-521 and Ed25519")]
+    KeyNotAccepted,
 
     #[error("the leaf has no subjectAltName, so no SPIFFE ID (X509-SVID §2); its subject is never read as one")]
     NoSubjectAltName,
@@ -142,7 +143,7 @@ impl SvidError {
             Self::LeafMalformed(fault)      => (malformed_code(fault),         malformed_section(fault)),
             Self::LeafUnusable(_)           => ("leaf_unusable",               "RFC 5280 §4.1"),
             Self::UnknownCriticalExtension  => ("unknown_critical_extension",  "RFC 5280 §4.2"),
-            Self::WeakKey                   => ("weak_key",                    "limit: RSA key size"),
+            Self::KeyNotAccepted            => ("key_not_accepted",            "limit: kinds of keys"),
             Self::NoSubjectAltName          => ("no_subject_alt_name",         "X509-SVID §2"),
             Self::NoUriName                 => ("no_uri_name",                 "X509-SVID §2"),
             Self::MultipleUriNames { .. }   => ("multiple_uri_names",          "X509-SVID §2"),
@@ -207,6 +208,7 @@ fn issuer_code(fault: &AuthorityFault) -> &'static str {
         AuthorityFault::KeyUsageMissing => "issuer_key_usage_missing",
         AuthorityFault::KeyUsageNotCritical => "issuer_key_usage_not_critical",
         AuthorityFault::NoKeyCertSign => "issuer_no_key_cert_sign",
+        AuthorityFault::UnknownCriticalExtension { .. } => "issuer_unknown_critical_extension",
         AuthorityFault::IdHasPath { .. } => "issuer_spiffe_id_with_path",
         AuthorityFault::IdInvalid(_) | AuthorityFault::IdNotText => "issuer_spiffe_id_invalid",
     }

@@ -150,8 +150,8 @@ fn check_leaf(fields: &Fields<'_>, role: Role, strictness: Strictness) -> Result
     if !allows(fields, role) {
         return Err(SvidError::WrongUsage { role });
     }
-    if !fields.key_is_strong {
-        return Err(SvidError::WeakKey);
+    if !fields.key_is_accepted {
+        return Err(SvidError::KeyNotAccepted);
     }
     Ok(())
 }

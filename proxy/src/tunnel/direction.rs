@@ -1,6 +1,5 @@
 //! One direction of a tunnel.
 
-use super::TunnelEnd;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -41,23 +40,10 @@ pub(super) enum Progress {
     Ended,
 }
 
-/// Which end of the direction failed.
+/// Which end of the direction failed. After a failure of the writer the direction has ended.
 pub(super) enum Failure {
     Reader(io::Error),
     Writer(io::Error),
-}
-
-impl Failure {
-    pub(super) fn end(
-        self,
-        reader: impl FnOnce(io::Error) -> TunnelEnd,
-        writer: impl FnOnce(io::Error) -> TunnelEnd,
-    ) -> TunnelEnd {
-        match self {
-            Self::Reader(error) => reader(error),
-            Self::Writer(error) => writer(error),
-        }
-    }
 }
 
 impl Direction {
@@ -74,6 +60,30 @@ impl Direction {
 
     /// A few rounds of reading and writing.
     pub(super) fn poll<R, W>(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        counter: &AtomicU64,
+    ) -> Result<Progress, Failure>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let progress = self.poll_rounds(context, reader, writer, counter);
+        if let Err(Failure::Writer(_)) = progress {
+            self.end();
+        }
+        progress
+    }
+
+    fn end(&mut self) {
+        self.state = State::Ended;
+        self.unwritten = 0..0;
+        self.buffer = Vec::new();
+    }
+
+    fn poll_rounds<R, W>(
         &mut self,
         context: &mut Context<'_>,
         reader: &mut R,
@@ -213,8 +223,7 @@ impl Direction {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NotConnected => {}
             Poll::Ready(Err(error)) => return Err(Failure::Writer(error)),
         }
-        self.state = State::Ended;
-        self.buffer = Vec::new();
+        self.end();
         Ok(Poll::Ready(()))
     }
 }

@@ -143,6 +143,46 @@ async fn bulk_goes_both_ways_at_once() {
     assert_eq!((ended.from_client, ended.from_server), (3_000_000, 3_000_000));
 }
 
+/// Takes no byte, and says its last words.
+struct Closed(&'static [u8]);
+
+impl AsyncRead for Closed {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        buffer.put_slice(std::mem::take(&mut self.0));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Closed {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_server_that_takes_no_more_are_delivered() {
+    let (mut client, mut client_side) = duplex(64);
+    client.write_all(b"a long upload").await.expect("room");
+    let counters = Counters::default();
+    let ended = copy(&mut client_side, &mut Closed(b"413"), &counters, IDLE, LINGER).await;
+    assert!(
+        matches!(&ended.end, TunnelEnd::ServerError(error) if error.kind() == io::ErrorKind::BrokenPipe),
+        "{ended:?}"
+    );
+    assert_eq!((ended.from_client, ended.from_server), (0, 3));
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.expect("the end is passed on");
+    assert_eq!(answer, b"413");
+}
+
 /// Fails when read, or collects what is written until it is flushed, as TLS does.
 #[derive(Default)]
 struct Odd {

@@ -9,7 +9,7 @@ use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint, H1Connection, H2Connection, OwnSvid, Stream};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Registered, Session};
+use crate::session::{Carries, Registered, Session};
 use crate::tls::Peer;
 use crate::tls::mesh::ClientAlpn;
 use crate::worker::Worker;
@@ -96,6 +96,16 @@ impl Lease {
         }
     }
 
+    /// Both sides have switched: a tunnel follows.
+    pub fn upgraded(&mut self) {
+        // An HTTP/2 connection stays one: its other streams still end with the SVID, and this one still counts.
+        if let (Some(session), false) = (&self.session, matches!(self.held, Held::Http2 { .. })) {
+            // Both sides' SVIDs expire by the same rule, the one of streams.
+            session.set_carries(Carries::Stream);
+        }
+        self.not_again();
+    }
+
     /// The connection never goes back: it is a tunnel now, or was asked to become one and nobody knows how it took that.
     pub fn not_again(&mut self) {
         self.held = match std::mem::replace(&mut self.held, Held::Returned) {
@@ -126,7 +136,7 @@ pub async fn send(
         let attempt = Attempt { worker, to, own: &own, endpoint: &endpoint };
         let result = match to.version {
             HttpVersion::Http1 => attempt.http1(request, may_replay).await,
-            HttpVersion::Http2 => attempt.http2(request).await,
+            HttpVersion::Http2 => attempt.http2(request, may_replay).await,
         };
         match result {
             Ok(answer) => return Ok(answer),
@@ -213,23 +223,32 @@ impl Attempt<'_> {
         }
     }
 
-    async fn http2(&self, request: Request<RequestBody>) -> Result<Answer, Failed> {
+    async fn http2(&self, request: Request<RequestBody>, may_replay: bool) -> Result<Answer, Failed> {
         let own = self.own.key();
         let (connection, is_reused) = match self.endpoint.take_h2(&own) {
             Some(connection) => (connection, true),
             None => {
-                let _one_at_a_time = self.endpoint.h2_connecting.lock().await;
-                match self.endpoint.take_h2(&own) {
-                    Some(connection) => (connection, true),
-                    None => match self.open_http2().await {
+                let waiting_since = Instant::now();
+                let mut last_refused = self.endpoint.h2_connecting.lock().await;
+                if let Some(connection) = self.endpoint.take_h2(&own) {
+                    (connection, true)
+                } else {
+                    // Else a hundred requests would wait, one after the other, for an endpoint that does not answer.
+                    if let Some((_, refused)) = last_refused.as_ref().filter(|(at, _)| *at >= waiting_since) {
+                        return Err(Failed::Unsent(request, NotSent::Unreachable(refused.clone())));
+                    }
+                    match self.open_http2().await {
                         Ok(connection) => (connection, false),
-                        Err(refused) => return Err(Failed::Unsent(request, NotSent::Unreachable(refused))),
-                    },
+                        Err(refused) => {
+                            *last_refused = Some((Instant::now(), refused.clone()));
+                            return Err(Failed::Unsent(request, NotSent::Unreachable(refused)));
+                        }
+                    }
                 }
             }
         };
         let stream = Stream::of(&connection);
-        let copy = (is_reused && is_replayable(&request)).then(|| copy_of(&request));
+        let copy = (is_reused && may_replay && is_replayable(&request)).then(|| copy_of(&request));
         let active = Active::at(self.endpoint);
         match connection.sender.clone().try_send_request(request).await {
             Ok(response) => {
@@ -298,10 +317,19 @@ impl Attempt<'_> {
         let limits = self.worker.policy().limits.clone();
         let handshake = http1::Builder::new().max_buf_size(limits.header_bytes.max(8192)).handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
-        let of_task = registered.clone();
+        let (of_task, of_session) = (registered.clone(), session.clone());
         tokio::task::spawn_local(async move {
-            // Its errors reach the request that it carries; an idle one has nobody to tell.
-            let _ = connection.with_upgrades().await;
+            match of_session {
+                None => {
+                    // Its errors reach the request that it carries; an idle one has nobody to tell.
+                    let _ = connection.with_upgrades().await;
+                }
+                // While the caller does not read the response, nothing polls the socket: a cut has to end it here.
+                Some(session) => tokio::select! {
+                    _ = connection.with_upgrades() => {}
+                    () = session.was_cut() => {}
+                },
+            }
             drop::<Option<Rc<Registered>>>(of_task);
         });
         Ok(H1Connection { sender, session, registered })
@@ -310,7 +338,7 @@ impl Attempt<'_> {
     async fn open_http2(&self) -> Result<Rc<H2Connection>, Refused> {
         let Connected { io, session, registered, .. } = Box::pin(self.open()).await?;
         let limits = self.worker.policy().limits.clone();
-        let handshake = http2::Builder::new(self.worker.executor.clone())
+        let handshake = http2::Builder::new(self.worker.executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_KEEPALIVE_EVERY)
             .keep_alive_timeout(H2_KEEPALIVE_WITHIN)

@@ -81,11 +81,14 @@ impl EndpointSet {
     }
 }
 
+/// Host, port, and whether it is of a template: then answers are filtered, so the two may not share a set.
+type Name = (Arc<str>, u16, bool);
+
 /// Every name that something still uses.
 pub struct Discovery {
     resolver: Option<TokioResolver>,
     control: Handle,
-    names: Mutex<HashMap<(Arc<str>, u16), Weak<EndpointSet>>>,
+    names: Mutex<HashMap<Name, Weak<EndpointSet>>>,
 }
 
 impl Discovery {
@@ -101,7 +104,7 @@ impl Discovery {
     /// The set for a name; its refresh task ends when the last user has dropped it. `None`: too many names.
     pub fn resolve(self: &Arc<Self>, host: &Arc<str>, port: u16, of_template: bool) -> Option<Arc<EndpointSet>> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (host.clone(), port);
+        let key = (host.clone(), port, of_template);
         if let Some(set) = names.get(&key).and_then(Weak::upgrade) {
             return Some(set);
         }
@@ -156,7 +159,7 @@ async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_templa
 }
 
 /// A name out of a request must not lead to ourselves or to a cloud's metadata service (THREATS NW-03, NW-07).
-fn may_be_dialled(address: IpAddr) -> bool {
+pub fn may_be_dialled(address: IpAddr) -> bool {
     let address = address.to_canonical();
     let metadata = match address {
         IpAddr::V4(v4) => {

@@ -5,6 +5,7 @@ use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint};
 use crate::connection::Connection;
 use crate::refusal::Refused;
+use crate::session::Session;
 use crate::tls::mesh::ClientAlpn;
 use crate::tunnel::{self, TunnelEnd};
 use std::rc::Rc;
@@ -49,12 +50,26 @@ where
     connection.upstream(endpoint.address.to_string(), connected.peer.clone());
     let timeouts = worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
-    let ended = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger).await;
+    let copying = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger);
+    // A direction whose writer is blocked does not touch its reader's socket: a cut of that one reaches it only from here.
+    let ended = tokio::select! {
+        ended = copying => Some(ended),
+        () = connection.session.was_cut() => None,
+        () = was_cut(connected.session.as_deref()) => None,
+    };
     let upstream_cut = connected.session.as_ref().filter(|session| session.is_cut());
-    match (&ended.end, upstream_cut.and_then(|session| session.end_cause())) {
+    match (ended.map(|ended| ended.end), upstream_cut.and_then(|session| session.end_cause())) {
         (_, Some(cause)) => connection.ended(cause.as_str().to_owned()),
-        (TunnelEnd::BothClosed, None) => {}
-        (end, None) => connection.ended(end.to_string()),
+        // The caller's own connection was cut: its session knows why.
+        (None | Some(TunnelEnd::BothClosed), None) => {}
+        (Some(end), None) => connection.ended(end.to_string()),
     }
     Ok(())
+}
+
+async fn was_cut(session: Option<&Session>) {
+    match session {
+        Some(session) => session.was_cut().await,
+        None => std::future::pending().await,
+    }
 }

@@ -1,6 +1,6 @@
 //! An upstream as compiled from the configuration: a declared service, one instance of a template, or our application.
 
-use super::discovery::EndpointSource;
+use super::discovery::{EndpointSource, may_be_dialled};
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
@@ -112,7 +112,8 @@ impl ServicePlan {
 
     /// The plan for one host of a template. `None`: the host does not fill it.
     pub fn instance(&self, host: &str, requested_port: Option<u16>) -> Option<Self> {
-        let captures: Captures<'_> = self.hosts.iter().find_map(|pattern| pattern.matches(host))?;
+        let (pattern, captures): (&HostPattern, Captures<'_>) =
+            self.hosts.iter().find_map(|pattern| pattern.matches(host).map(|captures| (pattern, captures)))?;
         let security = match &self.security {
             Security::Mesh { expected, svid } => Security::Mesh {
                 expected: expected.iter().map(|id| id.expand(&captures)).collect::<Option<Vec<_>>>()?,
@@ -132,6 +133,8 @@ impl ServicePlan {
                     _ => 80,
                 });
                 match host.parse::<IpAddr>() {
+                    // What a resolver's answer may not be, a caller may not write either, unless the file wrote it first.
+                    Ok(address) if pattern.exact().is_none() && !may_be_dialled(address) => return None,
                     Ok(address) => EndpointSource::Static(Arc::from([SocketAddr::new(address, port)])),
                     Err(_) => EndpointSource::Dns { host: Arc::from(host), port, of_template: true },
                 }

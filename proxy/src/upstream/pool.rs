@@ -29,12 +29,20 @@ const UNUSED_FOR: Duration = Duration::from_secs(600);
 /// SHA-256 of our own leaf, zero where no SVID of ours is used.
 pub type OwnSvid = [u8; 32];
 
+/// A template's plan (by address), the host and the port that were asked for.
+type InstanceKey = (usize, Box<str>, Option<u16>);
+
 #[derive(Default)]
 pub struct Upstreams {
     /// Keyed by the plan's address; the entry keeps the plan alive, so the address stays its own.
     by_plan: RefCell<HashMap<usize, Rc<Upstream>>>,
-    /// (template plan, host, port) → its instance.
-    instances: RefCell<HashMap<(usize, Box<str>, Option<u16>), Arc<ServicePlan>>>,
+    /// Keyed by the template's address too, so the entry keeps the template alive as well.
+    instances: RefCell<HashMap<InstanceKey, Instance>>,
+}
+
+struct Instance {
+    _template: Arc<ServicePlan>,
+    plan: Arc<ServicePlan>,
 }
 
 pub struct Upstream {
@@ -67,8 +75,9 @@ pub struct Endpoint {
     failed_at: Cell<Option<Instant>>,
     h1: RefCell<Vec<IdleH1>>,
     h2: RefCell<Vec<Rc<H2Connection>>>,
-    /// Held while a connection for HTTP/2 is made, so that a burst makes one.
-    pub h2_connecting: tokio::sync::Mutex<()>,
+    /// Held while a connection for HTTP/2 is made, so that a burst makes one. Says when that failed last, and why: whoever
+    /// waited meanwhile has the same answer.
+    pub h2_connecting: tokio::sync::Mutex<Option<(Instant, Refused)>>,
 }
 
 struct IdleH1 {
@@ -125,7 +134,7 @@ impl Upstreams {
         let key = (Arc::as_ptr(plan) as usize, Box::from(host), port);
         let mut instances = self.instances.borrow_mut();
         if let Some(instance) = instances.get(&key) {
-            return Ok(instance.clone());
+            return Ok(instance.plan.clone());
         }
         if instances.len() >= INSTANCES_MAX {
             return Err(Refused::new(
@@ -137,7 +146,7 @@ impl Upstreams {
             Refused::new(Refusal::UnknownService, format!("{host} does not fill template {}", plan.name))
         })?;
         let instance = Arc::new(instance);
-        instances.insert(key, instance.clone());
+        instances.insert(key, Instance { _template: plan.clone(), plan: instance.clone() });
         Ok(instance)
     }
 
@@ -151,7 +160,7 @@ impl Upstreams {
             }
             busy || now.duration_since(upstream.used.get()) < UNUSED_FOR
         });
-        self.instances.borrow_mut().retain(|_, plan| by_plan.contains_key(&(Arc::as_ptr(plan) as usize)));
+        self.instances.borrow_mut().retain(|_, instance| by_plan.contains_key(&(Arc::as_ptr(&instance.plan) as usize)));
     }
 }
 
@@ -243,7 +252,7 @@ impl Endpoint {
             failed_at: Cell::new(None),
             h1: RefCell::default(),
             h2: RefCell::default(),
-            h2_connecting: tokio::sync::Mutex::new(()),
+            h2_connecting: tokio::sync::Mutex::new(None),
         })
     }
 

@@ -86,6 +86,7 @@ def address(port):
 
 
 def start(mesh, name, port, filter_chain, cluster):
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}
     manager = {
         "@type": MANAGER,
         "stat_prefix": "entry",
@@ -93,9 +94,7 @@ def start(mesh, name, port, filter_chain, cluster):
         "http_filters": [ROUTER],
         "route_config": {
             "request_headers_to_add": [{"header": {"key": "x-envoy-protocol", "value": "%PROTOCOL%"}}],
-            "virtual_hosts": [
-                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}]}
-            ],
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}],
         },
     }
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]

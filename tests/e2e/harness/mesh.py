@@ -23,6 +23,11 @@ def postern_binary():
     return str(path.resolve())
 
 
+def is_debug_build():
+    """Sizes and times of such a build say nothing about the real one."""
+    return "/debug/" in postern_binary()
+
+
 class DevIdentity:
     """`postern dev-identity`: a small CA that serves the Workload API, one socket a workload."""
 
@@ -42,22 +47,22 @@ class DevIdentity:
             command += ["--workload", f"{name}={spiffe_id}"]
         command += ["--ttl", self.ttl]
         self.process = self.mesh.workspace.spawn(f"identity-{self.trust_domain}-{self.starts}", command)
-        wait_until(lambda: self._alive() and all(self._bound(name) for name in self.workloads), "the provider's sockets")
+        wait_until(lambda: self._alive() and self._ready(), "the provider to be ready")
 
     def _alive(self):
         if not self.process.running():
             raise Failed(f"dev-identity ended with {self.process.child.returncode}: {self.process.text()}")
         return True
 
-    def _bound(self, name):
-        return Path(re.sub(r"^unix:(//)?", "", self.socket(name))).exists()
+    def _ready(self):
+        return "ready" in self.process.text().splitlines()
 
     def socket(self, name):
         """The value of SPIFFE_ENDPOINT_SOCKET for a workload, as the provider printed it."""
         for line in self.process.text().splitlines():
-            found = re.search(r"unix:[^\s\"']+", line)
-            if found and re.search(rf"(^|[^\w]){re.escape(name)}([^\w]|$)", line):
-                return found.group(0)
+            found = re.match(rf"SPIFFE_ENDPOINT_SOCKET=(\S+)\s+# {re.escape(name)}:", line)
+            if found:
+                return found.group(1)
         raise KeyError(f"no socket of {name} in the provider's output yet")
 
     def ctl(self, *arguments):
@@ -231,11 +236,13 @@ class Mesh:
     def sidecar(self, name, workload_api, **options):
         return Sidecar(self, name, workload_api, **options)
 
-    def workload(self, identity, name, suffix="", **options):
+    def workload(self, identity, name, suffix="", /, **options):
         """The sidecar of a workload that `identity` knows."""
         return self.sidecar(f"{name}{suffix}", identity.socket(name), prefix=identity.prefix(name), **options)
 
-    def pair(self, identity, app_port, protocol="http", inbound=None, service=None, client=None, server=None, suffix=""):
+    def pair(
+        self, identity, app_port, protocol="http", inbound=None, service=None, client=None, server=None, suffix=""
+    ):
         """`inbound`, `service`: more keys of the port and of the service; `client`, `server`: more sections; `suffix`
         tells the sidecars of several pairs apart."""
         mesh_port, local_port = free_port(), free_port()
@@ -258,7 +265,8 @@ class Mesh:
         config.write_text(
             f"daemon off; master_process off; pid {root}/pid; error_log stderr warn;\n{user_line()}"
             f"worker_rlimit_nofile 8192; events {{ worker_connections 2048; }}\n"
-            f"http {{ {temporary} access_log off; keepalive_requests 100000000; client_max_body_size 64m; {top}\n"
+            f"http {{ {temporary} access_log off; {top}\n"
+            f"keepalive_requests 100000000; client_max_body_size 64m;\n"
             f"server {{ listen 127.0.0.1:{port}{' http2' if http2 else ''}; root {root}/files;\n"
             f"{server_block} }} }}\n"
         )

@@ -28,9 +28,11 @@ def main(run, mesh_class=Mesh):
     except Exception:  # noqa: BLE001 - whatever it is, the logs are printed and everything is stopped
         traceback.print_exc(file=sys.stdout)
     finally:
-        if code not in (0, SKIPPED):
-            print(mesh.workspace.tails())
-        mesh.close(keep=bool(os.environ.get("E2E_KEEP")) and code == 1)
-    sys.stdout.flush()
+        try:
+            if code not in (0, SKIPPED):
+                print(mesh.workspace.tails())
+            sys.stdout.flush()
+        finally:
+            mesh.close(keep=bool(os.environ.get("E2E_KEEP")) and code == 1)
     # Threads of apps and of gRPC may still wait for bytes that never come: the process ends all the same.
     os._exit(code)

@@ -23,7 +23,12 @@ server {{
   ca_ttl = "24h"
 }}
 plugins {{
-  DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{directory}/server/data.sqlite3" }} }}
+  DataStore "sql" {{
+    plugin_data {{
+      database_type = "sqlite3"
+      connection_string = "{directory}/server/data.sqlite3"
+    }}
+  }}
   NodeAttestor "join_token" {{ plugin_data {{}} }}
   KeyManager "disk" {{ plugin_data {{ keys_path = "{directory}/server/keys.json" }} }}
 }}

@@ -22,7 +22,7 @@ def run(mesh):
     requests = mesh.pair(identity, app.port, suffix="-http")
 
     tunnel = connect(tunnels.port, 30)
-    chat = connect_websocket(f"ws://127.0.0.1:{chats.port}/")
+    chat = connect_websocket(f"ws://127.0.0.1:{chats.port}/").__enter__()
     download = Http1(connect(requests.port, 30))
     download.send(b"GET /hang/1 HTTP/1.1\r\nhost: orders.shop.svc\r\n\r\n")
     expect("the status line of a long answer", download.connection.recv(15), b"HTTP/1.1 200 OK")

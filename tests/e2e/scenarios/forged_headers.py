@@ -1,4 +1,4 @@
-"""A forged identity header never reaches an app: any spelling, header or trailer, HTTP/1 and 2, inbound and outbound."""
+"""A forged identity header never reaches an app: any spelling, header or trailer, HTTP/1 and 2, in and out."""
 
 from harness.apps import Http1App, Http2App, fields_of
 from harness.clients import Http1, Http2, connect, connect_tls, http2_headers, mesh_tls

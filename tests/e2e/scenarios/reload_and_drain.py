@@ -1,4 +1,4 @@
-"""Reload: an invalid file changes nothing, a valid one applies, unchanged listeners keep their connections. SIGTERM drains."""
+"""Reload: an invalid file changes nothing, a valid one applies, other listeners are untouched. SIGTERM drains."""
 
 import signal
 import threading
@@ -13,7 +13,7 @@ from harness.scenario import main
 
 class Bench:
     def __init__(self, mesh):
-        identity = mesh.identity()
+        self.identity = identity = mesh.identity()
         self.app, self.echo = Http1App(), EchoApp()
         self.http, self.tcp, self.local_http, self.local_tcp = (free_port() for _ in range(4))
         ports = [
@@ -41,7 +41,7 @@ def run(mesh):
     invalid(bench, tunnel, keep_alive)
     valid(bench, tunnel, keep_alive)
     drains(bench)
-    second_signal(mesh)
+    second_signal(mesh, bench.identity)
 
 
 def alive(tunnel, keep_alive):
@@ -124,9 +124,8 @@ def drains(bench):
             sidecar.start()
 
 
-def second_signal(mesh):
+def second_signal(mesh, identity):
     app = Http1App()
-    identity = mesh.identity(trust_domain="second.example")
     port = free_port()
     ports = [inbound_port(app.port, port, tls="off", allow=[{"anonymous": True}])]
     sidecar = mesh.sidecar("second", identity.socket("orders"), inbound=ports).start()

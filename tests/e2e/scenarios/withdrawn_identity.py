@@ -67,7 +67,7 @@ class Connections:
         number = self.stream.start(http2_headers(path="/hang", authority="h2.shop.svc"))
         expect("the HTTP/2 stream", self.stream.answer(number, until_end=False).status, 200)
         self.number = number
-        self.chat = connect_websocket(f"ws://127.0.0.1:{ports['ws']}/")
+        self.chat = connect_websocket(f"ws://127.0.0.1:{ports['ws']}/").__enter__()
         self.chat.send("hello")
         expect("the WebSocket", self.chat.recv(timeout=5), "hello")
 

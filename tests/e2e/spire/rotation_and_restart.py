@@ -1,4 +1,4 @@
-"""On real SPIRE, under wrk: the agent killed and restarted, SVIDs rotated by it, the authority rotated by the server."""
+"""On real SPIRE, under wrk: the agent killed and restarted, its SVIDs rotated, the server's authority rotated."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""On real SPIRE: two uids on one machine are two identities, a third is refused, a deleted entry ends what it allowed."""
+"""On real SPIRE: two uids on one machine are two identities; a deleted entry ends what it allowed."""
 
 from harness.apps import EchoApp, Http1App
 from harness.clients import Http1, connect, seconds_until_cut

@@ -1,9 +1,8 @@
 //! `endpoints:` in its three forms.
 
-use crate::pattern::HostPattern;
 use crate::read::{Field, FromNode, Keys, Reader, Section};
 use crate::upstream::Endpoints;
-use crate::values::{Address, At};
+use crate::values::{Address, At, HostName};
 use crate::yaml::{Node, Value};
 use schemars::JsonSchema;
 
@@ -83,12 +82,8 @@ impl FromNode for HostAndPort {
             return None;
         }
         let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-        // A DNS name is a host pattern without wildcards.
-        let host = parts.map(|(host, port)| (HostPattern::parse(host), port));
-        match host {
-            Some((Ok(pattern), port)) if port != 0 && pattern.exact().is_some() => {
-                Some(Self { host: pattern.to_string(), port })
-            }
+        match parts.map(|(host, port)| (HostName::parse(host), port)) {
+            Some((Some(host), port)) if port != 0 => Some(Self { host: host.0, port }),
             _ => {
                 reader.wrong(node, "is not a host and port", "write `payments.shop.svc:8443`");
                 None

@@ -44,12 +44,12 @@ impl RawService {
         match tls {
             ServiceTls::Mesh => {
                 let identity = self.mesh_identity(reader)?;
-                Some(Transport::Mesh { identity, svid: self.svid.get().cloned().unwrap_or_default() })
+                Some(Transport::Mesh { identity, svid: self.svid.get().unwrap_or(&reader.svid).clone() })
             }
             ServiceTls::Web => {
                 self.require_server_name(reader);
                 Some(Transport::WebTls {
-                    server_name: self.server_name.get().cloned(),
+                    server_name: self.server_name.get().map(|name| name.0.clone()),
                     roots: self.roots.get().map(|file| file.0.clone()),
                 })
             }

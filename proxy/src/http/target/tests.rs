@@ -1,4 +1,4 @@
-use super::{Form, read_target};
+use super::{Form, read_again, read_target};
 use crate::refusal::Refusal;
 use http::request::Parts;
 use http::{Method, Request, Version};
@@ -207,4 +207,22 @@ fn pn16_refuses_targets_without_a_leading_slash() {
     let mut parts = head(Version::HTTP_11, "GET", "/", &[b"good"]);
     parts.uri = "good:80".parse().expect("an authority");
     check(&parts, Err(Refusal::BadPath));
+}
+
+#[test]
+fn a_target_is_read_again_as_it_was_read_before() {
+    for (method, target) in [
+        (Method::GET, "/a/%2e%2e/b"),
+        (Method::GET, "http://good/a;b"),
+        (Method::OPTIONS, "*"),
+        (Method::CONNECT, "good:80"),
+    ] {
+        let mut parts = head(Version::HTTP_11, "GET", "/", &[b"good"]);
+        parts.uri = target.parse().expect("a target");
+        parts.method = method;
+        let read = read_target(&parts, None, None).expect("it is a target").readings(false);
+        assert!(read.is_ok());
+        assert_eq!(read_again(&parts.method, &parts.uri, false), read);
+    }
+    assert!(read_again(&Method::GET, &"*".parse().expect("a target"), false).is_err());
 }

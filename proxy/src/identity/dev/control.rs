@@ -77,7 +77,7 @@ pub fn control_socket(state_dir: &Path) -> PathBuf {
 pub fn bind(state_dir: &Path) -> Result<UnixListener, DevError> {
     let socket = control_socket(state_dir);
     let at = |source| DevError::Bind { socket: socket.clone(), source };
-    let listener = super::bind(&socket)?;
+    let listener = super::socket::bind(&socket)?;
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).map_err(at)?;
     UnixListener::from_std(listener).map_err(at)
 }

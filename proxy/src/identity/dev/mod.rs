@@ -11,6 +11,7 @@ mod authority;
 pub mod control;
 mod error;
 mod server;
+mod socket;
 mod unix_authority;
 mod workload;
 
@@ -19,9 +20,9 @@ pub use error::DevError;
 use crate::identity::proto::X509svidResponse;
 use authority::TrustDomainAuthorities;
 use postern_config::{SpiffeId, TrustDomain};
+use socket::{bind, private_directory};
 use std::collections::HashMap;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -196,13 +197,13 @@ impl DevProvider {
     /// # Errors
     /// [`DevError`]: signing failed.
     pub fn rotate_svids(&self) -> Result<(), DevError> {
-        self.shared.refresh_all(&self.shared.authorities(), Reissue::All)
+        self.shared.refresh_all(&self.shared.authorities(), Reissue::All, SystemTime::now())
     }
 
     /// # Errors
     /// [`DevError::UnknownWorkload`], or signing failed.
     pub fn rotate_svid(&self, name: &str) -> Result<(), DevError> {
-        self.shared.refresh(self.workload(name)?, &self.shared.authorities(), Reissue::All)
+        self.shared.refresh(self.workload(name)?, &self.shared.authorities(), Reissue::All, SystemTime::now())
     }
 
     /// Stage one of a CA rotation: the new authority joins the bundle. No SVID changes.
@@ -277,7 +278,7 @@ impl DevProvider {
         let workload = self.workload(name)?;
         let authorities = self.shared.authorities();
         workload.set_federation(trust_domain, federated);
-        self.shared.refresh(workload, &authorities, Reissue::Nothing)
+        self.shared.refresh(workload, &authorities, Reissue::Nothing, SystemTime::now())
     }
 
     fn change(
@@ -291,7 +292,7 @@ impl DevProvider {
             authorities.get_mut(trust_domain).ok_or_else(|| DevError::UnknownTrustDomain(trust_domain.clone()))?;
         stage(found)?;
         tracing::info!(%trust_domain, authorities = found.published(), "authorities changed");
-        self.shared.refresh_all(&authorities, reissue)
+        self.shared.refresh_all(&authorities, reissue, SystemTime::now())
     }
 
     fn workload(&self, name: &str) -> Result<&Arc<Workload>, DevError> {
@@ -316,12 +317,18 @@ impl Shared {
         self.authorities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refresh_all(&self, authorities: &Authorities, reissue: Reissue<'_>) -> Result<(), DevError> {
-        self.workloads.iter().try_for_each(|workload| self.refresh(workload, authorities, reissue))
+    fn refresh_all(&self, authorities: &Authorities, reissue: Reissue<'_>, now: SystemTime) -> Result<(), DevError> {
+        self.workloads.iter().try_for_each(|workload| self.refresh(workload, authorities, reissue, now))
     }
 
-    fn refresh(&self, workload: &Workload, authorities: &Authorities, reissue: Reissue<'_>) -> Result<(), DevError> {
-        workload.refresh(authorities, reissue, self.svid_ttl, SystemTime::now())
+    fn refresh(
+        &self,
+        workload: &Workload,
+        authorities: &Authorities,
+        reissue: Reissue<'_>,
+        now: SystemTime,
+    ) -> Result<(), DevError> {
+        workload.refresh(authorities, reissue, self.svid_ttl, now)
     }
 
     /// What time demands: authorities near their end are succeeded, SVIDs past half of their life issued anew.
@@ -334,7 +341,7 @@ impl Shared {
         for workload in &self.workloads {
             if changed || workload.is_due(now) {
                 tracing::info!(workload = workload.name, "issuing SVIDs anew");
-                self.refresh(workload, &authorities, Reissue::All)?;
+                self.refresh(workload, &authorities, Reissue::All, now)?;
             }
         }
         Ok(())
@@ -377,23 +384,5 @@ fn open_workload(workload: DevWorkload, state_dir: &Path) -> Result<Workload, De
     Ok(Workload::new(name, socket, svids, federates_with))
 }
 
-fn private_directory(directory: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
-}
-
-/// A socket left by a process that died is replaced; one that somebody answers at is not.
-fn bind(socket: &Path) -> Result<UnixListener, DevError> {
-    let at = |source| DevError::Bind { socket: socket.to_owned(), source };
-    if let Ok(metadata) = std::fs::symlink_metadata(socket)
-        && metadata.file_type().is_socket()
-    {
-        if UnixStream::connect(socket).is_ok() {
-            return Err(DevError::AlreadyServed(socket.to_owned()));
-        }
-        std::fs::remove_file(socket).map_err(at)?;
-    }
-    let listener = UnixListener::bind(socket).map_err(at)?;
-    listener.set_nonblocking(true).map_err(at)?;
-    Ok(listener)
-}
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,10 @@ fn config(state_dir: &Path) -> DevConfig {
     }
 }
 
+pub(super) fn provider(state_dir: &Path) -> DevProvider {
+    DevProvider::start(config(state_dir)).unwrap()
+}
+
 #[tokio::test]
 async fn issues_what_the_verifier_accepts_strictly() {
     let directory = tempfile::tempdir().unwrap();
@@ -108,6 +112,24 @@ async fn a_staged_rotation_of_the_ca_shows_every_stage() {
     let removed = follower.until("one authority", |snapshot| anchors(snapshot) == 1).await;
     assert!(Arc::ptr_eq(&reissued.svids[0], &removed.svids[0]));
     assert_eq!(removed.bundles[&own].anchors[0].authority, removed.svids[0].authority);
+}
+
+/// More changes than a stream's backlog holds: whoever falls behind is dropped, comes back, and ends at the truth.
+#[tokio::test]
+async fn a_storm_of_rotations_ends_at_the_last_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let provider = provider(directory.path());
+    let follower = Follower::of_socket(&provider.socket("db").unwrap());
+    let first = follower.until("an identity", |snapshot| !snapshot.svids.is_empty()).await;
+    // No `await` between them: the follower, on this thread, cannot read meanwhile.
+    for _rotation in 0..200 {
+        provider.rotate_svid("db").unwrap();
+    }
+    let own = domain("example.org");
+    provider.publish_new_authority(&own).unwrap();
+    let last = follower.until("the end", |snapshot| snapshot.bundles[&own].anchors.len() == 2).await;
+    assert_ne!(first.svids[0].serial, last.svids[0].serial);
+    assert_eq!(follower.counters.discarded_in_all(), 0);
 }
 
 #[tokio::test]

@@ -1,4 +1,12 @@
 //! Tests of sources against what an agent or a directory may do. The fakes stand at the network.
 
+mod c_05;
+mod canary;
 mod dev_provider;
+mod e_06;
+mod fake_agent;
+mod fixtures;
+mod mutation;
+mod pem_files;
+mod pings;
 mod support;

@@ -1,6 +1,6 @@
 //! What the tests share: stores that are awaited with a bound, and configurations.
 
-use crate::identity::{Counters, IdentityStore, Snapshot, SourceHandle, spawn};
+use crate::identity::{Counters, IdentityStore, Snapshot, SourceError, SourceHandle, spawn};
 use postern_config::identity::{Endpoint, Identity, IdentitySource, SvidSelector};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,13 +21,30 @@ impl Follower {
     }
 
     pub(super) fn of(config: &Identity) -> Self {
+        Self::with_environment(config, None).expect("the source is configured")
+    }
+
+    pub(super) fn with_environment(config: &Identity, environment: Option<Endpoint>) -> Result<Self, SourceError> {
         let (store, counters) = (Arc::new(IdentityStore::default()), Arc::new(Counters::default()));
-        let source = spawn(config, None, store.clone(), counters.clone()).expect("the source is configured");
+        let source = spawn(config, environment, store.clone(), counters.clone())?;
+        Ok(Self::from_parts(store, counters, source))
+    }
+
+    pub(super) fn from_parts(store: Arc<IdentityStore>, counters: Arc<Counters>, source: SourceHandle) -> Self {
         Self { store, counters, _source: source }
     }
 
     /// The first snapshot, now or later, that `wanted` says yes to.
     pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        self.until_within(BOUND, what, wanted).await
+    }
+
+    pub(super) async fn until_within(
+        &self,
+        bound: Duration,
+        what: &str,
+        wanted: impl Fn(&Snapshot) -> bool,
+    ) -> Arc<Snapshot> {
         let mut changes = self.store.subscribe();
         let waiting = async {
             loop {
@@ -38,9 +55,9 @@ impl Follower {
                 changes.changed().await.expect("the store lives");
             }
         };
-        match tokio::time::timeout(BOUND, waiting).await {
+        match tokio::time::timeout(bound, waiting).await {
             Ok(snapshot) => snapshot,
-            Err(_elapsed) => panic!("{what}: not within {BOUND:?}; source {:?}", self.store.load().source),
+            Err(_elapsed) => panic!("{what}: not within {bound:?}; source {:?}", self.store.load().source),
         }
     }
 }

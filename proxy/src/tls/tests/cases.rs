@@ -175,6 +175,8 @@ fn trust(world: &World) -> Vec<Case> {
     let expired = Draft::authority("CA1", "spiffe://example.org").valid(-3600, -10);
     let early = Draft::authority("CA1", "spiffe://example.org").valid(600, 3600);
     let with_path = Draft::authority("CA1", "spiffe://example.org/ca");
+    let unknown = Extension { oid: UNKNOWN, critical: true, value: tlv(5, &[]) };
+    let constrained = Draft::authority("CA1", "spiffe://example.org").adding(unknown);
     let own_anchor = world.rooted("X-39", base(), &base(), Refused("empty_bundle"));
     let own_anchor = Case { chain: own_anchor.bundles[0].1.clone(), ..own_anchor };
     let beside_ca1 = Case {
@@ -197,6 +199,7 @@ fn trust(world: &World) -> Vec<Case> {
         world.rooted("X-37", expired, &base(), Refused("empty_bundle")),
         world.rooted("X-37 early", early, &base(), Refused("authority_not_valid")),
         world.rooted("X-38", not_a_ca, &base(), Refused("empty_bundle")),
+        world.rooted("X-38 unknown critical extension", constrained, &base(), Refused("empty_bundle")),
         world.rooted("X-38 ID with a path", with_path, &base(), Refused("empty_bundle")),
         own_anchor,
         beside_ca1,

@@ -77,6 +77,8 @@ pub struct Draft {
     pub not_before: SystemTime,
     pub not_after: SystemTime,
     pub extensions: Vec<Extension>,
+    /// A public key of which nobody here has the private one.
+    pub spki: Option<Vec<u8>>,
 }
 
 impl Draft {
@@ -92,6 +94,7 @@ impl Draft {
                 extended_key_usage(&[SERVER_AUTH, CLIENT_AUTH]),
                 subject_alt_name(&[(URI, id.as_bytes())]),
             ],
+            spki: None,
         }
     }
 
@@ -106,6 +109,7 @@ impl Draft {
                 key_usage(KEY_CERT_SIGN | CRL_SIGN),
                 subject_alt_name(&[(URI, id.as_bytes())]),
             ],
+            spki: None,
         }
     }
 
@@ -230,7 +234,7 @@ pub fn sequence(parts: &[Vec<u8>]) -> Vec<u8> {
     tlv(0x30, &parts.concat())
 }
 
-fn bit_string(bytes: &[u8]) -> Vec<u8> {
+pub fn bit_string(bytes: &[u8]) -> Vec<u8> {
     tlv(3, &[&[0], bytes].concat())
 }
 
@@ -252,7 +256,7 @@ fn sign(draft: &Draft, subject_key: &Key, issuer_name: &[u8], issuer_key: &Key) 
         issuer_name.to_vec(),
         sequence(&[utc_time(draft.not_before), utc_time(draft.not_after)]),
         draft.subject.clone(),
-        subject_key.spki(),
+        draft.spki.clone().unwrap_or_else(|| subject_key.spki()),
         tlv(0xa3, &sequence(&extensions)),
     ]);
     let signature = bit_string(&issuer_key.sign(&tbs));
@@ -276,4 +280,22 @@ fn utc_time(at: SystemTime) -> Vec<u8> {
 fn from_now(seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     if seconds >= 0 { SystemTime::now() + distance } else { SystemTime::now() - distance }
+}
+
+/// RFC 7468, whose Base64 nobody here needs otherwise.
+pub fn as_pem(der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in der.chunks(48) {
+        for group in line.chunks(3) {
+            let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+            for position in 0..4 {
+                let sextet = bits >> (18 - 6 * position) & 63;
+                text.push(if position <= group.len() { char::from(ALPHABET[sextet as usize]) } else { '=' });
+            }
+        }
+        text.push('\n');
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
 }

@@ -1,12 +1,13 @@
 //! Properties of what reads outside bytes, and the tables that are not chains.
 
 use super::cases::{ID, World};
-use super::certificates::{Draft, URI, critical, empty_name, sequence, subject_alt_name, tlv};
+use super::certificates::{Draft, URI, bit_string, critical, empty_name, sequence, subject_alt_name, tlv};
 use super::side::{GENERATION, bundles};
+use crate::tls::authority::AuthorityRules;
 use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
 use crate::tls::certificate::Fields;
 use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError};
-use crate::tls::path::verify_path_with;
+use crate::tls::path::{Terms, verify_path_by};
 use crate::tls::{Role, Strictness, verify_svid};
 use postern_config::TrustDomain;
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
@@ -116,6 +117,45 @@ fn c_1_ids_as_subject_alt_name() {
     }
 }
 
+/// TL-24. Keys are of the right size and no more: nobody signs with them here.
+#[test]
+fn tl_24_kinds_of_keys() {
+    const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+    let elliptic = |curve: &[u8], bytes: usize| {
+        sequence(&[sequence(&[tlv(6, EC), tlv(6, curve)]), bit_string(&[&[4], vec![1; 2 * bytes].as_slice()].concat())])
+    };
+    let rsa = |bits: usize| {
+        let modulus = [&[0, 0x80], vec![1; bits / 8 - 1].as_slice()].concat();
+        let key = sequence(&[tlv(2, &modulus), tlv(2, &[1, 0, 1])]);
+        let algorithm = sequence(&[tlv(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1]), tlv(5, &[])]);
+        sequence(&[algorithm, bit_string(&key)])
+    };
+    let edwards = |last: u8| sequence(&[sequence(&[tlv(6, &[0x2b, 0x65, last])]), bit_string(&[1; 32])]);
+    let table = [
+        ("P-256", elliptic(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7], 32), true),
+        ("P-384", elliptic(&[0x2b, 0x81, 4, 0, 34], 48), true),
+        ("P-521", elliptic(&[0x2b, 0x81, 4, 0, 35], 66), true),
+        ("P-192", elliptic(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 1], 24), false),
+        ("secp256k1", elliptic(&[0x2b, 0x81, 4, 0, 10], 32), false),
+        ("Ed25519", edwards(0x70), true),
+        ("Ed448", edwards(0x71), false),
+        ("RSA-1024", rsa(1024), false),
+        ("RSA-2048", rsa(2048), true),
+        ("RSA-8192", rsa(8192), true),
+        ("RSA-16384", rsa(16_384), false),
+    ];
+    let world = World::new();
+    let known = bundles(&world.bundles());
+    for (name, spki, accepted) in table {
+        let draft = Draft { spki: Some(spki), ..Draft::leaf(ID) };
+        let chain = [world.ca1.issue(&draft, &world.key)];
+        let outcome =
+            verify_svid(&chain, &known, GENERATION, Role::Client, SystemTime::now(), Strictness::Strict).map(|_| ());
+        let expected = if accepted { Ok(()) } else { Err("key_not_accepted") };
+        assert_eq!(outcome.map_err(|error| error.code()), expected, "{name}");
+    }
+}
+
 /// X-52 by work, not by clock: a flood costs no signature check, and no chain more than webpki's hundred.
 #[test]
 fn x_52_work_is_bounded() {
@@ -132,8 +172,9 @@ fn x_52_work_is_bounded() {
     let leaf = stranger.issue(&Draft::leaf(ID), &world.key);
     let fields = Fields::read(&leaf).expect("a certificate");
     let before = CHECKS.load(Ordering::Relaxed);
-    let outcome =
-        verify_path_with(&algorithms, &leaf, &fields, &below, &bundle.anchors, Role::Client, SystemTime::now());
+    let terms =
+        Terms { algorithms: &algorithms, rules: AuthorityRules::X509Svid, role: Role::Client, now: SystemTime::now() };
+    let outcome = verify_path_by(&terms, &leaf, &fields, &below, &bundle.anchors);
     let checks = CHECKS.load(Ordering::Relaxed) - before;
     assert_eq!(outcome.err().map(|error| error.code()), Some("path_too_complex"));
     assert!((1..=100).contains(&checks), "{checks} signature checks");

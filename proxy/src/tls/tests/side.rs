@@ -52,7 +52,7 @@ impl Side {
             svids: vec![svid.clone()],
             bundles: bundles(named),
             source: SourceStatus::Connected,
-            received_at: None,
+            ..Snapshot::empty()
         });
         Self { snapshot, svid }
     }
