@@ -113,7 +113,8 @@ async fn a_tunnel_outlives_its_svid_with_keep_and_is_cut_with_cut() {
         } else {
             eventually("it is counted", || {
                 let metrics = it.orders.metrics();
-                let kept = metrics.lines().find(|line| line.contains("expired_kept") && line.contains("orders"))?;
+                let kept =
+                    metrics.lines().find(|line| line.contains("kept_after_expiry_total") && line.contains("orders"))?;
                 kept.ends_with(" 1").then_some(())
             })
             .await;

@@ -106,6 +106,11 @@ impl HttpApp {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// As [`HttpApp::seen`], and forgets them.
+    pub fn take_seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// # Panics
     /// None was.
     pub fn last(&self) -> Seen {

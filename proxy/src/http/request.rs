@@ -18,8 +18,9 @@ use crate::refusal::{Refusal, Refused};
 use crate::session::RequestGuard;
 use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
 use crate::upstream::plan::ServicePlan;
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use postern_config::AppHttp;
@@ -154,14 +155,21 @@ async fn proxy(
     // 8 send.
     let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
     let sending = send(&connection.worker, &to, Request::from_parts(head, body));
-    let Answer { response, lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
+    let Answer { response, mut lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
     recorder.upstream(&lease);
+    if is_connect || upgrade.is_some() {
+        lease.not_again();
+    }
 
     // 9 response.
     let (mut head, body) = response.into_parts();
     let switched = upgrade::is_switched(head.status, is_connect);
     let upstream = head.extensions.remove::<OnUpgrade>();
     forward::clean_response(&mut head, connection, &lease, recorder, switched && caller.is_some());
+    if is_connect && !switched && connection.version() == HttpVersion::Http1 {
+        // What follows was meant for a tunnel (THREATS SM-22).
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let then = match (switched, caller, upstream) {
         (true, Some(caller), Some(upstream)) => Then::Tunnel { caller, upstream },
         (true, _, _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -183,6 +191,10 @@ fn decide(
     let caller_version = HttpVersion::of(head.version);
     match policy.door(connection.door) {
         Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, plan, head, target, recorder),
+        // Only routes can allow it, and services have none (DESIGN, ruling "methods").
+        Some(DoorPlan::Service(_) | DoorPlan::Shared) if head.method == Method::CONNECT => {
+            Err(Refusal::ConnectRefused.into())
+        }
         Some(DoorPlan::Service(service)) => to_service(connection, service, target, caller_version, recorder),
         Some(DoorPlan::Shared) => {
             let service = policy.services.by_host(&target.host).ok_or_else(|| {

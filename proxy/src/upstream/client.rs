@@ -80,8 +80,8 @@ enum Held {
     Http2 {
         _stream: Stream,
     },
-    /// No longer HTTP's: a tunnel, whose session stays registered as long as it lives.
-    Upgraded {
+    /// Not to be pooled. A tunnel's session stays registered as long as it lives.
+    NotAgain {
         _registered: Option<Rc<Registered>>,
     },
     Returned,
@@ -96,17 +96,20 @@ impl Lease {
         }
     }
 
-    /// The connection is no longer HTTP's: it never goes back.
+    /// Both sides have switched: a tunnel follows.
     pub fn upgraded(&mut self) {
+        // An HTTP/2 connection stays one: its other streams still end with the SVID, and this one still counts.
+        if let (Some(session), false) = (&self.session, matches!(self.held, Held::Http2 { .. })) {
+            // Both sides' SVIDs expire by the same rule, the one of streams.
+            session.set_carries(Carries::Stream);
+        }
+        self.not_again();
+    }
+
+    /// The connection never goes back: it is a tunnel now, or was asked to become one and nobody knows how it took that.
+    pub fn not_again(&mut self) {
         self.held = match std::mem::replace(&mut self.held, Held::Returned) {
-            Held::Http1(connection) => {
-                if let Some(session) = &connection.session {
-                    // Both sides' SVIDs expire by the same rule, the one of streams.
-                    session.set_carries(Carries::Stream);
-                }
-                Held::Upgraded { _registered: connection.registered }
-            }
-            // An HTTP/2 connection stays one: its other streams still end with the SVID, and this one still counts.
+            Held::Http1(connection) => Held::NotAgain { _registered: connection.registered },
             held => held,
         };
     }
