@@ -5,7 +5,7 @@
 use crate::authz::{Decision, Principal};
 use crate::capture::Accepted;
 use crate::connection::{Connection, Place};
-use crate::detect::{self, Detected, Rewind, Rules};
+use crate::detect::{self, Detected, Opaque, Rewind, Rules};
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::policy::{Door, InboundPlan};
@@ -163,7 +163,7 @@ where
                 "no first bytes, on a port whose rules are about requests",
             ));
         }
-        Some(Detected::Opaque | Detected::Tls) | None => return tunnel(connection, io).await,
+        Some(Detected::Opaque | Detected::Tls) | None => return tunnel(connection, Opaque::new(io)).await,
     }
     Ok(())
 }
