@@ -77,6 +77,11 @@ impl Watcher {
         true
     }
 
+    /// Somebody else loads what is there now (SIGHUP): it is not reported a second time.
+    pub fn take(&mut self) {
+        self.taken = fingerprint(&self.sources);
+    }
+
     /// Follows a configuration that includes other files than the one before.
     pub fn follow(&mut self, sources: &[PathBuf]) {
         if self.sources != sources {

@@ -160,7 +160,6 @@ pub struct Session {
     carries: AtomicU8,
     cut: AtomicBool,
     retired: AtomicBool,
-    closed: AtomicBool,
     cause: AtomicU8,
     /// The event that ended it, to measure event → last byte.
     ended_by: OnceLock<Instant>,
@@ -196,7 +195,6 @@ impl Session {
             carries: AtomicU8::new(Carries::Unknown as u8),
             cut: AtomicBool::new(false),
             retired: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
             cause: AtomicU8::new(0),
             ended_by: OnceLock::new(),
             read_waker: AtomicWaker::new(),
@@ -306,23 +304,6 @@ impl Session {
         loop {
             let notified = self.retire.notified();
             if self.is_cut() {
-                return;
-            }
-            notified.await;
-        }
-    }
-
-    /// The socket is gone.
-    fn close(&self) {
-        self.closed.store(true, Relaxed);
-        self.retire.notify_waiters();
-    }
-
-    /// Resolves when the socket is gone, whoever held it last: HTTP, or the tunnel that an upgrade made of it.
-    pub async fn closed(&self) {
-        loop {
-            let notified = self.retire.notified();
-            if self.closed.load(Relaxed) {
                 return;
             }
             notified.await;

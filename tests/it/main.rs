@@ -5,4 +5,6 @@ mod http_versions;
 mod limbo;
 mod oracle_id;
 mod oracle_svid;
+mod pages;
+mod teardown;
 mod tidy;

@@ -103,6 +103,9 @@ async fn changed(watcher: &mut Option<Watcher>) {
 
 async fn reload(app: &mut App, path: Option<&Path>, watcher: &mut Option<Watcher>) {
     let Some(path) = path else { return };
+    if let Some(watcher) = watcher {
+        watcher.take();
+    }
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(problems) => {

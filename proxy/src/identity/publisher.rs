@@ -16,6 +16,9 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// A bundle may hold a thousand certificates that are all refused; a log needs to hear of the first.
+const WARNINGS_LOGGED_MAX: usize = 20;
+
 #[derive(Clone)]
 pub(crate) struct Publisher {
     pub(crate) store: Arc<IdentityStore>,
@@ -29,7 +32,10 @@ impl Publisher {
             if warning.is_refused_bundle() {
                 Counters::count(&self.counters.bundles_refused);
             }
-            log_warning(warning);
+        }
+        update.warnings.iter().take(WARNINGS_LOGGED_MAX).for_each(log_warning);
+        if let Some(more @ 1..) = update.warnings.len().checked_sub(WARNINGS_LOGGED_MAX) {
+            tracing::warn!(more, "further problems in this update are counted and not logged");
         }
         let before = self.store.load();
         let published = self.store.publish_if_changed(|current| merge(current, update, now));

@@ -11,7 +11,7 @@ use super::message::{Update, check_bundles, check_svids};
 use super::message_fault::MessageFault;
 use super::publisher::{Publisher, chain};
 use super::source::Profile;
-use super::workload_api::{StreamEnd, address_of, fetch_bundles, fetch_svids};
+use super::workload_api::{Keepalive, StreamEnd, address_of, fetch_bundles, fetch_svids};
 use crate::tls::Strictness;
 use postern_config::identity::Endpoint;
 use std::os::unix::fs::MetadataExt;
@@ -38,13 +38,17 @@ impl Supervisor {
     /// Dropping the future closes the stream; what was published stays.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::default();
+        let mut keepalive = Keepalive::default();
         loop {
-            let socket = SocketIdentity::of(&self.endpoint);
+            let (socket, started) = (SocketIdentity::of(&self.endpoint), Instant::now());
             let end = match self.profile {
-                Profile::SvidsAndBundles => self.follow_svids(&mut backoff).await,
-                Profile::BundlesOnly => self.follow_bundles(&mut backoff).await,
+                Profile::SvidsAndBundles => self.follow_svids(keepalive, &mut backoff).await,
+                Profile::BundlesOnly => self.follow_bundles(keepalive, &mut backoff).await,
             };
             self.report(&end);
+            if matches!(end, StreamEnd::CutOff) {
+                keepalive = keepalive.after_cut_off(started.elapsed());
+            }
             let delay = match end {
                 StreamEnd::NotSupported { .. } => Backoff::slow(fastrand::f64()),
                 _ => backoff.next(fastrand::f64()),
@@ -56,15 +60,15 @@ impl Supervisor {
         }
     }
 
-    async fn follow_svids(&self, backoff: &mut Backoff) -> StreamEnd {
-        match fetch_svids(&self.endpoint).await {
+    async fn follow_svids(&self, keepalive: Keepalive, backoff: &mut Backoff) -> StreamEnd {
+        match fetch_svids(&self.endpoint, keepalive).await {
             Ok(stream) => self.follow(stream, backoff, |message, now| check_svids(message, now, self.strictness)).await,
             Err(end) => end,
         }
     }
 
-    async fn follow_bundles(&self, backoff: &mut Backoff) -> StreamEnd {
-        match fetch_bundles(&self.endpoint).await {
+    async fn follow_bundles(&self, keepalive: Keepalive, backoff: &mut Backoff) -> StreamEnd {
+        match fetch_bundles(&self.endpoint, keepalive).await {
             Ok(stream) => self.follow(stream, backoff, check_bundles).await,
             Err(end) => end,
         }
@@ -116,6 +120,7 @@ impl Supervisor {
             StreamEnd::Connect { .. }
             | StreamEnd::ConnectTimeout { .. }
             | StreamEnd::Ended
+            | StreamEnd::CutOff
             | StreamEnd::Failed { .. } => {
                 tracing::debug!(endpoint, error = chain(end), "the Workload API stream ended; will try again");
                 self.publisher.broken(&chain(end), now);

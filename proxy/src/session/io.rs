@@ -113,6 +113,5 @@ impl Drop for SessionIo {
             let _ = self.tcp.set_zero_linger();
             self.metrics.teardown(cause.as_str(), latency);
         }
-        self.session.close();
     }
 }

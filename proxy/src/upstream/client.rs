@@ -6,7 +6,7 @@
 
 use super::connect::{Connected, Own, connect};
 use super::plan::ServicePlan;
-use super::pool::{Active, Endpoint, H2Connection, OwnSvid, Stream};
+use super::pool::{Active, Endpoint, H1Connection, H2Connection, OwnSvid, Stream};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Registered, Session};
@@ -76,29 +76,39 @@ pub struct Lease {
 }
 
 enum Held {
-    Http1(http1::SendRequest<RequestBody>),
-    Http2 { _stream: Stream },
+    Http1(H1Connection),
+    Http2 {
+        _stream: Stream,
+    },
+    /// No longer HTTP's: a tunnel, whose session stays registered as long as it lives.
+    Upgraded {
+        _registered: Option<Rc<Registered>>,
+    },
     Returned,
 }
 
 impl Lease {
     /// The response was read to its end.
     pub fn finished(&mut self) {
-        if let Held::Http1(sender) = std::mem::replace(&mut self.held, Held::Returned) {
-            self.endpoint.give_back_h1(sender, self.session.take(), self.own, self.idle_max);
+        if let Held::Http1(connection) = std::mem::replace(&mut self.held, Held::Returned) {
+            self.session = None;
+            self.endpoint.give_back_h1(connection, self.own, self.idle_max);
         }
     }
 
     /// The connection is no longer HTTP's: it never goes back.
     pub fn upgraded(&mut self) {
-        // An HTTP/2 connection stays one: its other streams still end with the SVID, and this one still counts.
-        if matches!(self.held, Held::Http2 { .. }) {
-            return;
-        }
-        self.held = Held::Returned;
-        if let Some(session) = &self.session {
-            session.set_carries(Carries::Stream);
-        }
+        self.held = match std::mem::replace(&mut self.held, Held::Returned) {
+            Held::Http1(connection) => {
+                if let Some(session) = &connection.session {
+                    // Both sides' SVIDs expire by the same rule, the one of streams.
+                    session.set_carries(Carries::Stream);
+                }
+                Held::Upgraded { _registered: connection.registered }
+            }
+            // An HTTP/2 connection stays one: its other streams still end with the SVID, and this one still counts.
+            held => held,
+        };
     }
 }
 
@@ -182,7 +192,7 @@ impl Attempt<'_> {
         let own = self.own.key();
         let reused = self.endpoint.take_h1(&own, Instant::now(), self.to.plan.pool_idle);
         let is_reused = reused.is_some();
-        let (mut sender, session) = match reused {
+        let mut connection = match reused {
             Some(reused) => reused,
             None => match self.open_http1().await {
                 Ok(opened) => opened,
@@ -191,21 +201,22 @@ impl Attempt<'_> {
         };
         let copy = (is_reused && may_replay && is_replayable(&request)).then(|| copy_of(&request));
         let active = Active::at(self.endpoint);
-        match sender.try_send_request(request).await {
+        match connection.sender.try_send_request(request).await {
             Ok(response) => {
+                let session = connection.session.clone();
                 let peer = session.as_ref().and_then(|session| session.trust()).map(|trust| trust.peer.clone());
                 let lease = Lease {
                     endpoint: self.endpoint.clone(),
                     session,
                     peer,
-                    held: Held::Http1(sender),
+                    held: Held::Http1(connection),
                     own,
                     idle_max: self.idle_max(),
                     _active: active,
                 };
                 Ok(Answer { response, lease })
             }
-            Err(error) => Err(self.failed(error, copy, is_reused, session.as_deref())),
+            Err(error) => Err(self.failed(error, copy, is_reused, connection.session.as_deref())),
         }
     }
 
@@ -298,31 +309,27 @@ impl Attempt<'_> {
         Ok(connected)
     }
 
-    async fn open_http1(&self) -> Result<(http1::SendRequest<RequestBody>, Option<Arc<Session>>), Refused> {
+    async fn open_http1(&self) -> Result<H1Connection, Refused> {
         let Connected { io, session, registered, .. } = Box::pin(self.open()).await?;
         let limits = self.worker.policy().limits.clone();
         let handshake = http1::Builder::new().max_buf_size(limits.header_bytes.max(8192)).handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
-        let of_socket = session.clone();
+        let (of_task, of_session) = (registered.clone(), session.clone());
         tokio::task::spawn_local(async move {
-            match of_socket {
+            match of_session {
                 None => {
                     // Its errors reach the request that it carries; an idle one has nobody to tell.
                     let _ = connection.with_upgrades().await;
                 }
-                Some(session) => {
-                    // While the caller does not read the response, nothing polls the socket: a cut has to end it here.
-                    tokio::select! {
-                        _ = connection.with_upgrades() => {}
-                        () = session.was_cut() => {}
-                    }
-                    // hyper is done with it after an upgrade, trust is not: registered as long as the socket lives.
-                    session.closed().await;
-                }
+                // While the caller does not read the response, nothing polls the socket: a cut has to end it here.
+                Some(session) => tokio::select! {
+                    _ = connection.with_upgrades() => {}
+                    () = session.was_cut() => {}
+                },
             }
-            drop::<Option<Rc<Registered>>>(registered);
+            drop::<Option<Rc<Registered>>>(of_task);
         });
-        Ok((sender, session))
+        Ok(H1Connection { sender, session, registered })
     }
 
     async fn open_http2(&self) -> Result<Rc<H2Connection>, Refused> {

@@ -7,7 +7,7 @@ use super::discovery::{Discovery, EndpointSet, EndpointSource};
 use super::plan::ServicePlan;
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
-use crate::session::Session;
+use crate::session::{Registered, Session};
 use hyper::client::conn::{http1, http2};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -81,10 +81,17 @@ pub struct Endpoint {
 }
 
 struct IdleH1 {
-    sender: http1::SendRequest<RequestBody>,
-    session: Option<Arc<Session>>,
+    connection: H1Connection,
     own: OwnSvid,
     since: Instant,
+}
+
+/// An HTTP/1 connection that carries one request at a time.
+pub struct H1Connection {
+    pub sender: http1::SendRequest<RequestBody>,
+    pub session: Option<Arc<Session>>,
+    /// Keeps the session known after an upgrade, when hyper's own task has ended and a tunnel goes on.
+    pub registered: Option<Rc<Registered>>,
 }
 
 pub struct H2Connection {
@@ -264,37 +271,27 @@ impl Endpoint {
     }
 
     /// The most recently used idle connection that is still good.
-    pub fn take_h1(
-        &self,
-        own: &OwnSvid,
-        now: Instant,
-        idle_max: Duration,
-    ) -> Option<(http1::SendRequest<RequestBody>, Option<Arc<Session>>)> {
+    pub fn take_h1(&self, own: &OwnSvid, now: Instant, idle_max: Duration) -> Option<H1Connection> {
         let mut idle = self.h1.borrow_mut();
         while let Some(candidate) = idle.pop() {
+            let connection = candidate.connection;
             let usable = candidate.own == *own
                 && now.duration_since(candidate.since) < idle_max
-                && candidate.sender.is_ready()
-                && !candidate.sender.is_closed()
-                && candidate.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut());
+                && connection.sender.is_ready()
+                && !connection.sender.is_closed()
+                && connection.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut());
             if usable {
-                return Some((candidate.sender, candidate.session));
+                return Some(connection);
             }
         }
         None
     }
 
     /// Puts a connection back whose response has been read to its end.
-    pub fn give_back_h1(
-        &self,
-        sender: http1::SendRequest<RequestBody>,
-        session: Option<Arc<Session>>,
-        own: OwnSvid,
-        idle_max: usize,
-    ) {
+    pub fn give_back_h1(&self, connection: H1Connection, own: OwnSvid, idle_max: usize) {
         let mut idle = self.h1.borrow_mut();
-        if !sender.is_closed() && idle.len() < idle_max {
-            idle.push(IdleH1 { sender, session, own, since: Instant::now() });
+        if !connection.sender.is_closed() && idle.len() < idle_max {
+            idle.push(IdleH1 { connection, own, since: Instant::now() });
         }
     }
 
@@ -324,9 +321,9 @@ impl Endpoint {
 
     fn sweep(&self, now: Instant, idle_max: Duration) {
         self.h1.borrow_mut().retain(|idle| {
-            !idle.sender.is_closed()
+            !idle.connection.sender.is_closed()
                 && now.duration_since(idle.since) < idle_max
-                && idle.session.as_ref().is_none_or(|session| !session.is_retired())
+                && idle.connection.session.as_ref().is_none_or(|session| !session.is_retired())
         });
         self.h2.borrow_mut().retain(|connection| {
             let idle = connection.streams.get() == 0;

@@ -236,7 +236,7 @@ class Mesh:
     def sidecar(self, name, workload_api, **options):
         return Sidecar(self, name, workload_api, **options)
 
-    def workload(self, identity, name, suffix="", **options):
+    def workload(self, identity, name, suffix="", /, **options):
         """The sidecar of a workload that `identity` knows."""
         return self.sidecar(f"{name}{suffix}", identity.socket(name), prefix=identity.prefix(name), **options)
 

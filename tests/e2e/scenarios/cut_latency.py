@@ -23,10 +23,11 @@ class Bench:
             inbound_port(app.port, self.ports[name], "tcp" if name == "tcp" else "http", name=name)
             for name, app in self.apps.items()
         ]
-        mesh.workload(self.identity, "orders", inbound=inbound).start()
+        orders = mesh.workload(self.identity, "orders", inbound=inbound).start()
         self.local = free_port()
         services = [outbound_service(self.local, self.ports["tcp"], "tcp", identity=ORDERS)]
-        mesh.workload(self.identity, "web", outbound={"services": services}).start()
+        web = mesh.workload(self.identity, "web", outbound={"services": services}).start()
+        self.sidecars = [orders, web]
 
     def open(self, tunnels, keep_alive, streams):
         """Live connections of each kind, each after one exchange: L4 through the pair, HTTP from direct peers."""
@@ -58,29 +59,54 @@ def run(mesh):
     bench.identity.ctl("reissue")
     time.sleep(1)
     new = bench.open(10, 10, 10)
+    # Before the command: to watch 1,000 sockets takes Python longer than to cut them takes the sidecar.
+    watched = watch(old)
     before = time.monotonic()
     bench.identity.ctl("remove-old-ca")
     after = time.monotonic()
-    cut = times_of_ends(old, 10)
+    cut = times_of_ends(watched, 10)
     expect("connections that were cut", len(cut), len(old))
     # The removal took place between `before` and `after`; a connection may be cut before the command has returned.
     late = sorted(max(0.0, moment - after) for moment in cut)
     p99 = late[int(len(late) * 0.99) - 1]
     p50 = late[len(late) // 2]
-    print(f"command {after - before:.3f} s; cut after: p50 {p50:.3f} s, p99 {p99:.3f} s, last {late[-1]:.3f} s")
-    check(p99 <= (10 if is_debug_build() else 1) * SECONDS_MAX, f"p99 of the cut is {p99:.3f} s")
-    expect("connections of the new authority that were cut", len(times_of_ends(new, 0.5)), 0)
+    print(f"command {after - before:.3f} s; seen to end after: p50 {p50:.3f} s, p99 {p99:.3f} s, last {late[-1]:.3f} s")
+    # This client reads a thousand ends on the cores that the sidecars use: the promise is held to their own histogram,
+    # from the publication of the new bundle to the last byte.
+    for sidecar in bench.sidecars:
+        within, total = teardowns(sidecar.metrics())
+        print(f"{sidecar.name}: {within} of {total} connections ended within {SECONDS_MAX} s of the event")
+        check(total >= TUNNELS, f"only {total} teardowns were counted")
+        check(is_debug_build() or within >= 0.99 * total, f"only {within} of {total} within {SECONDS_MAX} s")
+    check(p99 <= 10 * SECONDS_MAX, f"p99 as the client saw it is {p99:.3f} s")
+    expect("connections of the new authority that were cut", len(times_of_ends(watch(new), 0.5)), 0)
 
 
-def times_of_ends(connections, seconds):
-    """When each connection ended, of those that end within `seconds`."""
+def teardowns(metrics):
+    """Of all causes: how many took at most SECONDS_MAX, and how many there were."""
+    within = total = 0
+    for line in metrics.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.startswith("postern_teardown_seconds_bucket") and f'le="{SECONDS_MAX}"' in name:
+            within += int(value)
+        elif name.startswith("postern_teardown_seconds_count"):
+            total += int(value)
+    return within, total
+
+
+def watch(connections):
     selector = selectors.DefaultSelector()
     for kind, connection in connections:
         connection.setblocking(False)
         selector.register(connection, selectors.EVENT_READ, kind)
+    return selector
+
+
+def times_of_ends(selector, seconds):
+    """When each watched connection ended, of those that end within `seconds`."""
     ends = []
     deadline = time.monotonic() + seconds
-    while len(ends) < len(connections) and time.monotonic() < deadline:
+    while selector.get_map() and time.monotonic() < deadline:
         for key, _ in selector.select(0.1):
             if ended(key.fileobj):
                 ends.append(time.monotonic())

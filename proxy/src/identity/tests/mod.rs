@@ -8,4 +8,5 @@ mod fake_agent;
 mod fixtures;
 mod mutation;
 mod pem_files;
+mod pings;
 mod support;

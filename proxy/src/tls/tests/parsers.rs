@@ -3,8 +3,8 @@
 use super::cases::{ID, World};
 use super::certificates::{Draft, URI, bit_string, critical, empty_name, sequence, subject_alt_name, tlv};
 use super::side::{GENERATION, bundles};
-use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
 use crate::tls::authority::AuthorityRules;
+use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
 use crate::tls::certificate::Fields;
 use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError};
 use crate::tls::path::{Terms, verify_path_by};
