@@ -57,7 +57,8 @@ impl Seen {
 
 type Ledger = Arc<Mutex<Vec<Seen>>>;
 
-/// Paths: `/status/N` · `/trailers` · `/hang` (never answers) · `/stream` (one chunk, then silence) · `/bytes/N` ·
+/// Paths: `/status/N` · `/trailers` · `/hang` (never answers) · `/stream` (one chunk, then silence) · `/ticks` (a chunk now and
+/// then) · `/bytes/N` ·
 /// `/early` (404 before the body) · `/upgrade` (101, then an echo) · `/grpc` (the body back, with `grpc-status: 0`) ·
 /// `/grpc-error` (trailers only). Anything else is answered with what was seen, as JSON.
 pub struct HttpApp {
@@ -154,6 +155,10 @@ async fn answer(request: Request<Incoming>, ledger: Ledger) -> Result<Response<B
             note(&ledger, &request, Bytes::new(), HeaderMap::new());
             Ok(Response::new(stream()))
         }
+        "ticks" => {
+            note(&ledger, &request, Bytes::new(), HeaderMap::new());
+            Ok(Response::new(ticks()))
+        }
         "grpc" => Ok(grpc(request, &ledger)),
         _ => {
             let seen = read(request, &ledger).await?;
@@ -235,6 +240,17 @@ fn stream() -> Body {
         // The reader may have gone: then the body is over.
         let _ = sender.send(Ok(Frame::data(Bytes::from_static(b"first")))).await;
         sender.closed().await;
+    });
+    body
+}
+
+/// A chunk every few milliseconds, as long as somebody listens.
+fn ticks() -> Body {
+    let (sender, body) = channel();
+    tokio::spawn(async move {
+        while sender.send(Ok(Frame::data(Bytes::from_static(b"tick")))).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     });
     body
 }

@@ -159,6 +159,12 @@ impl RawClient {
         std::mem::take(&mut self.buffer)
     }
 
+    /// What comes next: a whole response's bytes as far as its head, or what there was before the end.
+    pub async fn until_ended_or_response(&mut self) -> Vec<u8> {
+        while find(&self.buffer, b"\r\n\r\n").is_none() && self.read_more().await.is_ok() {}
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Ends our side only.
     ///
     /// # Panics

@@ -4,6 +4,7 @@
 //! is refused here (THREATS SM and HD). Stripping comes before anything of ours is added, so that no caller can take
 //! away, or forge, what we say. Pure.
 
+use super::framing::AmbiguousFraming;
 use super::identity_headers::is_reserved;
 use crate::refusal::Refusal;
 use http::header::{
@@ -18,6 +19,9 @@ use http::{Method, Version};
 /// # Errors
 /// `BadRequest` (answer and close), or `ExpectationRefused`.
 pub fn check_framing(parts: &Parts) -> Result<(), Refusal> {
+    if parts.extensions.get::<AmbiguousFraming>().is_some() {
+        return Err(Refusal::BadRequest);
+    }
     check_body_length(parts)?;
     for (name, value) in &parts.headers {
         let bytes = value.as_bytes();

@@ -1,12 +1,16 @@
 //! Runs HTTP on one accepted connection, until it ends, is retired or cut.
 
+use super::framing::{AmbiguousFraming, Watched};
 use super::request;
 use crate::connection::Connection;
 use crate::upstream::client::{HttpVersion, chain};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -61,6 +65,15 @@ where
     let limits = connection.worker.policy().limits.clone();
     // Heads that do not arrive and idle connections end by the worker's sweep: a timer for each request costs. A retired
     // connection says `Connection: close` with its next response: nothing to do for that here.
+    let (io, findings) = Watched::new(io);
+    let requests = Cell::new(0);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        requests.set(requests.get() + 1);
+        if findings.is_ambiguous(requests.get()) {
+            request.extensions_mut().insert(AmbiguousFraming);
+        }
+        request::handle(connection.clone(), request)
+    });
     let mut builder = http1::Builder::new();
     if limits.headers != HEADERS_OF_HYPER {
         // Only then: it moves the parser's array to the heap.
@@ -70,7 +83,7 @@ where
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))
-        .serve_connection(TokioIo::new(io), service_fn(move |request| request::handle(connection.clone(), request)))
+        .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     // With half-close allowed, hyper does not read while a response is under way: when the application is silent too,
     // nothing would poll the socket, and a cut would wait for the response's next byte.

@@ -1,0 +1,239 @@
+//! Watches the bytes of HTTP/1 requests on their way to hyper's parser, for what can no longer be seen behind it: a head
+//! with both `Content-Length` and `Transfer-Encoding` (hyper removes the length), and lines that end in a bare LF.
+//!
+//! It changes no byte and frames no message for anybody: hyper does that. Where it cannot follow, it fails closed: every
+//! later request of the connection counts as ambiguous. Pure but for the wrapper at the end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Marks a request whose head two parsers could frame differently.
+#[derive(Clone, Copy, Debug)]
+pub struct AmbiguousFraming;
+
+/// Number of the first ambiguous head of a connection, counted from 1; 0 while there is none.
+#[derive(Clone, Default)]
+pub struct Findings(Arc<AtomicU64>);
+
+impl Findings {
+    /// Whether the `number`th request of the connection, or one before it, was ambiguous.
+    pub fn is_ambiguous(&self, number: u64) -> bool {
+        (1..=number).contains(&self.0.load(Relaxed))
+    }
+}
+
+/// Enough to tell a line's name, and any value that means something here.
+const LINE_BYTES_KEPT: usize = 128;
+
+#[derive(Default)]
+struct Watch {
+    state: State,
+    /// The beginning of the line that is being read.
+    line: Vec<u8>,
+    line_bytes: u64,
+    ends_in_cr: bool,
+    head: Head,
+    /// Heads that have begun and ended.
+    heads: u64,
+    findings: Findings,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    RequestLine,
+    HeaderLine,
+    /// So many bytes of the body are still to come.
+    Body(u64),
+    ChunkSize,
+    /// With the line break after it.
+    Chunk(u64),
+    TrailerLine,
+    /// Cannot follow, or need not.
+    Lost,
+}
+
+/// What counts of the head that is being read.
+#[derive(Default)]
+struct Head {
+    length: Option<u64>,
+    has_length: bool,
+    is_chunked: bool,
+    has_coding: bool,
+    has_bare_line_feed: bool,
+}
+
+impl Watch {
+    fn observe(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.state != State::Lost {
+            bytes = match self.state {
+                State::Body(left) => self.skip(bytes, left, State::Body, State::RequestLine),
+                State::Chunk(left) => self.skip(bytes, left, State::Chunk, State::ChunkSize),
+                _ => self.read_line(bytes),
+            };
+        }
+    }
+
+    fn skip<'a>(&mut self, bytes: &'a [u8], left: u64, still: fn(u64) -> State, then: State) -> &'a [u8] {
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+        let left = left - count as u64;
+        self.state = if left == 0 { then } else { still(left) };
+        &bytes[count..]
+    }
+
+    fn read_line<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let content = &bytes[..end.unwrap_or(bytes.len())];
+        if let Some(last) = content.last() {
+            self.ends_in_cr = *last == b'\r';
+        }
+        self.line_bytes += content.len() as u64;
+        let room = LINE_BYTES_KEPT - self.line.len();
+        self.line.extend_from_slice(&content[..content.len().min(room)]);
+        let Some(end) = end else { return &bytes[bytes.len()..] };
+        let mut line = std::mem::take(&mut self.line);
+        let has_carriage_return = std::mem::take(&mut self.ends_in_cr);
+        if has_carriage_return && std::mem::take(&mut self.line_bytes) <= LINE_BYTES_KEPT as u64 {
+            line.pop();
+        }
+        self.line_bytes = 0;
+        self.head.has_bare_line_feed |= !has_carriage_return;
+        self.end_line(&line);
+        line.clear();
+        self.line = line;
+        &bytes[end + 1..]
+    }
+
+    fn end_line(&mut self, line: &[u8]) {
+        match self.state {
+            // RFC 9112 §2.2: empty lines before a request line are ignored.
+            State::RequestLine if line.is_empty() => {}
+            State::RequestLine => self.state = State::HeaderLine,
+            State::HeaderLine if line.is_empty() => self.end_head(),
+            State::HeaderLine => self.header(line),
+            State::ChunkSize => self.state = chunk_size(line).map_or_else(|| self.lose(), after_chunk_size),
+            State::TrailerLine if line.is_empty() => {
+                // A line of the body that ended oddly is held against the request that follows.
+                self.state = State::RequestLine;
+            }
+            State::TrailerLine | State::Body(_) | State::Chunk(_) | State::Lost => {}
+        }
+    }
+
+    fn header(&mut self, line: &[u8]) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"content-length") {
+            self.head.has_length = true;
+            self.head.length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.head.has_coding = true;
+            self.head.is_chunked = value.eq_ignore_ascii_case(b"chunked");
+        }
+    }
+
+    fn end_head(&mut self) {
+        self.heads += 1;
+        let head = std::mem::take(&mut self.head);
+        // RFC 9112 §6.1: "A server MAY reject a request that contains both Content-Length and Transfer-Encoding"; §2.2 leaves
+        // a bare LF to the recipient. Two hops that choose differently are what smuggling lives on.
+        if head.has_length && head.has_coding || head.has_bare_line_feed {
+            self.state = self.lose_from(self.heads);
+        } else if head.has_coding && !head.is_chunked || head.has_length && head.length.is_none() {
+            // Refused by hyper or by `check_framing`: there is no next request.
+            self.state = self.lose();
+        } else if head.is_chunked {
+            self.state = State::ChunkSize;
+        } else {
+            self.state = match head.length.unwrap_or(0) {
+                0 => State::RequestLine,
+                length => State::Body(length),
+            };
+        }
+    }
+
+    /// Every request after the current one is ambiguous.
+    fn lose(&self) -> State {
+        self.lose_from(self.heads + 1)
+    }
+
+    fn lose_from(&self, number: u64) -> State {
+        self.findings.0.store(number, Relaxed);
+        State::Lost
+    }
+}
+
+/// RFC 9112 §7.1, extensions left aside.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let size = line.split(|byte| *byte == b';').next()?.trim_ascii();
+    let is_hex = !size.is_empty() && size.iter().all(u8::is_ascii_hexdigit);
+    is_hex.then(|| std::str::from_utf8(size).ok().and_then(|text| u64::from_str_radix(text, 16).ok())).flatten()
+}
+
+fn after_chunk_size(size: u64) -> State {
+    match size {
+        0 => State::TrailerLine,
+        // With the CRLF after the data. No body is that long.
+        size => State::Chunk(size.saturating_add(2)),
+    }
+}
+
+/// A connection whose requests are watched.
+pub struct Watched<IO> {
+    io: IO,
+    watch: Watch,
+}
+
+impl<IO> Watched<IO> {
+    pub fn new(io: IO) -> (Self, Findings) {
+        let watch = Watch::default();
+        let findings = watch.findings.clone();
+        (Self { io, watch }, findings)
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
+        this.watch.observe(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+use super::{Findings, Watch};
+use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
+
+/// The number of the first ambiguous head in `bytes`, fed in pieces of `step`.
+fn first_ambiguous(bytes: &[u8], step: usize) -> u64 {
+    let mut watch = Watch::default();
+    bytes.chunks(step).for_each(|piece| watch.observe(piece));
+    watch.findings.0.load(super::Relaxed)
+}
+
+#[test]
+fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
+    let plain = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let both = "POST / HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX";
+    let chunked =
+        "POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0A \r\n0123456789\r\n0\r\nx: y\r\n\r\n";
+    let long = format!("GET /{} HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(500), "b".repeat(500));
+    for (bytes, expected) in [
+        (String::new(), 0),
+        (plain.to_owned(), 0),
+        (plain.repeat(3), 0),
+        (both.to_owned(), 1),
+        ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 6\r\n\r\n".to_owned(), 1),
+        (format!("{plain}{chunked}{plain}{both}"), 4),
+        (format!("{long}{long}{both}"), 3),
+        (format!("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n\n\n\n\nx{both}"), 2),
+        (format!("\r\n\r\n{plain}{both}"), 2),
+        ("GET / HTTP/1.1\nhost: a\n\n".to_owned(), 1),
+        ("GET / HTTP/1.1\r\nhost: a\r\nx: 1\n\r\n".to_owned(), 1),
+        (format!("{plain}GET / HTTP/1.1\r\nhost: a\r\n\n"), 2),
+        // What hyper refuses: no request may follow it.
+        (format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x3\r\nabc{plain}"), 2),
+        (format!("POST / HTTP/1.1\r\ncontent-length: +5\r\n\r\n{plain}"), 2),
+    ] {
+        for step in [1, 2, 7, bytes.len().max(1)] {
+            assert_eq!(first_ambiguous(bytes.as_bytes(), step), expected, "{bytes:?} in steps of {step}");
+        }
+    }
+}
+
+#[test]
+fn a_finding_holds_for_its_request_and_all_after_it() {
+    let findings = Findings::default();
+    assert!(!findings.is_ambiguous(1));
+    findings.0.store(3, super::Relaxed);
+    assert_eq!([1, 2, 3, 4].map(|number| findings.is_ambiguous(number)), [false, false, true, true]);
+}
+
+fn honest_request() -> impl Strategy<Value = Vec<u8>> {
+    let body = proptest::collection::vec(any::<u8>(), 0..40);
+    (body, prop_oneof![Just(0_usize), 1_usize..9]).prop_map(|(body, chunk)| {
+        let mut request = b"POST /x HTTP/1.1\r\nhost: a\r\n".to_vec();
+        if chunk == 0 {
+            request.extend(format!("content-length: {}\r\n\r\n", body.len()).bytes());
+            request.extend(body);
+        } else {
+            request.extend(b"transfer-encoding: chunked\r\n\r\n");
+            for piece in body.chunks(chunk) {
+                request.extend(format!("{:x}\r\n", piece.len()).bytes());
+                request.extend(piece);
+                request.extend(b"\r\n");
+            }
+            request.extend(b"0\r\n\r\n");
+        }
+        request
+    })
+}
+
+proptest! {
+    #[test]
+    fn honest_requests_are_never_ambiguous_however_they_arrive(
+        requests in proptest::collection::vec(honest_request(), 1..5),
+        step in 1_usize..50,
+    ) {
+        let count = requests.len() as u64;
+        let mut bytes = requests.concat();
+        assert_eq!(first_ambiguous(&bytes, step), 0);
+        bytes.extend(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n");
+        assert_eq!(first_ambiguous(&bytes, step), count + 1);
+    }
+
+    #[test]
+    fn any_bytes_in_any_pieces_are_read_the_same_way(bytes: Vec<u8>, step in 1_usize..20) {
+        assert_eq!(first_ambiguous(&bytes, step), first_ambiguous(&bytes, bytes.len().max(1)));
+    }
+}
