@@ -157,7 +157,7 @@ async fn proxy(
     // 8 send.
     let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
     let sending = send(&connection.worker, &to, Request::from_parts(head, body));
-    let Answer { response, lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
+    let Answer { response, mut lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
     in_flight.request.moved();
     recorder.upstream(&lease);
 
@@ -165,6 +165,9 @@ async fn proxy(
     let (mut head, body) = response.into_parts();
     let switched = upgrade::is_switched(head.status, is_connect);
     let upstream = head.extensions.remove::<OnUpgrade>();
+    if caller.is_some() && !switched {
+        lease.not_again();
+    }
     forward::clean_response(&mut head, connection, &lease, recorder, switched && caller.is_some());
     let then = match (switched, caller, upstream) {
         (true, Some(caller), Some(upstream)) => Then::Tunnel { caller, upstream },

@@ -96,6 +96,11 @@ impl Lease {
         }
     }
 
+    /// The upstream was asked to switch protocols and did not: what it takes the next bytes for is its own affair.
+    pub fn not_again(&mut self) {
+        self.idle_max = 0;
+    }
+
     /// The connection is no longer HTTP's: it never goes back.
     pub fn upgraded(&mut self) {
         self.held = match std::mem::replace(&mut self.held, Held::Returned) {
