@@ -160,9 +160,7 @@ impl Upstreams {
             }
             busy || now.duration_since(upstream.used.get()) < UNUSED_FOR
         });
-        self.instances
-            .borrow_mut()
-            .retain(|_, instance| by_plan.contains_key(&(Arc::as_ptr(&instance.plan) as usize)));
+        self.instances.borrow_mut().retain(|_, instance| by_plan.contains_key(&(Arc::as_ptr(&instance.plan) as usize)));
     }
 }
 

@@ -362,7 +362,9 @@ proptest! {
 #[test]
 fn hd_15_no_header_replaces_the_path_that_was_decided_on() {
     let mut headers = HeaderMap::new();
-    for name in ["x-original-url", "x_original_url", "x-rewrite-url", "x-envoy-original-path", "x-envoy-original-dst-host"] {
+    for name in
+        ["x-original-url", "x_original_url", "x-rewrite-url", "x-envoy-original-path", "x-envoy-original-dst-host"]
+    {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static("/admin"));
     }
     headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
