@@ -11,16 +11,32 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection whose reads fail as soon as they are the beginning of an HTTP request.
-#[derive(Debug)]
 pub struct Opaque<IO> {
     io: IO,
     /// `None`: the first line is over, and was none of HTTP's.
     first_line: Option<FirstLine>,
+    /// Called when the application speaks before its caller has.
+    on_server_first: Option<Box<dyn FnOnce()>>,
 }
 
 impl<IO> Opaque<IO> {
     pub fn new(io: IO) -> Self {
-        Self { io, first_line: Some(FirstLine::default()) }
+        Self { io, first_line: Some(FirstLine::default()), on_server_first: None }
+    }
+
+    /// As [`Opaque::new`]; `on_server_first` is told when it is the application that speaks first, which no HTTP server
+    /// does but to say that it waited too long.
+    pub fn telling(io: IO, on_server_first: Box<dyn FnOnce()>) -> Self {
+        Self { on_server_first: Some(on_server_first), ..Self::new(io) }
+    }
+
+    fn wrote(&mut self, first_bytes: &[u8], result: &Poll<io::Result<usize>>) {
+        if matches!(result, Poll::Ready(Ok(1..)))
+            && let Some(tell) = self.on_server_first.take()
+            && !first_bytes.starts_with(MARK)
+        {
+            tell();
+        }
     }
 }
 
@@ -79,8 +95,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Opaque<IO> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        let bytes = &buffer.filled()[before..];
+        if !bytes.is_empty() {
+            self.on_server_first = None;
+        }
         let Some(first_line) = &mut self.first_line else { return Poll::Ready(Ok(())) };
-        match first_line.read(&buffer.filled()[before..]) {
+        match first_line.read(bytes) {
             Line::Open => {}
             Line::Over => self.first_line = None,
             Line::Http => {
@@ -94,7 +114,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Opaque<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Opaque<IO> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let result = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.wrote(bytes, &result);
+        result
     }
 
     fn poll_write_vectored(
@@ -102,7 +124,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Opaque<IO> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+        let result = Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        self.wrote(slices.first().map_or(&[][..], |slice| &slice[..]), &result);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,6 +178,24 @@ mod tests {
         let mut heard = Vec::new();
         let error = io.read_to_end(&mut heard).await.expect_err("it is HTTP");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn only_a_server_that_speaks_first_is_told_of() {
+        for (said_by_caller, said_by_server, expected) in
+            [("", "220 mail\r\n", true), ("", "HTTP/1.1 408 Request Timeout\r\n", false), ("x", "220 mail\r\n", false)]
+        {
+            let (mut caller, io) = tokio::io::duplex(256);
+            let told = std::rc::Rc::new(std::cell::Cell::new(false));
+            let tell = told.clone();
+            let mut io = Opaque::telling(io, Box::new(move || tell.set(true)));
+            if !said_by_caller.is_empty() {
+                caller.write_all(said_by_caller.as_bytes()).await.expect("room");
+                io.read_u8().await.expect("a byte");
+            }
+            io.write_all(said_by_server.as_bytes()).await.expect("room");
+            assert_eq!(told.get(), expected, "{said_by_caller:?} {said_by_server:?}");
+        }
     }
 
     #[tokio::test]
