@@ -133,7 +133,7 @@ async fn hd_10_http_that_does_not_begin_as_http_does_not_reach_the_application()
     let pair = Pair::with(Mesh::start(), app.address, &port, "protocol: tcp").await;
     for beginning in ["\r\nGET / HTTP/1.1", "GET  / HTTP/1.1", "!GET\t/ HTTP/1.1"] {
         let mut client = RawClient::connect(pair.outbound).await;
-        client.send(&format!("{beginning}\r\nhost: a\r\nx-spiffe-id: forged\r\n\r\n")).await;
+        client.send(format!("{beginning}\r\nhost: a\r\nx-spiffe-id: forged\r\n\r\n")).await;
         assert!(client.until_ended().await.is_empty(), "{beginning:?}");
     }
     app.assert_nothing_arrived();
