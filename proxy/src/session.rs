@@ -171,6 +171,8 @@ pub struct Session {
     /// HTTP requests that have begun and not ended.
     pub requests_active: AtomicU32,
     pub requests_total: AtomicU64,
+    /// HTTP/1: bytes of a request's head have arrived, and not its end.
+    pub head_begun: AtomicBool,
 }
 
 impl Session {
@@ -204,6 +206,7 @@ impl Session {
             bytes_out: AtomicU64::new(0),
             requests_active: AtomicU32::new(0),
             requests_total: AtomicU64::new(0),
+            head_begun: AtomicBool::new(false),
         })
     }
 

@@ -1,5 +1,7 @@
 //! Integration tests.
 
+mod concurrency;
+mod deadlines;
 mod dependencies;
 mod exchanges;
 mod forged_identity;

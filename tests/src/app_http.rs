@@ -131,7 +131,10 @@ async fn serve_tcp(stream: TcpStream, ledger: Ledger) {
     if is_http2 {
         let service = service_fn(move |request| answer(request, ledger.clone()));
         // Errors are the other side's affair: the test sees them there.
-        drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        // hyper's default is 16 KiB, which is less than we let through.
+        builder.max_header_list_size(1 << 20);
+        drop(builder.serve_connection(TokioIo::new(stream), service).await);
     } else {
         serve_http1(stream, ledger).await;
     }

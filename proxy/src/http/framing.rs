@@ -1,9 +1,12 @@
 //! Watches the bytes of HTTP/1 requests on their way to hyper's parser, for what can no longer be seen behind it: a head
 //! with both `Content-Length` and `Transfer-Encoding` (hyper removes the length), and lines that end in a bare LF.
 //!
+//! It also tells the session whether a head is under way, which has its deadline.
+//!
 //! It changes no byte and frames no message for anybody: hyper does that. Where it cannot follow, it fails closed: every
 //! later request of the connection counts as ambiguous. Pure but for the wrapper at the end.
 
+use crate::session::Session;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -75,6 +78,11 @@ impl Watch {
                 _ => self.read_line(bytes),
             };
         }
+    }
+
+    /// Is a head under way, of which the end has not come?
+    fn head_begun(&self) -> bool {
+        self.state == State::HeaderLine || self.state == State::RequestLine && self.line_bytes > 0
     }
 
     fn skip<'a>(&mut self, bytes: &'a [u8], left: u64, still: fn(u64) -> State, then: State) -> &'a [u8] {
@@ -185,13 +193,14 @@ fn after_chunk_size(size: u64) -> State {
 pub struct Watched<IO> {
     io: IO,
     watch: Watch,
+    session: Arc<Session>,
 }
 
 impl<IO> Watched<IO> {
-    pub fn new(io: IO) -> (Self, Findings) {
+    pub fn new(io: IO, session: Arc<Session>) -> (Self, Findings) {
         let watch = Watch::default();
         let findings = watch.findings.clone();
-        (Self { io, watch }, findings)
+        (Self { io, watch, session }, findings)
     }
 }
 
@@ -205,6 +214,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
         this.watch.observe(&buffer.filled()[before..]);
+        this.session.head_begun.store(this.watch.head_begun(), Relaxed);
         Poll::Ready(Ok(()))
     }
 }

@@ -65,7 +65,7 @@ where
     let limits = connection.worker.policy().limits.clone();
     // Heads that do not arrive and idle connections end by the worker's sweep: a timer for each request costs. A retired
     // connection says `Connection: close` with its next response: nothing to do for that here.
-    let (io, findings) = Watched::new(io);
+    let (io, findings) = Watched::new(io, session.clone());
     let requests = Cell::new(0);
     let service = service_fn(move |mut request: Request<Incoming>| {
         requests.set(requests.get() + 1);

@@ -34,8 +34,8 @@ pub struct Registry {
 
 struct Entry {
     session: Arc<Session>,
-    /// Bytes that had arrived when the session was last seen at work.
-    bytes_seen: u64,
+    /// Requests that had begun when it was last seen at work.
+    requests_seen: u64,
     /// Sweeps (seconds) since then without a request.
     idle_ticks: u32,
     /// Sweeps since the first byte of an unfinished head.
@@ -136,7 +136,7 @@ impl Drop for RequestGuard {
 
 impl Registry {
     pub fn register(self: &Rc<Self>, session: Arc<Session>) -> Registered {
-        let entry = Entry { session, bytes_seen: 0, idle_ticks: 0, partial_ticks: 0 };
+        let entry = Entry { session, requests_seen: 0, idle_ticks: 0, partial_ticks: 0 };
         Registered { registry: self.clone(), key: self.sessions.borrow_mut().insert(entry) }
     }
 
@@ -230,20 +230,16 @@ fn expire(session: &Session, now: SystemTime) {
 
 fn watch_http(entry: &mut Entry, timeouts: &Timeouts, draining: bool) {
     let session = &entry.session;
-    let bytes = session.bytes_in.load(Relaxed);
-    if session.requests_active.load(Relaxed) > 0 {
-        (entry.bytes_seen, entry.idle_ticks, entry.partial_ticks) = (bytes, 0, 0);
+    let requests = session.requests_total.load(Relaxed);
+    // Requests that began and ended between two sweeps are work too.
+    if session.requests_active.load(Relaxed) > 0 || requests != entry.requests_seen {
+        (entry.requests_seen, entry.idle_ticks, entry.partial_ticks) = (requests, 0, 0);
         return;
     }
     entry.idle_ticks += 1;
-    // The first sweep after a request takes the mark: what arrives later is the next request's head.
-    if entry.idle_ticks == 1 {
-        entry.bytes_seen = bytes;
-    }
-    let head_started = bytes != entry.bytes_seen || session.requests_total.load(Relaxed) == 0;
-    if session.carries() == Carries::Http1 && head_started {
-        entry.partial_ticks += 1;
-    }
+    let waits_for_head = session.head_begun.load(Relaxed) || requests == 0;
+    let is_partial = session.carries() == Carries::Http1 && waits_for_head;
+    entry.partial_ticks = if is_partial { entry.partial_ticks + 1 } else { 0 };
     if Duration::from_secs(entry.partial_ticks.into()) > timeouts.request_headers {
         session.cut(EndCause::HeaderTimeout, Instant::now());
     } else if Duration::from_secs(entry.idle_ticks.into()) > timeouts.http_idle

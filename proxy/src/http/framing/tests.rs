@@ -46,6 +46,24 @@ fn a_finding_holds_for_its_request_and_all_after_it() {
     assert_eq!([1, 2, 3, 4].map(|number| findings.is_ambiguous(number)), [false, false, true, true]);
 }
 
+#[test]
+fn ds_02_knows_whether_a_head_is_under_way() {
+    for (bytes, expected) in [
+        ("", false),
+        ("G", true),
+        ("GET / HTTP/1.1\r\n", true),
+        ("GET / HTTP/1.1\r\nhost: a\r\n", true),
+        ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET", true),
+        ("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nabc", false),
+        ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcG", true),
+    ] {
+        let mut watch = Watch::default();
+        watch.observe(bytes.as_bytes());
+        assert_eq!(watch.head_begun(), expected, "{bytes:?}");
+    }
+}
+
 fn honest_request() -> impl Strategy<Value = Vec<u8>> {
     let body = proptest::collection::vec(any::<u8>(), 0..40);
     (body, prop_oneof![Just(0_usize), 1_usize..9]).prop_map(|(body, chunk)| {
