@@ -1,6 +1,10 @@
 //! The first bytes of a connection → what protocol it speaks: a pure function, the timed wait around it, and the memory
 //! that saves the wait.
 
+mod opaque;
+
+pub use opaque::Opaque;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::HashMap;
 use std::hash::Hash;

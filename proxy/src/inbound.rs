@@ -5,7 +5,7 @@
 use crate::authz::{Decision, Principal};
 use crate::capture::Accepted;
 use crate::connection::{Connection, Place};
-use crate::detect::{self, Detected, Rewind, Rules};
+use crate::detect::{self, Detected, Opaque, Rewind, Rules};
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::policy::{Door, InboundPlan};
@@ -163,7 +163,14 @@ where
                 "no first bytes, on a port whose rules are about requests",
             ));
         }
-        Some(Detected::Opaque | Detected::Tls) | None => return tunnel(connection, io).await,
+        Some(Detected::Opaque | Detected::Tls) => return tunnel(connection, Opaque::new(io)).await,
+        None => {
+            // Only now is it known that waiting is in vain here: a caller that is merely silent must not have the next
+            // one's requests taken for a stream.
+            let (worker, door) = (connection.worker.clone(), connection.door);
+            let remember = move || worker.detect_memory.borrow_mut().record(&door, None, Instant::now());
+            return tunnel(connection, Opaque::telling(io, Box::new(remember))).await;
+        }
     }
     Ok(())
 }
@@ -186,7 +193,7 @@ async fn first_bytes<IO: AsyncRead + Unpin>(
     let mut first = BytesMut::new();
     let detected = detect::detect(io, &mut first, deadline).await;
     let detected = detected.map_err(|error| Refused::new(Refusal::ProtocolRefused, error.to_string()))?;
-    if rules == Rules::L4Only && !skip {
+    if rules == Rules::L4Only && !skip && detected.is_some() {
         worker.detect_memory.borrow_mut().record(&connection.door, detected, Instant::now());
     }
     Ok((detected, first))

@@ -45,7 +45,7 @@ async fn to_service(connection: &Rc<Connection>, service: &Arc<ServicePlan>, mut
     let memory = &connection.worker.detect_memory;
     let skip = memory.borrow_mut().may_skip_wait(&connection.door, Rules::L4Only, Instant::now());
     let deadline = match service.protocol {
-        Protocol::Tcp => return tunnel(connection, service, Rewind::new(Bytes::new(), io)).await,
+        Protocol::Tcp => return tunnel(connection, Rewind::new(Bytes::new(), io)).await,
         Protocol::Http => timeouts.request_headers,
         Protocol::Detect if skip => Duration::ZERO,
         Protocol::Detect => timeouts.detect,
@@ -66,7 +66,7 @@ async fn to_service(connection: &Rc<Connection>, service: &Arc<ServicePlan>, mut
             if detected.is_none() {
                 service.metrics.detect_timeout();
             }
-            return tunnel(connection, service, io).await;
+            return tunnel(connection, io).await;
         }
     }
     Ok(())
@@ -89,14 +89,16 @@ async fn by_request(connection: &Rc<Connection>, mut io: SessionIo) -> Result<()
     Ok(())
 }
 
-async fn tunnel(
-    connection: &Rc<Connection>,
-    service: &Arc<ServicePlan>,
-    mut io: Rewind<SessionIo>,
-) -> Result<(), Refused> {
+async fn tunnel(connection: &Rc<Connection>, mut io: Rewind<SessionIo>) -> Result<(), Refused> {
     connection.session.set_carries(Carries::Stream);
+    // The policy of now: one that came while the first bytes did not found nothing to decide again here.
+    let policy = connection.worker.policy();
+    let Some(DoorPlan::Service(service)) = policy.door(connection.door).cloned() else {
+        return Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"));
+    };
+    drop(policy);
     connection.session.set_subject(Subject::Service { plan: service.clone(), host: None });
-    l4::tunnel(connection, &mut io, service, None).await
+    l4::tunnel(connection, &mut io, &service, None).await
 }
 
 fn unreadable(error: std::io::Error) -> Refused {

@@ -127,6 +127,19 @@ async fn opaque_bytes_do_not_get_past_rules_about_requests() {
 }
 
 #[tokio::test]
+async fn hd_10_http_that_does_not_begin_as_http_does_not_reach_the_application() {
+    let app = RawApp::ok().await;
+    let port = format!("protocol: detect\nallow: [{{ spiffe: {WEB} }}]");
+    let pair = Pair::with(Mesh::start(), app.address, &port, "protocol: tcp").await;
+    for beginning in ["\r\nGET / HTTP/1.1", "GET  / HTTP/1.1", "!GET\t/ HTTP/1.1"] {
+        let mut client = RawClient::connect(pair.outbound).await;
+        client.send(format!("{beginning}\r\nhost: a\r\nx-spiffe-id: forged\r\n\r\n")).await;
+        assert!(client.until_ended().await.is_empty(), "{beginning:?}");
+    }
+    app.assert_nothing_arrived();
+}
+
+#[tokio::test]
 async fn a_silent_caller_is_closed_where_rules_are_about_requests() {
     let app = RawApp::ok().await;
     let (inbound, outbound) = (ports::free(), ports::free());

@@ -49,6 +49,7 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let frame = ready!(Pin::new(&mut streaming.inner).poll_frame(context));
+        streaming.in_flight.moved();
         Poll::Ready(frame.map(|frame| clean(frame, &streaming.in_flight.bytes_from_caller)))
     }
 
@@ -102,7 +103,7 @@ impl Body for ResponseBody {
             Self::Upstream(body) => body,
         };
         if body.guard.request.poll_cut(context) {
-            body.recorder.ended_early("cut");
+            body.recorder.ended_early(if body.guard.request.has_idled_out() { "stream_idle" } else { "cut" });
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let frame = match ready!(Pin::new(&mut body.inner).poll_frame(context)) {
@@ -112,6 +113,7 @@ impl Body for ResponseBody {
             }
             Some(frame) => frame,
         };
+        body.guard.request.moved();
         let frame = clean(frame, &body.recorder.bytes_to_caller);
         match &frame {
             Ok(_) if body.inner.is_end_stream() => body.finish(),

@@ -29,6 +29,9 @@ pub fn prepare(
     let was_http2 = head.version == Version::HTTP_2;
     headers::strip_hop_by_hop(&mut head.headers);
     headers::strip_identity(&mut head.headers);
+    if to.upstream.is_app() {
+        headers::strip_path_overrides(&mut head.headers);
+    }
     // We answer `100 Continue` ourselves, when the upstream begins to take the body (RFC 9110 §10.1.1).
     head.headers.remove(EXPECT);
     let authority = authority(head, listener)?;

@@ -237,6 +237,19 @@ pub fn strip_identity(headers: &mut HeaderMap) {
     }
 }
 
+/// For a request on its way to our application: fields by which some frameworks replace the path that was decided on
+/// (Symfony, IIS), or that say where a proxy before us would have sent it (THREATS HD-15).
+pub fn strip_path_overrides(headers: &mut HeaderMap) {
+    let overrides = |name: &&HeaderName| PATH_OVERRIDES.iter().any(|plain| folds_to(name.as_str(), plain));
+    let found: Vec<HeaderName> = headers.keys().filter(overrides).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+const PATH_OVERRIDES: &[&str] =
+    &["x-original-url", "x-rewrite-url", "x-envoy-original-path", "x-envoy-original-dst-host"];
+
 /// For a response on its way to the caller: hop-by-hop fields, ours, and names that an application may not say of a caller
 /// go (HD-27). Read `x-postern-refusal` of a peer's sidecar before.
 pub fn strip_response(headers: &mut HeaderMap) {

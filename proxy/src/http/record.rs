@@ -164,6 +164,10 @@ impl Recorder {
 
     pub fn tunnel_ended(&mut self, from_caller: u64, to_caller: u64, end: &str) {
         self.ended(end.to_owned());
+        if let Some(request) = &self.in_flight {
+            request.bytes_from_caller.set(from_caller);
+        }
+        self.bytes_to_caller.set(to_caller);
         if let Some(logged) = &mut self.logged {
             logged.tunnelled = Some((from_caller, to_caller));
         }

@@ -144,6 +144,9 @@ async fn proxy(
     );
 
     recorder.in_flight(&in_flight.request);
+    if forward::is_grpc(&head.headers) {
+        in_flight.request.allow_quiet();
+    }
 
     // Forged identity and hop-by-hop headers go, before anything of ours is added.
     let is_connect = head.method == Method::CONNECT;
@@ -158,6 +161,7 @@ async fn proxy(
     let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
     let sending = send(&connection.worker, &to, Request::from_parts(head, body));
     let Answer { response, mut lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
+    in_flight.request.moved();
     recorder.upstream(&lease);
     if is_connect || upgrade.is_some() {
         lease.not_again();
@@ -271,7 +275,9 @@ async fn unless_cut<T>(
 ) -> Result<T, Refused> {
     poll_fn(|context| {
         if guard.request.poll_cut(context) {
-            return Poll::Ready(Err(Refusal::TrustEnded.into()));
+            let idled_out = guard.request.has_idled_out();
+            let refusal = if idled_out { Refusal::UpstreamTimeout } else { Refusal::TrustEnded };
+            return Poll::Ready(Err(refusal.into()));
         }
         sending.as_mut().poll(context)
     })

@@ -30,6 +30,7 @@ pub fn start(
     mut recorder: Recorder,
 ) {
     let connection = connection.clone();
+    guard.request.allow_quiet();
     // An HTTP/2 connection stays one: CONNECT on one stream must not lift expiry from the others.
     if connection.version() == HttpVersion::Http1 {
         connection.session.set_carries(Carries::Stream);

@@ -22,6 +22,9 @@ const EXPIRY_CUT_DELAY: Duration = Duration::from_secs(3);
 const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(30);
 /// While draining, an HTTP/1 connection that stays idle this long is closed; before, its next response says `close`.
 const DRAIN_IDLE_TICKS: u32 = 3;
+/// A request of which nothing moves for so long, neither its body nor its answer, is ended (PEERS D1, "stream idle"): an
+/// application that hangs does not hold the connections of callers who left long ago.
+const STREAM_IDLE_TICKS: u32 = 300;
 
 /// The sessions of one worker. Not `Sync`: it never leaves its thread.
 #[derive(Default)]
@@ -63,9 +66,45 @@ pub struct InFlight {
     pub bytes_from_caller: Cell<u64>,
     cut: Cell<bool>,
     waker: AtomicWaker,
+    /// Rises with every frame of either body, and with the answer's head.
+    moves: Cell<u64>,
+    moves_seen: Cell<u64>,
+    /// Sweeps since then.
+    quiet_ticks: Cell<u32>,
+    may_be_quiet: Cell<bool>,
+    idled_out: Cell<bool>,
 }
 
 impl InFlight {
+    /// Something of it moved.
+    pub fn moved(&self) {
+        self.moves.set(self.moves.get().wrapping_add(1));
+    }
+
+    /// Tunnels, which have a limit of their own, and gRPC's streams, which may say nothing for hours.
+    pub fn allow_quiet(&self) {
+        self.may_be_quiet.set(true);
+    }
+
+    /// Was it cut because nothing of it moved?
+    pub fn has_idled_out(&self) -> bool {
+        self.idled_out.get()
+    }
+
+    fn watch(&self) {
+        if self.may_be_quiet.get() || self.cut.get() {
+            return;
+        }
+        if self.moves.get() != self.moves_seen.replace(self.moves.get()) {
+            return self.quiet_ticks.set(0);
+        }
+        self.quiet_ticks.set(self.quiet_ticks.get() + 1);
+        if self.quiet_ticks.get() > STREAM_IDLE_TICKS {
+            self.idled_out.set(true);
+            self.cut();
+        }
+    }
+
     pub fn is_cut(&self) -> bool {
         self.cut.get()
     }
@@ -121,6 +160,11 @@ impl Registry {
             bytes_from_caller: Cell::new(0),
             cut: Cell::new(false),
             waker: AtomicWaker::new(),
+            moves: Cell::new(0),
+            moves_seen: Cell::new(0),
+            quiet_ticks: Cell::new(0),
+            may_be_quiet: Cell::new(false),
+            idled_out: Cell::new(false),
         });
         let key = self.in_flight.borrow_mut().insert(request.clone());
         RequestGuard { registry: self.clone(), key, request }
@@ -150,7 +194,7 @@ impl Registry {
         }
     }
 
-    /// Once a second: expiry of SVIDs, idle connections, heads that do not arrive.
+    /// Once a second: expiry of SVIDs, idle connections and requests, heads that do not arrive.
     pub fn sweep(&self, now: SystemTime, timeouts: &Timeouts, draining: bool) {
         for (_, entry) in self.sessions.borrow_mut().iter_mut() {
             expire(&entry.session, now);
@@ -160,6 +204,9 @@ impl Registry {
                 }
                 _ => {}
             }
+        }
+        for (_, request) in self.in_flight.borrow().iter() {
+            request.watch();
         }
     }
 }

@@ -358,3 +358,16 @@ proptest! {
         prop_assert!(headers.contains_key("x-stays") && trailers.contains_key("x-stays"));
     }
 }
+
+#[test]
+fn hd_15_no_header_replaces_the_path_that_was_decided_on() {
+    let mut headers = HeaderMap::new();
+    for name in
+        ["x-original-url", "x_original_url", "x-rewrite-url", "x-envoy-original-path", "x-envoy-original-dst-host"]
+    {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static("/admin"));
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+    super::strip_path_overrides(&mut headers);
+    assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-forwarded-proto"]);
+}
