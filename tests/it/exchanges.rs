@@ -289,3 +289,36 @@ async fn a_caller_that_leaves_ends_its_request_at_the_application_and_is_recorde
         assert!(records.iter().all(|record| record["end"].is_string()), "{records:#?}");
     }
 }
+
+#[tokio::test]
+async fn sm_26_an_upload_that_breaks_off_never_looks_whole() {
+    let app = RawApp::ok().await;
+    let port = format!("protocol: http\napp_http: 1\nallow: [{{ spiffe: {} }}]", postern_tests::mesh::WEB);
+    let pair = Pair::with(postern_tests::Mesh::start(), app.address, &port, "protocol: http").await;
+    for (number, framing, body) in
+        [(1, "content-length: 100", "only this"), (2, "transfer-encoding: chunked", "4\r\nonly\r\n")]
+    {
+        let mut client = RawClient::connect(pair.outbound).await;
+        client.send(format!("POST /up/{number} HTTP/1.1\r\nhost: orders.shop.svc\r\n{framing}\r\n\r\n{body}")).await;
+        app.until_text("only").await;
+        drop(client);
+    }
+    let mut client = H2Client::connect(pair.outbound).await;
+    let (sender, body) = channel();
+    let request = client.request("POST", "/up/3").body(body).unwrap();
+    client.sender.ready().await.unwrap();
+    let sending = tokio::spawn(client.sender.send_request(request));
+    sender.send(Ok(Frame::data(Bytes::from_static(b"half of it")))).await.unwrap();
+    app.until_text("half of it").await;
+    sending.abort();
+    drop(sending.await);
+    let records = pair.orders.records_of("request", 3).await;
+    assert!(records.iter().all(|record| record["end"].is_string() || record["refusal"].is_string()), "{records:#?}");
+    assert!(!app.text().contains("\r\n0\r\n\r\n"), "no clean end: {}", app.text());
+    // Nothing of a broken upload is in front of the next request.
+    let mut client = RawClient::connect(pair.outbound).await;
+    assert_eq!(client.get("orders.shop.svc", "/next").await.status, 200);
+    let with_next =
+        app.connections().into_iter().find(|bytes| String::from_utf8_lossy(bytes).contains("/next")).unwrap();
+    assert!(with_next.starts_with(b"GET /next"), "{}", String::from_utf8_lossy(&with_next));
+}

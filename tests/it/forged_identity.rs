@@ -239,3 +239,22 @@ async fn hd_27_an_application_cannot_speak_for_a_caller_or_a_sidecar() {
     assert!(!reply.headers.contains_key("x-postern-decision"), "a forged refusal is no refusal");
     assert_eq!(pair.web.records_of("request", 1).await[0].get("refusal.remote"), None);
 }
+
+#[tokio::test]
+async fn rfc_9440_client_cert_is_set_once_where_it_is_wanted() {
+    let app = RawApp::ok().await;
+    let lines = format!(
+        "protocol: http\nidentity_headers: {{ xfcc: false, spiffe_id: false, client_cert: true }}\nallow: [{{ spiffe: {WEB} }}]"
+    );
+    let pair = Pair::with(Mesh::start(), app.address, &lines, "protocol: tcp").await;
+    through_http1(pair.outbound).await;
+    let fields = wire_fields(&app.text());
+    let values =
+        |name: &str| fields.iter().filter(|(key, _)| folded(key) == name).map(|(_, value)| value).collect::<Vec<_>>();
+    for name in ["x-forwarded-client-cert", "x-spiffe-id", "client-cert-chain"] {
+        assert!(values(name).is_empty(), "{name}: {fields:?}");
+    }
+    let [certificate] = values("client-cert")[..] else { panic!("one certificate: {fields:?}") };
+    let is_bytes = certificate.len() > 200 && certificate.starts_with(":MII") && certificate.ends_with(':');
+    assert!(is_bytes, "{certificate}");
+}

@@ -215,3 +215,67 @@ async fn f_16_at_the_deadline_the_drain_ends_with_work_left() {
     tunnel.send("pong").await;
     assert_eq!(tunnel.take(4).await.unwrap(), b"pong");
 }
+
+#[tokio::test]
+async fn an_upgraded_connection_is_decided_by_the_request_that_made_it() {
+    let it = Reloading::start().await;
+    let mut client = RawClient::connect(it.http[1]).await;
+    client
+        .send("GET /upgrade HTTP/1.1\r\nhost: orders.shop.svc\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await;
+    assert_eq!(client.head().await.unwrap().status, 101);
+    client.send("frame").await;
+    assert_eq!(client.take(5).await.unwrap(), b"frame");
+    it.apply("spiffe://shop.example/ns/web/sa/*", WEB).await;
+    client.send("again").await;
+    assert_eq!(client.take(5).await.unwrap(), b"again");
+    it.apply(STRANGER, WEB).await;
+    assert!(client.until_ended().await.is_empty());
+    let record = &it.orders.records_of("request", 1).await[0];
+    assert!(record["end"].is_string(), "{record}");
+}
+
+#[tokio::test]
+async fn a_service_that_leaves_the_file_ends_what_goes_to_it() {
+    let (mesh, app) = (Mesh::start(), HttpApp::start().await);
+    let (inbound, plain, meshed) = (ports::free(), ports::free(), ports::free());
+    let lines = format!("protocol: http\nallow: [{{ spiffe: {WEB} }}]");
+    let _orders = mesh.sidecar("orders", &inbound_section(inbound, &app.address.to_string(), &lines)).await;
+    let kept = ports::free();
+    let service = |name: &str, listen: SocketAddr, rest: &str| {
+        format!("  - name: {name}\n    hosts: [{name}.svc]\n    listen: {listen}\n    protocol: http\n    {rest}\n")
+    };
+    let to_mesh = format!("endpoints: [\"{inbound}\"]\n    identity: {}", postern_tests::mesh::ORDERS);
+    let to_app = format!("endpoints: [\"{}\"]\n    tls: off", app.address);
+    let both = format!("{}{}", service("plain", plain, &to_app), service("meshed", meshed, &to_mesh));
+    let text = |services: &str| format!("outbound:\n  services:\n{}{services}", service("kept", kept, &to_app));
+    let web = mesh.sidecar("web", &text(&both)).await;
+    let mut in_flight = Vec::new();
+    for listen in [plain, meshed, kept] {
+        let mut client = H2Client::connect(listen).await;
+        let request = client.request("GET", "/stream").body(empty()).unwrap();
+        let response = within("a head", client.sender.send_request(request)).await.unwrap();
+        in_flight.push((client, response.into_body()));
+    }
+    web.apply(&text("")).await.unwrap();
+    let (mut kept_client, _kept_body) = in_flight.pop().unwrap();
+    for (_client, body) in in_flight {
+        assert!(within("a request to a service that is gone ends", body.collect()).await.is_err());
+    }
+    assert_eq!(kept_client.get("/still").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn f_16_a_drain_says_goaway_to_http2_callers() {
+    let app = HttpApp::start().await;
+    let (mesh, listen) = (Mesh::start(), ports::free());
+    let section =
+        inbound_section(listen, &app.address.to_string(), "protocol: http\ntls: off\nallow: [{ anonymous: true }]");
+    let orders = mesh.sidecar("orders", &section).await;
+    let mut client = H2Client::connect(listen).await;
+    assert_eq!(client.get("/1").await.unwrap().status, 200);
+    let drained = orders.drain(Duration::from_secs(20));
+    // An idle connection ends in order, at once.
+    within("the connection ends", client.connection).await.unwrap().unwrap();
+    within("the drain ends", drained).await.unwrap();
+}

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
+use postern::identity::proto::X509svidRequest;
+use postern::identity::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use postern_tests::client_http::{channel, empty};
 use postern_tests::mesh::{PARTNER, WEB, trust_domain};
 use postern_tests::pair::{inbound_section, outbound_section, service_section};
@@ -242,4 +244,55 @@ async fn an_idle_inbound_connection_is_cut_too() {
     assert!(client.until_ended().await.is_empty());
     let record = orders.record("connection", |record| record["end"] == "identity_withdrawn").await;
     assert_eq!(record["requests"], 1);
+}
+
+/// What the provider tells `workload` now.
+async fn message_of(mesh: &Mesh, workload: &str) -> postern::identity::proto::X509svidResponse {
+    let socket = mesh.provider.socket(workload).unwrap();
+    let endpoint = tonic::transport::Endpoint::try_from(format!("unix://{}", socket.display())).unwrap();
+    let mut client = SpiffeWorkloadApiClient::new(endpoint.connect().await.unwrap());
+    let mut request = tonic::Request::new(X509svidRequest {});
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+    let mut messages = client.fetch_x509svid(request).await.unwrap().into_inner();
+    within("a message", messages.message()).await.unwrap().expect("a first message")
+}
+
+#[tokio::test]
+async fn a_message_without_the_svid_withdraws_it_at_once() {
+    let callers = Callers::start().await;
+    let live = callers.web.connections().await;
+    // The stream is open and the message valid: nothing to wait for, no grace.
+    let message = message_of(&callers.mesh, "stranger").await;
+    callers.mesh.provider.push_raw("orders", message).unwrap();
+    live.assert_all_end(false).await;
+    let cut = callers.orders.record("connection", |record| record["end"] == "identity_withdrawn").await;
+    assert_eq!(cut["own.spiffe_id"], postern_tests::mesh::ORDERS);
+    // It answers as somebody else now, whom `web` does not expect.
+    let reply = H1Client::connect(callers.web.http).await.get("/again").await.unwrap();
+    assert_eq!(reply.status, 502);
+}
+
+#[tokio::test]
+async fn f_07_a_message_that_is_broken_changes_nothing() {
+    let callers = Callers::start().await;
+    let mut live = callers.web.connections().await;
+    let good = message_of(&callers.mesh, "orders").await;
+    let broken = |change: fn(&mut postern::identity::proto::X509svid)| {
+        let mut message = good.clone();
+        message.svids.iter_mut().for_each(change);
+        message
+    };
+    for message in [
+        broken(|svid| svid.x509_svid_key.clear()),
+        broken(|svid| svid.bundle.clear()),
+        broken(|svid| svid.x509_svid.truncate(40)),
+        broken(|svid| svid.spiffe_id = "spiffe://shop.example/someone/else".to_owned()),
+    ] {
+        callers.mesh.provider.push_raw("orders", message).unwrap();
+    }
+    // What comes after them is taken: the stream was not given up for it.
+    let before = callers.orders.own_fingerprint();
+    callers.mesh.provider.rotate_svid("orders").unwrap();
+    callers.orders.until_identity("a new leaf", |snapshot| snapshot.svids[0].fingerprint != before).await;
+    live.assert_all_live().await;
 }

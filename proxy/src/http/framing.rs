@@ -141,7 +141,9 @@ impl Watch {
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
             self.head.has_length = true;
-            self.head.length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            // `parse` takes a plus sign.
+            let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            self.head.length = digits.and_then(|text| text.parse().ok());
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.head.has_coding = true;
             self.head.is_chunked = value.eq_ignore_ascii_case(b"chunked");

@@ -15,7 +15,7 @@ use crate::authz::{Decision, Principal};
 use crate::connection::Connection;
 use crate::policy::{DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
-use crate::session::RequestGuard;
+use crate::session::{Direction, RequestGuard};
 use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
 use crate::upstream::plan::ServicePlan;
 use http::header::CONNECTION;
@@ -134,11 +134,13 @@ async fn proxy(
     // 2 route, 3 authenticate, 4 authorize: who the caller is, the connection knows.
     let allowed = decide(connection, policy, &head, &target, recorder)?;
 
+    let service = (connection.session.direction == Direction::Local).then(|| allowed.upstream.clone());
     let in_flight = connection.worker.registry.register_request(
         &connection.session,
         head.method.clone(),
         head.uri.clone(),
         &allowed.host,
+        service,
     );
 
     recorder.in_flight(&in_flight.request);

@@ -1,6 +1,6 @@
 //! A new policy against what lives: requests in flight and L4 connections are decided again, and cut when refused.
 
-use super::{Carries, EndCause, Registry, Session};
+use super::{Carries, EndCause, InFlight, Registry, Session};
 use crate::authz::{Decision, Principal};
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
@@ -26,19 +26,33 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
         }
     }
     for request in registry.requests() {
-        let Some(Subject::Door(door)) = request.session.subject() else { continue };
-        let allowed = policy.inbound(*door).is_some_and(|plan| {
-            let readings = read_again(&request.method, &request.uri, plan.some_route_is_lax());
-            let Ok(readings) = readings else { return false };
-            let principal = principal(&request.session);
-            plan.route(&request.host, &request.method, &readings).is_ok_and(|route| {
-                matches!(plan.decide(route, &principal, &request.method, &readings), Decision::Allowed { .. })
-            })
-        });
+        let allowed = match (&request.service, request.session.subject()) {
+            (Some(service), _) => service_stays(service, policy),
+            (None, Some(Subject::Door(door))) => is_allowed_again(&request, *door, policy),
+            (None, _) => continue,
+        };
         if !allowed {
             request.cut();
         }
     }
+}
+
+fn is_allowed_again(request: &InFlight, door: Door, policy: &Policy) -> bool {
+    policy.inbound(door).is_some_and(|plan| {
+        let readings = read_again(&request.method, &request.uri, plan.some_route_is_lax());
+        let Ok(readings) = readings else { return false };
+        let principal = principal(&request.session);
+        plan.route(&request.host, &request.method, &readings).is_ok_and(|route| {
+            matches!(plan.decide(route, &principal, &request.method, &readings), Decision::Allowed { .. })
+        })
+    })
+}
+
+/// A request that the application sends: is its service still declared, and protected in the same way? Who answers in the
+/// mesh is the affair of the upstream's own session.
+fn service_stays(before: &ServicePlan, policy: &Policy) -> bool {
+    let now = policy.services.by_name(&before.name);
+    now.is_some_and(|now| std::mem::discriminant(&now.security) == std::mem::discriminant(&before.security))
 }
 
 fn principal(session: &Session) -> Principal<'_> {

@@ -2,6 +2,7 @@
 
 use super::{Carries, Direction, EndCause, Session, trust_end};
 use crate::identity::Snapshot;
+use crate::upstream::plan::ServicePlan;
 use futures_util::task::AtomicWaker;
 use http::{Method, Uri};
 use postern_config::{OnExpiry, Timeouts};
@@ -62,6 +63,8 @@ pub struct InFlight {
     pub method: Method,
     pub uri: Uri,
     pub host: Box<str>,
+    /// Outbound: where it goes.
+    pub service: Option<Arc<ServicePlan>>,
     pub bytes_from_caller: Cell<u64>,
     cut: Cell<bool>,
     waker: AtomicWaker,
@@ -148,12 +151,14 @@ impl Registry {
         method: Method,
         uri: Uri,
         host: &str,
+        service: Option<Arc<ServicePlan>>,
     ) -> RequestGuard {
         let request = Rc::new(InFlight {
             session: session.clone(),
             method,
             uri,
             host: host.into(),
+            service,
             bytes_from_caller: Cell::new(0),
             cut: Cell::new(false),
             waker: AtomicWaker::new(),
