@@ -4,6 +4,7 @@
 
 use crate::authz::{Decision, Principal};
 use crate::capture::Accepted;
+use crate::capture::caller::{CallerIo, Wire};
 use crate::connection::{Connection, Place};
 use crate::detect::{self, Detected, Opaque, Rewind, Rules};
 use crate::http::identity_headers::RenderedIdentity;
@@ -23,9 +24,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
-
-/// The socket, with the bytes in front that were read to see whether it speaks TLS.
-type Wire = Rewind<SessionIo>;
 
 /// Serves one connection to its end; its record is written when the last of it is dropped.
 pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
@@ -54,14 +52,17 @@ async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: Session
             let (tls, peer) = handshake(connection, plan, Rewind::new(bytes::Bytes::new(), io)).await?;
             carry_tls(connection, plan, tls, &peer).await
         }
-        InboundTls::Off => carry(connection, plan, Rewind::new(bytes::Bytes::new(), io), None).await,
+        InboundTls::Off => {
+            let wire = Rewind::new(bytes::Bytes::new(), io);
+            carry(connection, plan, CallerIo::Plain(wire), None).await
+        }
         InboundTls::Permissive => {
             let (detected, wire) = look(connection, io).await?;
             if detected == Some(Detected::Tls) {
                 let (tls, peer) = handshake(connection, plan, wire).await?;
                 return carry_tls(connection, plan, tls, &peer).await;
             }
-            carry(connection, plan, wire, None).await
+            carry(connection, plan, CallerIo::Plain(wire), None).await
         }
     }
 }
@@ -124,23 +125,20 @@ async fn carry_tls(
         Some(_) => Some(HttpVersion::Http1),
         None => None,
     };
-    carry(connection, plan, tls, version).await
+    carry(connection, plan, CallerIo::Tls(tls), version).await
 }
 
 /// L7 or L4, by declaration, then by ALPN, then by the first bytes.
-async fn carry<IO>(
+async fn carry(
     connection: &Rc<Connection>,
     plan: &Arc<InboundPlan>,
-    mut io: IO,
+    mut io: CallerIo,
     alpn: Option<HttpVersion>,
-) -> Result<(), Refused>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Result<(), Refused> {
     match (plan.config.protocol, alpn) {
         (Protocol::Tcp, _) => return tunnel(connection, io).await,
         (Protocol::Http | Protocol::Detect, Some(version)) => {
-            serve::serve(connection.clone(), io, version).await;
+            serve::serve(connection.clone(), Rewind::new(bytes::Bytes::new(), io), version).await;
             return Ok(());
         }
         (Protocol::Http | Protocol::Detect, None) => {}

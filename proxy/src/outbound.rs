@@ -3,6 +3,7 @@
 //! accept → the listener, or the request, names a service → L7: `http::request`; L4: a connection of its own, and a tunnel.
 
 use crate::capture::Accepted;
+use crate::capture::caller::CallerIo;
 use crate::connection::{Connection, Place};
 use crate::detect::{self, Detected, Rewind, Rules};
 use crate::http::serve;
@@ -18,6 +19,7 @@ use postern_config::Protocol;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Serves one connection to its end; its record is written when the last of it is dropped.
 pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
@@ -45,7 +47,7 @@ async fn to_service(connection: &Rc<Connection>, service: &Arc<ServicePlan>, mut
     let memory = &connection.worker.detect_memory;
     let skip = memory.borrow_mut().may_skip_wait(&connection.door, Rules::L4Only, Instant::now());
     let deadline = match service.protocol {
-        Protocol::Tcp => return tunnel(connection, Rewind::new(Bytes::new(), io)).await,
+        Protocol::Tcp => return tunnel(connection, io).await,
         Protocol::Http => timeouts.request_headers,
         Protocol::Detect if skip => Duration::ZERO,
         Protocol::Detect => timeouts.detect,
@@ -55,7 +57,7 @@ async fn to_service(connection: &Rc<Connection>, service: &Arc<ServicePlan>, mut
     if service.protocol == Protocol::Detect && !skip {
         memory.borrow_mut().record(&connection.door, detected, Instant::now());
     }
-    let io = Rewind::new(first.freeze(), io);
+    let io = Rewind::new(first.freeze(), CallerIo::Plain(Rewind::new(Bytes::new(), io)));
     match (detected, service.protocol) {
         (Some(Detected::Http1), _) => serve::serve(connection.clone(), io, HttpVersion::Http1).await,
         (Some(Detected::Http2), _) => serve::serve(connection.clone(), io, HttpVersion::Http2).await,
@@ -77,7 +79,7 @@ async fn by_request(connection: &Rc<Connection>, mut io: SessionIo) -> Result<()
     let deadline = connection.worker.policy().timeouts.request_headers;
     let mut first = BytesMut::new();
     let detected = detect::detect(&mut io, &mut first, deadline).await.map_err(unreadable)?;
-    let io = Rewind::new(first.freeze(), io);
+    let io = Rewind::new(first.freeze(), CallerIo::Plain(Rewind::new(Bytes::new(), io)));
     match detected {
         Some(Detected::Http1) => serve::serve(connection.clone(), io, HttpVersion::Http1).await,
         Some(Detected::Http2) => serve::serve(connection.clone(), io, HttpVersion::Http2).await,
@@ -89,7 +91,7 @@ async fn by_request(connection: &Rc<Connection>, mut io: SessionIo) -> Result<()
     Ok(())
 }
 
-async fn tunnel(connection: &Rc<Connection>, mut io: Rewind<SessionIo>) -> Result<(), Refused> {
+async fn tunnel(connection: &Rc<Connection>, mut io: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), Refused> {
     connection.session.set_carries(Carries::Stream);
     // The policy of now: one that came while the first bytes did not found nothing to decide again here.
     let policy = connection.worker.policy();

@@ -173,6 +173,11 @@ pub struct Session {
     pub requests_total: AtomicU64,
     /// HTTP/1: bytes of a request's head have arrived, and not its end.
     pub head_begun: AtomicBool,
+    /// HTTP/1: all bytes read so far are whole messages.
+    pub between_messages: AtomicBool,
+    /// HTTP/1: bytes of a response wait for the caller to take them.
+    pub write_pending: AtomicBool,
+    park: Notify,
 }
 
 impl Session {
@@ -207,6 +212,9 @@ impl Session {
             requests_active: AtomicU32::new(0),
             requests_total: AtomicU64::new(0),
             head_begun: AtomicBool::new(false),
+            between_messages: AtomicBool::new(false),
+            write_pending: AtomicBool::new(false),
+            park: Notify::new(),
         })
     }
 
@@ -311,6 +319,22 @@ impl Session {
             }
             notified.await;
         }
+    }
+
+    /// HTTP/1, and nothing of a request or a response is under way.
+    pub fn is_at_rest(&self) -> bool {
+        self.requests_active.load(Relaxed) == 0
+            && self.between_messages.load(Relaxed)
+            && !self.write_pending.load(Relaxed)
+    }
+
+    /// Has been idle for a while: whoever serves it may give its buffers back.
+    pub fn park(&self) {
+        self.park.notify_waiters();
+    }
+
+    pub async fn park_asked(&self) {
+        self.park.notified().await;
     }
 
     /// Why we ended it, if we did.

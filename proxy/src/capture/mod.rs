@@ -1,5 +1,7 @@
 //! How connections reach us: listening, accepting, and (with redirection) where they were meant to go.
 
+pub mod caller;
+
 use crate::shared::Shared;
 use std::net::SocketAddr;
 use std::time::Duration;

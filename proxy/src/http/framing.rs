@@ -80,6 +80,11 @@ impl Watch {
         }
     }
 
+    /// Nothing of a message is under way, as far as bytes have been read.
+    fn between_messages(&self) -> bool {
+        self.state == State::RequestLine && self.line_bytes == 0 && self.line.is_empty()
+    }
+
     /// Is a head under way, of which the end has not come?
     fn head_begun(&self) -> bool {
         self.state == State::HeaderLine || self.state == State::RequestLine && self.line_bytes > 0
@@ -204,6 +209,16 @@ impl<IO> Watched<IO> {
         let findings = watch.findings.clone();
         (Self { io, watch, session }, findings)
     }
+
+    pub fn into_inner(self) -> IO {
+        self.io
+    }
+
+    /// Bytes that could not be written yet belong to a response: the connection is not idle.
+    fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
+        self.session.write_pending.store(result.is_pending(), Relaxed);
+        result
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
@@ -217,13 +232,16 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
         this.watch.observe(&buffer.filled()[before..]);
         this.session.head_begun.store(this.watch.head_begun(), Relaxed);
+        this.session.between_messages.store(this.watch.between_messages(), Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_write(context, bytes);
+        this.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -231,7 +249,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         context: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(context, slices)
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_write_vectored(context, slices);
+        this.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -239,7 +259,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_flush(context);
+        this.wrote(result)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -2,8 +2,11 @@
 
 use super::framing::{AmbiguousFraming, Watched};
 use super::request;
+use crate::capture::caller::CallerIo;
 use crate::connection::Connection;
+use crate::detect::Rewind;
 use crate::upstream::client::{HttpVersion, chain};
+use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -15,10 +18,13 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// hyper's own limit of header fields, which costs nothing to leave as it is.
 const HEADERS_OF_HYPER: usize = 100;
+/// Read from a parked connection, to see that it is at work again.
+const FIRST_BYTES: usize = 64;
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// hyper takes no smaller buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
 /// PEERS D1: keepalive ping 20 s / 10 s. Also what ends a connection that never gets past its preface (THREATS H2-13).
@@ -42,14 +48,11 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
 }
 
 /// Ends when the connection has ended; an end by error goes into the connection's record.
-pub async fn serve<IO>(connection: Rc<Connection>, io: IO, version: HttpVersion)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub async fn serve(connection: Rc<Connection>, io: Rewind<CallerIo>, version: HttpVersion) {
     connection.set_version(version);
-    // Boxed: a connection's future lives long, and hyper's is large.
     let result = match version {
-        HttpVersion::Http1 => Box::pin(http1(connection.clone(), io)).await,
+        HttpVersion::Http1 => http1(&connection, io).await,
+        // Boxed: a connection's future lives long, and hyper's is large.
         HttpVersion::Http2 => Box::pin(http2(connection.clone(), io)).await,
     };
     if let Err(error) = result {
@@ -57,14 +60,20 @@ where
     }
 }
 
-async fn http1<IO>(connection: Rc<Connection>, io: IO) -> Result<(), hyper::Error>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// hyper keeps 16 KiB of buffers a connection (hyperium/hyper#4057). Most connections of a sidecar are idle: those are
+/// parked, which means that hyper is taken off them, and put on again with their next byte.
+async fn http1(connection: &Rc<Connection>, mut io: Rewind<CallerIo>) -> Result<(), hyper::Error> {
+    while let Some(mut parked) = Box::pin(http1_until_idle(connection.clone(), io)).await? {
+        let Some(first) = next_bytes(connection, &mut parked).await else { return Ok(()) };
+        io = Rewind::new(first, parked);
+    }
+    Ok(())
+}
+
+/// Serves until the connection ends (`None`), or has been idle for a while and is at rest.
+async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> Result<Option<CallerIo>, hyper::Error> {
     let session = connection.session.clone();
     let limits = connection.worker.policy().limits.clone();
-    // Heads that do not arrive and idle connections end by the worker's sweep: a timer for each request costs. A retired
-    // connection says `Connection: close` with its next response: nothing to do for that here.
     let (io, findings) = Watched::new(io, session.clone());
     let requests = Cell::new(0);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -79,24 +88,48 @@ where
         // Only then: it moves the parser's array to the heap.
         builder.max_headers(limits.headers);
     }
-    let serving = builder
+    // Heads that do not arrive and idle connections end by the worker's sweep: a timer for each request costs. A retired
+    // connection says `Connection: close` with its next response: nothing to do for that here.
+    let mut serving = builder
         .half_close(true)
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    // With half-close allowed, hyper does not read while a response is under way: when the application is silent too,
-    // nothing would poll the socket, and a cut would wait for the response's next byte.
-    tokio::select! {
-        result = serving => result,
-        () = session.was_cut() => Ok(()),
+    loop {
+        // With half-close allowed, hyper does not read while a response is under way: when the application is silent
+        // too, nothing would poll the socket, and a cut would wait for the response's next byte.
+        tokio::select! {
+            result = &mut serving => return result.map(|()| None),
+            () = session.was_cut() => return Ok(None),
+            () = session.park_asked() => {}
+        }
+        if session.is_at_rest() {
+            break;
+        }
     }
+    // Bytes that hyper read and did not parse would be of a message that it gave up: they are nobody's next request.
+    let parts = serving.into_parts().filter(|parts| parts.read_buf.is_empty());
+    let rest = parts.map(|parts| parts.io.into_inner().into_inner().into_parts());
+    Ok(rest.filter(|(unread, _)| unread.is_empty()).map(|(_, io)| io))
 }
 
-async fn http2<IO>(connection: Rc<Connection>, io: IO) -> Result<(), hyper::Error>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Waits for the first bytes of the next request. `None`: the connection ended.
+async fn next_bytes(connection: &Connection, io: &mut CallerIo) -> Option<Bytes> {
+    let mut first = [0; FIRST_BYTES];
+    let read = tokio::select! {
+        read = io.read(&mut first) => read.ok()?,
+        () = connection.session.was_cut() => return None,
+    };
+    if read == 0 {
+        // Says goodbye as hyper would; a caller that does not listen any more is no error.
+        let _ = tokio::time::timeout(GOODBYE_MAX, io.shutdown()).await;
+        return None;
+    }
+    Some(Bytes::copy_from_slice(&first[..read]))
+}
+
+async fn http2(connection: Rc<Connection>, io: Rewind<CallerIo>) -> Result<(), hyper::Error> {
     let session = connection.session.clone();
     let limits = connection.worker.policy().limits.clone();
     let service = service_fn(move |request| request::handle(connection.clone(), request));

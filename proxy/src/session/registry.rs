@@ -22,6 +22,8 @@ const EXPIRY_CUT_DELAY: Duration = Duration::from_secs(3);
 const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(30);
 /// While draining, an HTTP/1 connection that stays idle this long is closed; before, its next response says `close`.
 const DRAIN_IDLE_TICKS: u32 = 3;
+/// An HTTP/1 connection that has been idle this long gives its buffers back.
+const PARK_TICKS: u32 = 2;
 /// A request of which nothing moves for so long, neither its body nor its answer, is ended (PEERS D1, "stream idle"): an
 /// application that hangs does not hold the connections of callers who left long ago.
 const STREAM_IDLE_TICKS: u32 = 300;
@@ -242,6 +244,9 @@ fn watch_http(entry: &mut Entry, timeouts: &Timeouts, draining: bool) {
         return;
     }
     entry.idle_ticks += 1;
+    if entry.idle_ticks >= PARK_TICKS && session.carries() == Carries::Http1 {
+        session.park();
+    }
     let waits_for_head = session.head_begun.load(Relaxed) || requests == 0;
     let is_partial = session.carries() == Carries::Http1 && waits_for_head;
     entry.partial_ticks = if is_partial { entry.partial_ticks + 1 } else { 0 };
