@@ -177,6 +177,46 @@ async fn f_05_a_flapping_agent_cuts_no_live_connection_and_new_handshakes_are_re
 }
 
 #[tokio::test]
+async fn f_05_live_connections_take_requests_while_the_agent_denies_and_no_new_one_is_made() {
+    let app = HttpApp::start().await;
+    let pair = Pair::http(app.address).await;
+    let mut http1 = H1Client::connect(pair.outbound).await;
+    let mut http2 = H2Client::connect(pair.outbound).await;
+    assert_eq!(http1.get("/1").await.unwrap().status, 200);
+    assert_eq!(http2.get("/1").await.unwrap().status, 200);
+    for round in 0..3 {
+        for workload in ["web", "orders"] {
+            pair.mesh.provider.withdraw(workload).unwrap();
+        }
+        for sidecar in [&pair.web, &pair.orders] {
+            sidecar.until_identity("denied", |it| matches!(it.source, SourceStatus::Denied { cut: false, .. })).await;
+        }
+        assert_eq!(http1.get("/live").await.unwrap().status, 200, "round {round}");
+        assert_eq!(http2.get("/live").await.unwrap().status, 200, "round {round}");
+        // Its upstream connection is taken: the next request would need a new one.
+        let request = http1.request("GET", "/stream").body(postern_tests::client_http::empty()).unwrap();
+        let busy = within("a head", http1.sender.send_request(request)).await.unwrap();
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            let reply = H1Client::connect(pair.outbound).await.get("/new").await.unwrap();
+            others.push(reply.status.as_u16());
+        }
+        assert_eq!(others, [503, 503], "round {round}");
+        drop((busy, http1));
+        for workload in ["web", "orders"] {
+            pair.mesh.provider.restore(workload).unwrap();
+        }
+        for sidecar in [&pair.web, &pair.orders] {
+            sidecar.until_identity("allowed again", |it| it.source == SourceStatus::Connected).await;
+        }
+        http1 = H1Client::connect(pair.outbound).await;
+        assert_eq!(http1.get("/back").await.unwrap().status, 200, "round {round}");
+    }
+    let refused: Vec<_> = pair.web.records().into_iter().filter(|record| record.get("refusal").is_some()).collect();
+    assert!(refused.iter().all(|record| record["refusal"] == "identity_denied"), "{refused:#?}");
+}
+
+#[tokio::test]
 async fn a_rotation_retires_what_was_pooled_before_it() {
     let app = HttpApp::start().await;
     let pair = Pair::with(

@@ -144,6 +144,18 @@ impl Snapshot {
         if matches!(self.source, SourceStatus::Denied { .. }) {
             return Err(NoSvid::Denied);
         }
+        self.select_of_live(selector, now)
+    }
+
+    /// The SVID that connections of the moment were made with: as [`Snapshot::select`], also while the agent denies it and
+    /// the grace has not passed.
+    ///
+    /// # Errors
+    /// As [`Snapshot::select`].
+    pub fn select_of_live(&self, selector: &SvidSelector, now: SystemTime) -> Result<&Arc<Svid>, NoSvid> {
+        if matches!(self.source, SourceStatus::Denied { cut: true, .. }) {
+            return Err(NoSvid::Denied);
+        }
         if self.svids.is_empty() {
             return Err(NoSvid::None);
         }

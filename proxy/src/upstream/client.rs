@@ -151,6 +151,8 @@ pub async fn send(
                 may_replay = false;
                 request = returned;
             }
+            // Not the endpoint's fault.
+            Err(Failed::Unsent(_, NotSent::Unreachable(refused))) if own.no_handshake.is_some() => return Err(refused),
             Err(Failed::Unsent(returned, NotSent::Unreachable(refused))) => {
                 endpoint.failed(Instant::now());
                 tried.push(endpoint);

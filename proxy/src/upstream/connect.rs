@@ -3,7 +3,7 @@
 use super::plan::{Security, ServicePlan};
 use super::pool::{EndpointAddress, OwnSvid};
 use crate::capture;
-use crate::identity::{Snapshot, Svid};
+use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Direction, Registered, Session, SessionIo, Subject, Trust};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
@@ -40,20 +40,23 @@ pub struct Connected {
 pub struct Own {
     pub snapshot: Arc<Snapshot>,
     pub svid: Option<Arc<Svid>>,
+    /// Why no new handshake may be made with it: live connections take requests all the same (DESIGN, ruling
+    /// "`PermissionDenied` from the agent").
+    pub no_handshake: Option<Refused>,
 }
 
 impl Own {
     /// # Errors
     /// The plan needs an SVID and there is none: nothing is sent without it.
     pub fn of(plan: &ServicePlan, snapshot: Arc<Snapshot>) -> Result<Self, Refused> {
-        let svid = match &plan.security {
-            Security::Mesh { svid, .. } => {
-                let selected = snapshot.select(svid, SystemTime::now());
-                Some(selected.map_err(|none| Refused::new(none.refusal(), none.to_string()))?.clone())
-            }
-            _ => None,
+        let Security::Mesh { svid: selector, .. } = &plan.security else {
+            return Ok(Self { snapshot, svid: None, no_handshake: None });
         };
-        Ok(Self { snapshot, svid })
+        let refused = |none: NoSvid| Refused::new(none.refusal(), none.to_string());
+        let now = SystemTime::now();
+        let svid = snapshot.select_of_live(selector, now).map_err(refused)?.clone();
+        let no_handshake = snapshot.select(selector, now).err().map(refused);
+        Ok(Self { snapshot, svid: Some(svid), no_handshake })
     }
 
     pub fn key(&self) -> OwnSvid {
@@ -71,6 +74,9 @@ pub async fn connect(
     own: &Own,
     alpn: ClientAlpn,
 ) -> Result<Connected, Refused> {
+    if let Some(refused) = &own.no_handshake {
+        return Err(refused.clone());
+    }
     let unreachable = |error: &dyn std::fmt::Display| {
         let refusal = if plan.is_app() { Refusal::AppUnreachable } else { Refusal::UpstreamUnreachable };
         Refused::new(refusal, format!("{}: cannot connect to {address}: {error}", plan.name))
