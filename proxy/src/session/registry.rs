@@ -22,6 +22,8 @@ const EXPIRY_CUT_DELAY: Duration = Duration::from_secs(3);
 const EXPIRY_MARGIN_MAX: Duration = Duration::from_secs(30);
 /// While draining, an HTTP/1 connection that stays idle this long is closed; before, its next response says `close`.
 const DRAIN_IDLE_TICKS: u32 = 3;
+/// An idle connection is told to end this long before it is cut.
+const IDLE_GOODBYE: Duration = Duration::from_secs(5);
 /// An HTTP/1 connection that has been idle this long gives its buffers back.
 const PARK_TICKS: u32 = 2;
 /// A request of which nothing moves for so long, neither its body nor its answer, is ended (PEERS D1, "stream idle"): an
@@ -252,9 +254,12 @@ fn watch_http(entry: &mut Entry, timeouts: &Timeouts, draining: bool) {
     entry.partial_ticks = if is_partial { entry.partial_ticks + 1 } else { 0 };
     if Duration::from_secs(entry.partial_ticks.into()) > timeouts.request_headers {
         session.cut(EndCause::HeaderTimeout, Instant::now());
-    } else if Duration::from_secs(entry.idle_ticks.into()) > timeouts.http_idle
-        || draining && entry.idle_ticks > DRAIN_IDLE_TICKS && session.is_retired()
-    {
-        session.cut(if draining { EndCause::Draining } else { EndCause::Idle }, Instant::now());
+    } else if draining && entry.idle_ticks > DRAIN_IDLE_TICKS && session.is_retired() {
+        session.cut(EndCause::Draining, Instant::now());
+    } else if Duration::from_secs(entry.idle_ticks.into()) > timeouts.http_idle + IDLE_GOODBYE {
+        session.cut(EndCause::Idle, Instant::now());
+    } else if Duration::from_secs(entry.idle_ticks.into()) > timeouts.http_idle {
+        // GOAWAY, or `close` with a response that may still be asked for: a request on its way is not lost.
+        session.retire(EndCause::Idle);
     }
 }
