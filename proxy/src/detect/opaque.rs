@@ -104,6 +104,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Opaque<IO> {
             Line::Open => {}
             Line::Over => self.first_line = None,
             Line::Http => {
+                // A read that fails has read nothing: that is what callers rely on, and what keeps these bytes here.
+                buffer.set_filled(before);
                 let what = "HTTP on a connection that did not begin as HTTP; declare `protocol: http` for this port";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
             }

@@ -7,14 +7,15 @@
 use super::connect::{Connected, Own, connect};
 use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint, H1Connection, H2Connection, OwnSvid, Stream};
+use super::replay::{copy_of, is_replayable, was_refused};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Registered, Session};
 use crate::tls::Peer;
 use crate::tls::mesh::ClientAlpn;
 use crate::worker::Worker;
-use http::{Method, Request, Response, Version};
-use hyper::body::{Body, Incoming};
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::rc::Rc;
@@ -356,36 +357,6 @@ impl Attempt<'_> {
         });
         Ok(self.endpoint.add_h2(sender, session, self.own.key()))
     }
-}
-
-/// RFC 9110 §9.2.2, and nothing to send again but the head.
-fn is_replayable(request: &Request<RequestBody>) -> bool {
-    let method = request.method();
-    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
-    idempotent.contains(method)
-        && request.body().is_end_stream()
-        && !request.headers().contains_key(http::header::UPGRADE)
-}
-
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
-/// RFC 9113 §8.7: REFUSED_STREAM, and streams above a GOAWAY's last, were not processed.
-fn was_refused(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away();
-        }
-        source = inner.source();
-    }
-    false
 }
 
 /// The chain of causes, once, for the record.

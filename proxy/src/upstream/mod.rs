@@ -9,3 +9,4 @@ pub mod discovery;
 pub mod l4;
 pub mod plan;
 pub mod pool;
+mod replay;
