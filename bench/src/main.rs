@@ -52,7 +52,8 @@ fn paths() {
 }
 
 fn routes_and_rules() -> anyhow::Result<()> {
-    let mut text = String::from("inbound:\n  - port: 8080\n    listen: 127.0.0.1:18080\n    protocol: http\n    routes:\n");
+    let mut text =
+        String::from("inbound:\n  - port: 8080\n    listen: 127.0.0.1:18080\n    protocol: http\n    routes:\n");
     for index in 0..ROUTES {
         text.push_str(&format!(
             "      - match: {{ path: \"/service-{index}/**\", methods: [GET] }}\n        allow: [{{ spiffe: \"spiffe://shop.example/ns/n{index}/sa/*\" }}]\n"
