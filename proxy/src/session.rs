@@ -338,7 +338,7 @@ impl Session {
 /// The teardown table of the rulings, for changes of identity: what of `trust` ended with `snapshot`?
 pub fn trust_end(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {
     match snapshot.source {
-        SourceStatus::Denied { cut: true, .. } | SourceStatus::Withdrawn { .. } => {
+        SourceStatus::Denied { cut: true, .. } => {
             return Some(EndCause::IdentityWithdrawn);
         }
         // Agents say so in passing: no new handshake, but live connections wait for the grace to pass.

@@ -76,7 +76,6 @@ fn identity_missing(snapshot: &Snapshot, now: SystemTime) -> Option<String> {
             SourceStatus::Denied { .. } => {
                 "the agent denies this workload an identity; is there a registration entry for it?".to_owned()
             }
-            SourceStatus::Withdrawn { .. } => "the identity was withdrawn".to_owned(),
             SourceStatus::Connected => "the identity source is connected but has given no identity yet".to_owned(),
         }),
     }
@@ -125,7 +124,6 @@ mod tests {
             (Some(expired), SourceStatus::Connected, false),
             (Some(expired), broken(), false),
             (Some(valid), SourceStatus::Denied { since: now, cut: false }, false),
-            (None, SourceStatus::Withdrawn { since: now }, false),
             (None, SourceStatus::Connected, false),
             (None, broken(), false),
         ] {

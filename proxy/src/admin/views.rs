@@ -78,7 +78,6 @@ fn source(status: &SourceStatus) -> Value {
         SourceStatus::Denied { since, cut } => {
             json!({ "status": "denied", "since": rfc3339(*since), "connections_cut": cut })
         }
-        SourceStatus::Withdrawn { since } => json!({ "status": "withdrawn", "since": rfc3339(*since) }),
     }
 }
 

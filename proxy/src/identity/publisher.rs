@@ -65,7 +65,7 @@ impl Publisher {
     /// message gives back what the agent took.
     pub(crate) fn broken(&self, reason: &str, now: SystemTime) {
         self.report(|current| match (&current.source, current.received_at) {
-            (SourceStatus::Denied { .. } | SourceStatus::Withdrawn { .. }, _) => current.source.clone(),
+            (SourceStatus::Denied { .. }, _) => current.source.clone(),
             (SourceStatus::Broken { since, .. }, Some(_)) => {
                 SourceStatus::Broken { since: *since, reason: reason.to_owned() }
             }

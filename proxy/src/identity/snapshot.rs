@@ -60,8 +60,6 @@ pub enum SourceStatus {
     Broken { since: SystemTime, reason: String },
     /// The agent answers `PermissionDenied`. `cut`: it has lasted the configured grace, live connections end.
     Denied { since: SystemTime, cut: bool },
-    /// A valid message without our SVID, or the agent's word that we have none: withdrawn.
-    Withdrawn { since: SystemTime },
 }
 
 /// Promise 4 of DESIGN: stale is a state, not a surprise.

@@ -97,7 +97,7 @@ async fn receive(identity: &Identity) -> Arc<Snapshot> {
         let received = async {
             while store.load().svids.is_empty() && changed.changed().await.is_ok() {
                 // The agent's no is an answer; the rest may still become a yes.
-                if matches!(store.load().source, SourceStatus::Denied { .. } | SourceStatus::Withdrawn { .. }) {
+                if matches!(store.load().source, SourceStatus::Denied { .. }) {
                     return;
                 }
             }
@@ -111,7 +111,7 @@ async fn receive(identity: &Identity) -> Arc<Snapshot> {
 pub(super) fn nothing_issued(report: &mut Report, source: &SourceStatus) {
     const SUBJECT: &str = "identity";
     match source {
-        SourceStatus::Denied { .. } | SourceStatus::Withdrawn { .. } => report.fail(
+        SourceStatus::Denied { .. } => report.fail(
             SUBJECT,
             "the agent answers, and has no identity for this workload",
             "make a registration entry whose selectors match this process (`spire-server entry create … -selector \
