@@ -146,7 +146,12 @@ impl Connection {
                 Carries::Stream => Some("tcp"),
                 Carries::Http1 | Carries::Http2 => Some("http"),
             },
-            tls: trust.map(|_| TlsFacts { version: Some("1.3"), cipher: None, curve: None }),
+            // Between sidecars there is no other version.
+            tls: trust.map(|trust| TlsFacts {
+                version: Some("1.3"),
+                cipher: trust.negotiated.cipher,
+                curve: trust.negotiated.group,
+            }),
             peer: trust.map(|trust| &trust.peer.id),
             peer_fingerprint: trust.map(|trust| &trust.peer.fingerprint),
             own: trust.map(|trust| &trust.own.id),

@@ -11,7 +11,7 @@ use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::policy::{Door, InboundPlan};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, SessionIo, Subject, Trust};
+use crate::session::{Carries, Direction, Negotiated, SessionIo, Subject, Trust};
 use crate::tls::mesh::{self, Accept, ServerAlpn};
 use crate::tls::{Peer, Role};
 use crate::upstream::client::HttpVersion;
@@ -106,6 +106,7 @@ async fn handshake(
         peer_role: Role::Client,
         strictness: policy.strictness,
         on_expiry: plan.config.on_expiry,
+        negotiated: Negotiated::of(tls.get_ref().1),
     };
     connection.session.establish(trust, &connection.worker.identity());
     Ok((Box::new(tls), peer))

@@ -59,6 +59,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
             let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
             let form = Form { close: form.close || breaks_framing(refused.refusal), ..form };
             let response = respond::refuse(refused.refusal, &recorder.decision_id(), asker, form);
+            recorder.bytes_to_caller.set(response.body().size_hint().exact().unwrap_or_default());
             recorder.refused(refused, response.status());
             Ok(response)
         }

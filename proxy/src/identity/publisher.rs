@@ -88,7 +88,23 @@ impl Publisher {
             (source != current.source).then(|| Snapshot { source, ..current.clone() })
         });
         if let Some(snapshot) = published {
-            tracing::warn!(status = ?snapshot.source, generation = snapshot.generation, "the identity source fares differently");
+            let generation = snapshot.generation;
+            match &snapshot.source {
+                SourceStatus::Waiting { reason } => tracing::warn!(generation, %reason, "waiting for an identity"),
+                SourceStatus::Broken { reason, .. } => {
+                    tracing::warn!(generation, %reason, "the identity source is lost; what we have is served until it expires");
+                }
+                SourceStatus::Denied { cut: false, .. } => {
+                    tracing::warn!(generation, "the agent denies this workload an identity: no new handshakes");
+                }
+                SourceStatus::Denied { cut: true, .. } => {
+                    tracing::warn!(
+                        generation,
+                        "the agent keeps denying this workload an identity: live connections are cut"
+                    );
+                }
+                SourceStatus::Connected => tracing::info!(generation, "the identity source is connected"),
+            }
         }
     }
 }

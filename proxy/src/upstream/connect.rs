@@ -5,7 +5,7 @@ use super::pool::{EndpointAddress, OwnSvid};
 use crate::capture;
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, Registered, Session, SessionIo, Subject, Trust};
+use crate::session::{Carries, Direction, Negotiated, Registered, Session, SessionIo, Subject, Trust};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};
 use crate::worker::Worker;
@@ -158,6 +158,7 @@ async fn mesh(
         peer_role: Role::Server,
         strictness: policy.strictness,
         on_expiry: plan.on_expiry,
+        negotiated: Negotiated::of(tls.get_ref().1),
     };
     session.establish(trust, &worker.identity());
     Ok(Connected {
