@@ -73,11 +73,14 @@ def run(mesh):
     print(f"command {after - before:.3f} s; seen to end after: p50 {p50:.3f} s, p99 {p99:.3f} s, last {late[-1]:.3f} s")
     # This client reads a thousand ends on the cores that the sidecars use: the promise is held to their own histogram,
     # from the publication of the new bundle to the last byte.
+    counted = 0
     for sidecar in bench.sidecars:
         within, total = teardowns(sidecar.metrics())
+        counted += total
         print(f"{sidecar.name}: {within} of {total} connections ended within {SECONDS_MAX} s of the event")
-        check(total >= TUNNELS, f"only {total} teardowns were counted")
         check(is_debug_build() or within >= 0.99 * total, f"only {within} of {total} within {SECONDS_MAX} s")
+    # Both sides of a tunnel end it, and the second may find it ended: one of the two has counted it.
+    check(counted >= len(old), f"only {counted} teardowns were counted")
     check(p99 <= 10 * SECONDS_MAX, f"p99 as the client saw it is {p99:.3f} s")
     expect("connections of the new authority that were cut", len(times_of_ends(watch(new), 0.5)), 0)
 
