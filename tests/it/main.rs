@@ -15,6 +15,7 @@ mod oracle_svid;
 mod outbound;
 mod pages;
 mod permissions;
+mod races;
 mod reload;
 mod rotation;
 mod teardown;

@@ -1,6 +1,7 @@
 //! One sidecar: the whole program but its command line, on a thread of its own.
 
 use crate::wait::{BOUND, eventually, within};
+use postern::admin::ConnectionInfo;
 use postern::app::{App, Surroundings};
 use postern::identity::Snapshot;
 use postern::shared::Shared;
@@ -18,6 +19,7 @@ enum Order {
     Apply(Box<Config>, oneshot::Sender<Result<(), String>>),
     Drain(Duration, oneshot::Sender<()>),
     Missing(oneshot::Sender<Vec<&'static str>>),
+    Connections(oneshot::Sender<Vec<ConnectionInfo>>),
     Stop,
 }
 
@@ -89,6 +91,7 @@ async fn serve(
                 let missing = app.readiness.missing().into_iter().map(|(what, _why)| what).collect();
                 drop(reply.send(missing));
             }
+            Order::Connections(reply) => drop(reply.send((app.state().connections)().await)),
             Order::Stop => break,
         }
     }
@@ -104,6 +107,22 @@ impl Sidecar {
         let (reply, answer) = oneshot::channel();
         drop(self.orders.send(Order::Missing(reply)));
         within("the readiness", answer).await.expect("the sidecar lives")
+    }
+
+    /// What lives on its workers.
+    ///
+    /// # Panics
+    /// It has been stopped.
+    pub async fn connections(&self) -> Vec<ConnectionInfo> {
+        let (reply, answer) = oneshot::channel();
+        drop(self.orders.send(Order::Connections(reply)));
+        within("the connections", answer).await.expect("the sidecar lives")
+    }
+
+    /// Every worker has seen what was published before: a worker that answers twice has run its other tasks in between.
+    pub async fn until_settled(&self) {
+        self.connections().await;
+        self.connections().await;
     }
 
     pub async fn until_ready(&self) {

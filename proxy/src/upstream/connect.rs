@@ -5,7 +5,7 @@ use super::pool::{EndpointAddress, OwnSvid};
 use crate::capture;
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, Negotiated, Registered, Session, SessionIo, Subject, Trust};
+use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered, Session, SessionIo, Subject, Trust};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};
 use crate::worker::Worker;
@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -147,7 +147,7 @@ async fn mesh(
         deadline: policy.timeouts.handshake,
     };
     let io = SessionIo::new(tcp, session.clone(), worker.shared.metrics.clone());
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (tls, peer) = Box::pin(mesh::connect(io, with))
         .await
         .map_err(|error| Refused::new(error.refusal(Role::Client), format!("{}: {remote}: {error}", plan.name)))?;
@@ -161,6 +161,15 @@ async fn mesh(
         negotiated: Negotiated::of(tls.get_ref().1),
     };
     session.establish(trust, &worker.identity());
+    // The plan was chosen before the name was resolved and the connection made, which may take seconds.
+    session::decide_again(&session, &worker.policy(), Instant::now());
+    if session.is_cut() {
+        let cause = session.end_cause().map_or("cut", EndCause::as_str);
+        return Err(Refused::new(
+            Refusal::TrustEnded,
+            format!("{}: {remote} answered as {}, but meanwhile: {cause}", plan.name, peer.id),
+        ));
+    }
     Ok(Connected {
         io: UpstreamIo::Mesh(Box::new(tls)),
         session: Some(session),

@@ -23,15 +23,14 @@ pub struct ServicePlan {
     pub connect_timeout: Duration,
     pub pool_idle: Duration,
     pub metrics: Arc<PortMetrics>,
-    /// What it was made from; equal means the plan, and with it the pools, can stay.
-    origin: Origin,
+    /// What it was made from; equal means the plan, and with it the pools, can stay. An instance has its template's.
+    origin: Arc<Origin>,
 }
 
-#[derive(Clone, PartialEq)]
+#[derive(PartialEq)]
 enum Origin {
     Service(Box<Service>, Duration, Duration),
     App(AppAddress, Duration, Duration),
-    Instance,
 }
 
 /// What protects the hop.
@@ -73,7 +72,7 @@ impl ServicePlan {
             connect_timeout: service.connect_timeout.unwrap_or(timeouts.connect),
             pool_idle: timeouts.pool_idle,
             metrics: metrics.outbound(&service.name),
-            origin: service_origin(service, timeouts),
+            origin: Arc::new(service_origin(service, timeouts)),
         }
     }
 
@@ -91,16 +90,21 @@ impl ServicePlan {
             connect_timeout: timeouts.connect_app,
             pool_idle: timeouts.pool_idle_app,
             metrics: metrics.inbound(name),
-            origin: Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app),
+            origin: Arc::new(app_origin(app, timeouts)),
         }
     }
 
     pub fn same_upstream(&self, service: &Service, timeouts: &Timeouts) -> bool {
-        self.origin == service_origin(service, timeouts)
+        *self.origin == service_origin(service, timeouts)
     }
 
     pub fn same_app(&self, app: &AppAddress, timeouts: &Timeouts) -> bool {
-        self.origin == Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app)
+        *self.origin == app_origin(app, timeouts)
+    }
+
+    /// Are they the same plan, or instances of the same template? Then nothing about them changed.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin)
     }
 
     /// A plan that needs the requested host: to know where, or whom to expect.
@@ -151,7 +155,7 @@ impl ServicePlan {
             connect_timeout: self.connect_timeout,
             pool_idle: self.pool_idle,
             metrics: self.metrics.clone(),
-            origin: Origin::Instance,
+            origin: self.origin.clone(),
         })
     }
 
@@ -172,6 +176,10 @@ fn fixed_name(service: &Service) -> Option<&str> {
 fn service_origin(service: &Service, timeouts: &Timeouts) -> Origin {
     let connect = service.connect_timeout.unwrap_or(timeouts.connect);
     Origin::Service(Box::new(service.clone()), connect, timeouts.pool_idle)
+}
+
+fn app_origin(app: &AppAddress, timeouts: &Timeouts) -> Origin {
+    Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app)
 }
 
 impl From<&Endpoints> for EndpointSource {
