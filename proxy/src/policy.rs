@@ -39,6 +39,9 @@ pub struct Policy {
     /// SHA-256 of the effective configuration, hex.
     pub digest: String,
     doors: HashMap<Door, DoorPlan>,
+    /// Doors of earlier configurations, of which the listener is closed: what came through them is decided by the port or
+    /// service of the same name, which listens elsewhere now. An entry goes when its name does.
+    moved: HashMap<Door, DoorPlan>,
     pub services: ServiceTable,
     pub timeouts: Arc<Timeouts>,
     pub limits: Arc<Limits>,
@@ -113,10 +116,12 @@ impl Policy {
         for address in &config.outbound.listen {
             doors.insert(Door(*address), DoorPlan::Shared);
         }
+        let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
             digest: digest(config),
             doors,
+            moved,
             services: ServiceTable::compile(services),
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),
@@ -127,19 +132,28 @@ impl Policy {
     }
 
     pub fn door(&self, door: Door) -> Option<&DoorPlan> {
-        self.doors.get(&door)
+        self.doors.get(&door).or_else(|| self.moved.get(&door))
     }
 
+    /// Those to listen on.
     pub fn doors(&self) -> impl Iterator<Item = Door> + '_ {
         self.doors.keys().copied()
     }
 
     pub fn inbound(&self, door: Door) -> Option<&Arc<InboundPlan>> {
-        match self.doors.get(&door) {
+        match self.door(door) {
             Some(DoorPlan::Inbound(plan)) => Some(plan),
             _ => None,
         }
     }
+}
+
+/// Where doors of `previous` that are not among `doors` lead now.
+fn moved(previous: &Policy, doors: &HashMap<Door, DoorPlan>) -> HashMap<Door, DoorPlan> {
+    let earlier = previous.doors.iter().chain(&previous.moved).filter(|(door, _)| !doors.contains_key(door));
+    earlier
+        .filter_map(|(door, before)| Some((*door, doors.values().find(|now| now.continues(before))?.clone())))
+        .collect()
 }
 
 impl InboundPlan {
@@ -211,6 +225,16 @@ impl DoorPlan {
         match self {
             Self::Inbound(plan) if &*plan.name == name => Some(plan.app.clone()),
             _ => None,
+        }
+    }
+
+    /// Is it what `before` was, though it may stand elsewhere?
+    fn continues(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Inbound(now), Self::Inbound(before)) => now.name == before.name,
+            (Self::Service(now), Self::Service(before)) => now.name == before.name,
+            (Self::Shared, Self::Shared) => true,
+            _ => false,
         }
     }
 

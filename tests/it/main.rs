@@ -17,6 +17,7 @@ mod pages;
 mod permissions;
 mod races;
 mod reload;
+mod reload_listeners;
 mod rotation;
 mod teardown;
 mod teardown_latency;

@@ -72,10 +72,11 @@ async fn serve(
     started: oneshot::Sender<Result<Arc<Shared>, String>>,
     mut queue: mpsc::UnboundedReceiver<Order>,
 ) {
-    let mut app = match App::start(config, Surroundings { endpoint: None, log: LogHandle::detached() }).await {
-        Ok(app) => app,
-        Err(error) => return drop(started.send(Err(format!("{error:#}")))),
-    };
+    let mut app =
+        match App::start(config, Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None }).await {
+            Ok(app) => app,
+            Err(error) => return drop(started.send(Err(format!("{error:#}")))),
+        };
     drop(started.send(Ok(app.shared.clone())));
     while let Some(order) = queue.recv().await {
         match order {
@@ -168,7 +169,18 @@ impl Sidecar {
     /// # Panics
     /// The text has problems.
     pub async fn apply(&self, sections: &str) -> Result<(), String> {
-        let config = read(&self.directory, &self.preamble, sections);
+        self.apply_edited(str::to_owned, sections).await
+    }
+
+    /// As [`Sidecar::apply`], with an edited `identity:`, `telemetry:` and `admin:`.
+    ///
+    /// # Errors
+    /// As [`Sidecar::apply`].
+    ///
+    /// # Panics
+    /// The text has problems.
+    pub async fn apply_edited(&self, edit: impl FnOnce(&str) -> String, sections: &str) -> Result<(), String> {
+        let config = read(&self.directory, &edit(&self.preamble), sections);
         let (reply, answer) = oneshot::channel();
         drop(self.orders.send(Order::Apply(Box::new(config), reply)));
         within("the configuration is applied", answer).await.expect("the sidecar lives")

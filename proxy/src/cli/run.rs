@@ -39,7 +39,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 pub fn run_config(config: Config, path: Option<&Path>) -> anyhow::Result<ExitCode> {
     let filter = environment::log_filter(config.telemetry.log.as_deref());
     let log = process_log::init(filter.as_deref(), config.telemetry.log_format)?;
-    let surroundings = Surroundings { endpoint: environment::endpoint()?, log };
+    let surroundings = Surroundings { endpoint: environment::endpoint()?, log, log_filter: environment::rust_log() };
     environment::block_on(serve(config, path, surroundings))
 }
 
