@@ -139,6 +139,11 @@ impl App {
         self.state.config_status.store(Arc::new(status));
     }
 
+    /// Would applying `config` change nothing? It may say the same, and name files that do not.
+    pub fn is_current(&self, config: &Config) -> bool {
+        config.same_as(&self.config) && self.shared.policy().load().roots_are_current(config)
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -7,10 +7,11 @@ use crate::refusal::Refusal;
 use crate::session::Direction;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::verifier::Strictness;
-use crate::tls::web::{WebRootsError, WebTls};
+use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
+use crate::upstream::web_clients::{WebClients, client_of};
 use http::Method;
-use postern_config::{AppAddress, Config, Inbound, Limits, Protocol, Timeouts};
+use postern_config::{AppAddress, Config, Inbound, Limits, Protocol, Timeouts, Transport};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,17 +97,19 @@ impl Policy {
             }
         }
         let mut services = Vec::new();
+        let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
+        let mut web_clients = WebClients::following(plans_before);
         for service in &config.outbound.services {
             let web = match &service.transport {
-                postern_config::Transport::WebTls { roots, .. } => Some(Arc::new(
-                    WebTls::new(roots.as_deref())
-                        .map_err(|source| CompileError::WebRoots { service: service.name.clone(), source })?,
-                )),
-                _ => None,
+                Transport::WebTls { roots, .. } => {
+                    let client = web_clients.get(roots.as_deref());
+                    Some(client.map_err(|source| CompileError::WebRoots { service: service.name.clone(), source })?)
+                }
+                Transport::Mesh { .. } | Transport::Plaintext => None,
             };
             let plan = previous
                 .and_then(|previous| previous.services.by_name(&service.name))
-                .filter(|before| before.same_upstream(service, &config.timeouts))
+                .filter(|before| before.same_upstream(service, &config.timeouts, web.clone()))
                 .unwrap_or_else(|| Arc::new(ServicePlan::service(service, &config.timeouts, web, metrics)));
             if let Some(address) = service.listen {
                 doors.insert(Door(address), DoorPlan::Service(plan.clone()));
@@ -128,6 +131,17 @@ impl Policy {
             strictness,
             connections_max: config.limits.connections.unwrap_or_else(connections_max),
             unrouted: metrics.outbound(UNROUTED),
+        })
+    }
+
+    /// Do the files of Web PKI roots that `config` names, and the system's, hold what they held when this was compiled?
+    /// One that cannot be read does not.
+    pub fn roots_are_current(&self, config: &Config) -> bool {
+        config.outbound.services.iter().all(|service| {
+            let Transport::WebTls { roots, .. } = &service.transport else { return true };
+            let plan = self.services.by_name(&service.name);
+            let found = WebRoots::read(roots.as_deref());
+            plan.as_deref().and_then(client_of).is_some_and(|client| found.is_ok_and(|found| client.trusts(&found)))
         })
     }
 

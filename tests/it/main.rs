@@ -23,3 +23,4 @@ mod teardown;
 mod teardown_latency;
 mod tidy;
 mod tunnels;
+mod web_roots;

@@ -5,7 +5,8 @@ use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
 use postern_config::{
-    AppAddress, Endpoints, HostPattern, OnExpiry, Protocol, Service, SpiffePattern, SvidSelector, Timeouts, Transport,
+    AppAddress, Endpoints, HostPattern, OnExpiry, Place, Protocol, Service, SpiffePattern, SvidSelector, Timeouts,
+    Transport,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,9 +28,19 @@ pub struct ServicePlan {
     origin: Arc<Origin>,
 }
 
+/// Equal when it is one and the same.
+struct SameWebTls(Arc<WebTls>);
+
+impl PartialEq for SameWebTls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 #[derive(PartialEq)]
 enum Origin {
-    Service(Box<Service>, Duration, Duration),
+    /// The client is compared by what it is: the same path may hold other roots.
+    Service(Box<Service>, Duration, Duration, Option<SameWebTls>),
     App(AppAddress, Duration, Duration),
 }
 
@@ -51,6 +62,7 @@ pub enum Security {
 
 impl ServicePlan {
     pub fn service(service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>, metrics: &Metrics) -> Self {
+        let origin = Arc::new(service_origin(service, timeouts, web.clone()));
         let security = match (&service.transport, web) {
             (Transport::Mesh { identity, svid }, _) => {
                 Security::Mesh { expected: identity.clone(), svid: svid.clone() }
@@ -72,7 +84,7 @@ impl ServicePlan {
             connect_timeout: service.connect_timeout.unwrap_or(timeouts.connect),
             pool_idle: timeouts.pool_idle,
             metrics: metrics.outbound(&service.name),
-            origin: Arc::new(service_origin(service, timeouts)),
+            origin,
         }
     }
 
@@ -94,8 +106,9 @@ impl ServicePlan {
         }
     }
 
-    pub fn same_upstream(&self, service: &Service, timeouts: &Timeouts) -> bool {
-        *self.origin == service_origin(service, timeouts)
+    /// Would [`ServicePlan::service`] make the same of these?
+    pub fn same_upstream(&self, service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>) -> bool {
+        *self.origin == service_origin(service, timeouts, web)
     }
 
     pub fn same_app(&self, app: &AppAddress, timeouts: &Timeouts) -> bool {
@@ -173,9 +186,11 @@ fn fixed_name(service: &Service) -> Option<&str> {
     }
 }
 
-fn service_origin(service: &Service, timeouts: &Timeouts) -> Origin {
+fn service_origin(service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>) -> Origin {
     let connect = service.connect_timeout.unwrap_or(timeouts.connect);
-    Origin::Service(Box::new(service.clone()), connect, timeouts.pool_idle)
+    // Where it is written, and where we listen for it, says nothing about the upstream.
+    let service = Service { place: Place::command_line(), listen: None, ..service.clone() };
+    Origin::Service(Box::new(service), connect, timeouts.pool_idle, web.map(SameWebTls))
 }
 
 fn app_origin(app: &AppAddress, timeouts: &Timeouts) -> Origin {
