@@ -3,6 +3,7 @@
 use super::plan::{Security, ServicePlan};
 use super::pool::{EndpointAddress, OwnSvid};
 use crate::capture;
+use crate::delegate::delegate_io;
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered, Session, SessionIo, Subject, Trust};
@@ -11,12 +12,9 @@ use crate::tls::{Peer, Role};
 use crate::worker::Worker;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
@@ -27,6 +25,8 @@ pub enum UpstreamIo {
     Mesh(Box<TlsStream<SessionIo>>),
     Web(Box<TlsStream<TcpStream>>),
 }
+
+delegate_io!(UpstreamIo { Tcp, Unix, Mesh, Web });
 
 /// An upstream that answered, and proved who it is if the plan wants that.
 pub struct Connected {
@@ -176,47 +176,4 @@ async fn mesh(
         registered: Some(registered),
         peer: Some(peer),
     })
-}
-
-macro_rules! each_io {
-    ($io:expr, $inner:ident => $call:expr) => {
-        match $io {
-            UpstreamIo::Tcp($inner) => $call,
-            UpstreamIo::Unix($inner) => $call,
-            UpstreamIo::Mesh($inner) => $call,
-            UpstreamIo::Web($inner) => $call,
-        }
-    };
-}
-
-impl AsyncRead for UpstreamIo {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_read(context, buffer))
-    }
-}
-
-impl AsyncWrite for UpstreamIo {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        each_io!(self, inner => inner.is_write_vectored())
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_shutdown(context))
-    }
 }
