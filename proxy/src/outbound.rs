@@ -30,6 +30,9 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         Some(DoorPlan::Inbound(_)) | None => return,
     };
     let connection = Connection::open(&worker, door, place, Direction::Local, name, metrics, accepted.client.0);
+    if service.is_none() {
+        connection.session.set_subject(Subject::Shared);
+    }
     let io = SessionIo::new(accepted.tcp, connection.session.clone(), worker.shared.metrics.clone());
     let result = match &service {
         Some(service) => to_service(&connection, service, io).await,

@@ -279,3 +279,39 @@ async fn f_16_a_drain_says_goaway_to_http2_callers() {
     within("the connection ends", client.connection).await.unwrap().unwrap();
     within("the drain ends", drained).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_host_that_a_service_loses_ends_what_went_by_it() {
+    let (mesh, app, listen) = (Mesh::start(), HttpApp::start().await, ports::free());
+    let text = |hosts: &str| {
+        let endpoint = format!("endpoints: [\"{}\"], tls: off", app.address);
+        format!("outbound:\n  listen: {listen}\n  services:\n  - {{ name: a, hosts: [{hosts}], {endpoint} }}\n")
+    };
+    let web = mesh.sidecar("web", &text("one.svc, two.svc")).await;
+    let mut in_flight = Vec::new();
+    for host in ["one.svc", "two.svc"] {
+        let mut client = RawClient::connect(listen).await;
+        client.send(format!("GET /ticks HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(client.head().await.unwrap().status, 200);
+        in_flight.push(client);
+    }
+    web.apply(&text("one.svc")).await.unwrap();
+    let (mut two, mut one) = (in_flight.pop().unwrap(), in_flight.pop().unwrap());
+    within("what lost its service ends", two.until_ended()).await;
+    let record = web.record("request", |record| record["server.address"] == "two.svc").await;
+    assert_eq!(record["end"], "cut", "{record}");
+    one.take(16).await.expect("what still has its service goes on");
+}
+
+#[tokio::test]
+async fn a_connection_of_the_application_does_not_become_one_of_a_peer() {
+    let (mesh, app, listen) = (Mesh::start(), HttpApp::start().await, ports::free());
+    let service = format!("endpoints: [\"{}\"]\ntls: off\nprotocol: http", app.address);
+    let web = mesh.sidecar("web", &postern_tests::pair::service_section(listen, &service)).await;
+    let mut client = H1Client::connect(listen).await;
+    assert_eq!(client.get("/before").await.unwrap().status, 200);
+    let lines = "protocol: http\ntls: off\nallow: [{ anonymous: true }]";
+    web.apply(&inbound_section(listen, &app.address.to_string(), lines)).await.unwrap();
+    assert_eq!(client.get("/after").await.unwrap().status, 403);
+    assert_eq!(H1Client::connect(listen).await.get("/new").await.unwrap().status, 200);
+}

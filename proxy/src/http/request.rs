@@ -197,7 +197,9 @@ fn decide(
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
     let caller_version = HttpVersion::of(head.version);
-    match policy.door(connection.door) {
+    // What came from the application is no peer's, and the other way round, also when a reload gives the address to the other.
+    let door = policy.door(connection.door).filter(|door| door.direction() == connection.session.direction);
+    match door {
         Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, plan, head, target, recorder),
         // Only routes can allow it, and services have none (DESIGN, ruling "methods").
         Some(DoorPlan::Service(_) | DoorPlan::Shared) if head.method == Method::CONNECT => {

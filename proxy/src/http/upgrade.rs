@@ -46,9 +46,11 @@ pub fn start(
                     }
                 };
                 // Where one side does not read, nothing polls the other side's socket: a cut comes in here.
+                // Looked at first: bytes that were read before the cut wait to be copied.
                 let was_cut = tokio::select! {
-                    () = run(&connection, caller, upstream, &guard, &mut recorder) => false,
+                    biased;
                     () = cut => true,
+                    () = run(&connection, caller, upstream, &guard, &mut recorder) => false,
                 };
                 if was_cut {
                     recorder.ended_early("cut");

@@ -12,6 +12,8 @@ use std::time::Instant;
 pub enum Subject {
     /// A peer's connection to one of our doors.
     Door(Door),
+    /// A connection of the application to a shared listener: each of its requests names a service by its host.
+    Shared,
     /// A connection of the application to a service, or ours for it. `host` fills a template.
     Service { plan: Arc<ServicePlan>, host: Option<Box<str>> },
 }
@@ -23,6 +25,10 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
     }
     for request in registry.requests() {
         let allowed = match (&request.service, request.session.subject()) {
+            (Some(service), Some(Subject::Shared)) => {
+                let now = policy.services.by_host(&request.host);
+                now.is_some_and(|now| now.name == service.name && is_protected_alike(now, service))
+            }
             (Some(service), _) => service_stays(service, policy),
             (None, Some(Subject::Door(door))) => is_allowed_again(&request, *door, policy),
             (None, _) => continue,
@@ -39,7 +45,7 @@ pub fn decide_again(session: &Session, policy: &Policy, event: Instant) {
     match session.subject() {
         Some(Subject::Door(door)) => recheck_inbound(session, *door, policy, event),
         Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy, event),
-        None => {}
+        Some(Subject::Shared) | None => {}
     }
 }
 
