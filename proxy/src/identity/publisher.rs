@@ -75,19 +75,26 @@ impl Publisher {
     }
 
     /// Workload API §5.2.1: on `PermissionDenied` the client should cease to use what it was given.
-    pub(crate) fn denied(&self, now: SystemTime) {
+    /// Whether that is news.
+    pub(crate) fn denied(&self, now: SystemTime) -> bool {
         self.report(|current| match current.source {
             SourceStatus::Denied { .. } => current.source.clone(),
             _ => SourceStatus::Denied { since: now, cut: false },
-        });
+        })
     }
 
-    fn report(&self, next: impl FnOnce(&Snapshot) -> SourceStatus) {
+    /// The agent denies us an identity, and has not done so for the whole grace.
+    pub(crate) fn denial_runs(&self) -> bool {
+        matches!(self.store.load().source, SourceStatus::Denied { cut: false, .. })
+    }
+
+    /// Whether anything changed.
+    fn report(&self, next: impl FnOnce(&Snapshot) -> SourceStatus) -> bool {
         let published = self.store.publish_if_changed(|current| {
             let source = next(current);
             (source != current.source).then(|| Snapshot { source, ..current.clone() })
         });
-        if let Some(snapshot) = published {
+        if let Some(snapshot) = &published {
             let generation = snapshot.generation;
             match &snapshot.source {
                 SourceStatus::Waiting { reason } => tracing::warn!(generation, %reason, "waiting for an identity"),
@@ -106,6 +113,7 @@ impl Publisher {
                 SourceStatus::Connected => tracing::info!(generation, "the identity source is connected"),
             }
         }
+        published.is_some()
     }
 }
 
