@@ -78,6 +78,10 @@ fn identity(page: &mut Page, source: &Metrics) {
         page.value(&metrics::IDENTITY_DISCARDS, &[reason.as_str()], counters.discarded(reason) as f64);
     }
     page.value(&metrics::BUNDLES_REFUSED, &[], counters.bundles_refused.load(Relaxed) as f64);
+    for (trust_domain, fetches) in counters.fetches() {
+        page.value(&metrics::BUNDLE_FETCHES, &[trust_domain.as_str(), "success"], fetches.succeeded as f64);
+        page.value(&metrics::BUNDLE_FETCHES, &[trust_domain.as_str(), "failure"], fetches.failed as f64);
+    }
     page.value(&metrics::IDENTITY_RECONNECTS, &[], counters.reconnects.load(Relaxed) as f64);
     let figures = source.identity_figures();
     let states = [IdentityState::Fresh, IdentityState::ServingStale, IdentityState::Expired, IdentityState::NoIdentity];

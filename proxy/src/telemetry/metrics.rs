@@ -61,6 +61,7 @@ families! {
     IDENTITY_UPDATES = "postern_identity_updates_total" Counter &[], "Messages of the identity source that were taken.";
     IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &["reason"], "Messages of the identity source that were refused whole; the last good one stays.";
     BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, and roots that may vouch for nobody.";
+    BUNDLE_FETCHES = "postern_bundle_fetches_total" Counter &["trust_domain", "result"], "Polls of the bundle endpoints in `identity.federation`.";
     IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
     CONFIG_GENERATION = "postern_config_generation" Gauge &[], "Rises with every configuration taken.";
     CONFIG_SUCCESS = "postern_config_last_load_success_timestamp_seconds" Gauge &[], "When a configuration was last taken.";

@@ -1,5 +1,6 @@
 //! Tests of sources against what an agent or a directory may do. The fakes stand at the network.
 
+mod bundle_endpoint;
 mod c_05;
 mod canary;
 mod dev_provider;
