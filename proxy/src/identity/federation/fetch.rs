@@ -1,8 +1,8 @@
 //! One fetch from a bundle endpoint: GET over HTTPS, redirects followed, nothing shown of ourselves
 //! (SPIFFE Federation §5.2.1.3, §5.2.1.4, §5.2.2.4).
 
-use crate::identity::bundle_format::DOCUMENT_BYTES_MAX;
 use crate::tls::{ClientAlpn, EndpointTrust, TlsError, WebTls};
+use crate::upstream::discovery::may_be_dialled;
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, LOCATION, USER_AGENT};
 use http::{Request, Response, StatusCode};
@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use postern_config::identity::{BundleUrl, BundleUrlError};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -21,6 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// For one address; a name may have several.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Some hundred authorities. Files of our own host may be larger, what a foreign one sends may not (THREATS NW-13).
+const BYTES_MAX: usize = 1024 * 1024;
 /// As many as browsers and SPIRE follow would hide a loop for long.
 const REDIRECTS_MAX: usize = 5;
 const AGENT: &str = concat!("postern/", env!("CARGO_PKG_VERSION"));
@@ -57,7 +60,9 @@ pub(super) enum FetchError {
     RedirectTarget { url: BundleUrl, location: String, source: BundleUrlError },
     #[error("more than {REDIRECTS_MAX} redirects")]
     RedirectsMax,
-    #[error("the bundle at {url} cannot be read to its end, or has more than {DOCUMENT_BYTES_MAX} bytes")]
+    #[error("a redirect to {url} leads to {address}: this host, or a metadata service")]
+    RedirectInside { url: BundleUrl, address: IpAddr },
+    #[error("the bundle at {url} cannot be read to its end, or has more than {BYTES_MAX} bytes")]
     Body { url: BundleUrl, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
@@ -77,11 +82,19 @@ pub(super) async fn fetch(url: &BundleUrl, trust: &Trust, follow_redirects: bool
 
 async fn follow(url: &BundleUrl, trust: &Trust, follow_redirects: bool) -> Result<Bytes, FetchError> {
     let mut url = url.clone();
+    // Where the operator's own address leads inside, a redirect may too; otherwise none may.
+    let mut inside_allowed = true;
     for _hop in 0..=REDIRECTS_MAX {
-        let (response, _connection) = get(&url, trust).await?;
+        let addresses = resolve(&url).await?;
+        let inside = addresses.iter().map(SocketAddr::ip).find(|address| !may_be_dialled(*address));
+        if let (Some(address), false) = (inside, inside_allowed) {
+            return Err(FetchError::RedirectInside { url, address });
+        }
+        inside_allowed = inside.is_some();
+        let (response, _connection) = get(&url, trust, &addresses).await?;
         let status = response.status();
         if status == StatusCode::OK {
-            let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await;
+            let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
             return body.map(|body| body.to_bytes()).map_err(|source| FetchError::Body { url, source });
         }
         if !is_redirect(status) {
@@ -116,8 +129,9 @@ fn target(url: &BundleUrl, response: &Response<Incoming>) -> Result<BundleUrl, F
 async fn get(
     url: &BundleUrl,
     trust: &Trust,
+    addresses: &[SocketAddr],
 ) -> Result<(Response<Incoming>, AbortOnDropHandle<Result<(), hyper::Error>>), FetchError> {
-    let stream = secured(url, trust).await?;
+    let stream = secured(url, trust, connect(url, addresses).await?).await?;
     let http = |source| FetchError::Http { url: url.clone(), source };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     let connection = AbortOnDropHandle::new(tokio::spawn(connection));
@@ -131,8 +145,7 @@ async fn get(
     Ok((response, connection))
 }
 
-async fn secured(url: &BundleUrl, trust: &Trust) -> Result<TlsStream<TcpStream>, FetchError> {
-    let tcp = connect(url).await?;
+async fn secured(url: &BundleUrl, trust: &Trust, tcp: TcpStream) -> Result<TlsStream<TcpStream>, FetchError> {
     let host = url.host();
     let secured = match trust {
         Trust::Web(web) => web.connect(tcp, &host, ClientAlpn::Http1, DEADLINE).await,
@@ -141,11 +154,14 @@ async fn secured(url: &BundleUrl, trust: &Trust) -> Result<TlsStream<TcpStream>,
     secured.map_err(|source| FetchError::Tls { url: url.clone(), source })
 }
 
+async fn resolve(url: &BundleUrl) -> Result<Vec<SocketAddr>, FetchError> {
+    let host = url.host();
+    let addresses = tokio::net::lookup_host((host.as_str(), url.port())).await;
+    addresses.map(Iterator::collect).map_err(|source| FetchError::Resolve { host: host.clone(), source })
+}
+
 /// The first address that answers, in the order of the resolver.
-async fn connect(url: &BundleUrl) -> Result<TcpStream, FetchError> {
-    let (host, port) = (url.host(), url.port());
-    let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
-    let addresses = addresses.map_err(|source| FetchError::Resolve { host: host.clone(), source })?;
+async fn connect(url: &BundleUrl, addresses: &[SocketAddr]) -> Result<TcpStream, FetchError> {
     let mut last = None;
     for address in addresses {
         let connected = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
@@ -154,6 +170,7 @@ async fn connect(url: &BundleUrl) -> Result<TcpStream, FetchError> {
             Err(error) => last = Some(error),
         }
     }
+    let (host, port) = (url.host(), url.port());
     Err(match last {
         Some(source) => FetchError::Connect { host, port, source },
         None => FetchError::NoAddress { host },

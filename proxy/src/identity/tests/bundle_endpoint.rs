@@ -1,213 +1,20 @@
 //! Conformance C-5, the bundle-endpoint client: real TLS and HTTP on loopback, polls in virtual time.
 
 use super::c_05::encode;
+use super::endpoint_scene::{
+    Endpoint, POLLS, SERVER, Scene, authorities, document, failed, is, ok, partner_domain, redirect, tls, unavailable,
+    web_certificate,
+};
 use super::fixtures::Ca;
-use super::support::{Follower, identity};
+use super::support::Follower;
 use crate::identity::{Counters, IdentityStore, Snapshot, spawn};
-use crate::tls::provider;
-use postern_config::identity::{BundleEndpoint, BundleUrl, EndpointProfile, Identity, IdentitySource};
-use postern_config::{SpiffeId, TrustDomain};
-use rustls::ServerConfig;
-use rustls::version::TLS13;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use postern_config::TrustDomain;
+use postern_config::identity::{BundleUrl, EndpointProfile, Identity};
 use serde_json::json;
-use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
-
-/// Virtual: several polls.
-const POLLS: Duration = Duration::from_secs(3600);
-const SERVER: &str = "spiffe://partner.example/spire/server";
-
-/// An HTTPS server whose certificate and answers are exchanged while it runs.
-#[derive(Clone)]
-struct Endpoint {
-    port: u16,
-    state: Arc<Mutex<State>>,
-    count: Arc<watch::Sender<usize>>,
-}
-
-struct State {
-    tls: Arc<ServerConfig>,
-    /// The last one is given for ever.
-    answers: VecDeque<String>,
-    visits: Vec<(Instant, String)>,
-}
-
-impl Endpoint {
-    async fn start(tls: Arc<ServerConfig>, answers: impl IntoIterator<Item = String>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let state = State { tls, answers: answers.into_iter().collect(), visits: Vec::new() };
-        let endpoint = Self { port, state: Arc::new(Mutex::new(state)), count: Arc::default() };
-        let served = endpoint.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(served.clone().answer(stream));
-            }
-        });
-        endpoint
-    }
-
-    async fn answer(self, stream: tokio::net::TcpStream) {
-        let tls = self.state.lock().unwrap().tls.clone();
-        let Ok(mut stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            match stream.read_u8().await {
-                Ok(byte) => head.push(byte),
-                Err(_closed) => return,
-            }
-        }
-        let answer = {
-            let mut state = self.state.lock().unwrap();
-            let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
-            state.visits.push((Instant::now(), line));
-            if state.answers.len() > 1 { state.answers.pop_front() } else { state.answers.front().cloned() }
-        };
-        self.count.send_modify(|count| *count += 1);
-        let _ = stream.write_all(answer.unwrap().as_bytes()).await;
-        let _ = stream.shutdown().await;
-    }
-
-    fn present(&self, tls: Arc<ServerConfig>) {
-        self.state.lock().unwrap().tls = tls;
-    }
-
-    fn say(&self, answers: impl IntoIterator<Item = String>) {
-        self.state.lock().unwrap().answers = answers.into_iter().collect();
-    }
-
-    fn visits(&self) -> Vec<(Instant, String)> {
-        self.state.lock().unwrap().visits.clone()
-    }
-
-    /// Waits for so many requests in all.
-    async fn visited(&self, times: usize) -> Vec<(Instant, String)> {
-        let mut counted = self.count.subscribe();
-        let waiting = counted.wait_for(|count| *count >= times);
-        tokio::time::timeout(Duration::from_secs(7 * 24 * 3600), waiting).await.expect("so many visits").unwrap();
-        self.visits()
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("https://127.0.0.1:{}{path}", self.port)
-    }
-}
-
-fn tls(ca: &Ca, id: &str) -> Arc<ServerConfig> {
-    let (leaf, key) = ca.leaf(id, SystemTime::now() + Duration::from_secs(30 * 24 * 3600));
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![CertificateDer::from(leaf)], key)
-        .unwrap();
-    Arc::new(config)
-}
-
-fn document(authorities: &[&Ca], more: serde_json::Value) -> String {
-    let keys: Vec<_> =
-        authorities.iter().map(|ca| json!({"use": "x509-svid", "kty": "EC", "x5c": [encode(&ca.der)]})).collect();
-    let mut document = json!({ "keys": keys });
-    document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    document.to_string()
-}
-
-fn ok(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-}
-
-fn redirect(to: &str) -> String {
-    format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
-}
-
-fn unavailable() -> String {
-    "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n".to_owned()
-}
-
-/// A workload of example.org that federates with partner.example.
-struct Scene {
-    directory: TempDir,
-    partner: Ca,
-    federation: BundleEndpoint,
-    own: Ca,
-}
-
-impl Scene {
-    fn new(url: &str) -> Self {
-        let (directory, partner) = (tempfile::tempdir().unwrap(), Ca::new("partner.example"));
-        let bootstrap = directory.path().join("bootstrap.json");
-        std::fs::write(&bootstrap, document(&[&partner], json!({}))).unwrap();
-        let federation = BundleEndpoint {
-            trust_domain: partner_domain(),
-            url: BundleUrl::parse(url).unwrap(),
-            profile: EndpointProfile::HttpsSpiffe { id: SpiffeId::parse(SERVER).unwrap(), bootstrap },
-            follow_redirects: true,
-            keep: None,
-        };
-        Self { directory, partner, federation, own: Ca::new("example.org") }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn config(&self) -> Identity {
-        let (leaf, key) = self.own.leaf("spiffe://example.org/a", SystemTime::now() + Duration::from_secs(3600));
-        let pem = |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", encode(der));
-        std::fs::write(self.path("svid.pem"), pem(&leaf)).unwrap();
-        std::fs::write(self.path("key.pem"), key.serialize_pem()).unwrap();
-        std::fs::write(self.path("bundle.pem"), pem(&self.own.der)).unwrap();
-        let source = IdentitySource::Files {
-            certificate: self.path("svid.pem"),
-            key: self.path("key.pem"),
-            bundle: self.path("bundle.pem"),
-            federated: Vec::new(),
-        };
-        Identity { federation: vec![self.federation.clone()], ..identity(source) }
-    }
-
-    fn follow(&self) -> Follower {
-        Follower::of(&self.config())
-    }
-}
-
-fn partner_domain() -> TrustDomain {
-    TrustDomain::parse("partner.example").unwrap()
-}
-
-/// The DER of the partner's authorities that are in use; `None`: the partner is unknown.
-fn authorities(snapshot: &Snapshot) -> Option<Vec<Vec<u8>>> {
-    let bundle = snapshot.bundles.get(&partner_domain())?;
-    Some(bundle.anchors.iter().map(|anchor| anchor.der.to_vec()).collect())
-}
-
-fn is(snapshot: &Snapshot, expected: &[&Ca]) -> bool {
-    authorities(snapshot) == Some(expected.iter().map(|ca| ca.der.clone()).collect())
-}
-
-fn failures(follower: &Follower) -> u64 {
-    follower.counters.fetches()[&partner_domain()].failed
-}
-
-async fn failed(follower: &Follower, times: u64) -> String {
-    let waiting = async {
-        while failures(follower) < times {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(3600), waiting).await.expect("a failure");
-    follower.counters.fetches()[&partner_domain()].last_error.clone().unwrap_or_default()
-}
 
 /// Seconds from one visit to the next.
 fn gaps(visits: &[(Instant, String)]) -> Vec<f64> {
@@ -463,4 +270,25 @@ async fn our_own_trust_domain_is_not_fetched() {
     let own = &snapshot.bundles[&TrustDomain::parse("example.org").unwrap()];
     assert_eq!(own.anchors.len(), 1);
     assert_eq!(own.anchors[0].der.as_ref(), scene.own.der);
+}
+
+/// A certificate of the Web PKI for the host, from the roots that are named; an SVID does not do (§5.2.1.2).
+#[tokio::test(start_paused = true)]
+async fn https_web_believes_the_web_pki_alone() {
+    let mut scene = Scene::new("https://unused/");
+    let (root, good) = web_certificate("127.0.0.1");
+    let (_, of_other_host) = web_certificate("127.0.0.2");
+    let endpoint = Endpoint::start(tls(&scene.partner, SERVER), [ok(&document(&[&scene.partner], json!({})))]).await;
+    std::fs::write(scene.path("roots.pem"), root).unwrap();
+    scene.federation.url = BundleUrl::parse(&endpoint.url("/")).unwrap();
+    scene.federation.profile = EndpointProfile::HttpsWeb { roots: Some(scene.path("roots.pem")) };
+    let follower = scene.follow();
+    for (times, wrong) in [(1, tls(&scene.partner, SERVER)), (2, of_other_host)] {
+        endpoint.present(wrong);
+        let error = failed(&follower, times).await;
+        assert!(error.contains("does not prove who it is"), "{error}");
+    }
+    assert_eq!((endpoint.visits(), authorities(&follower.store.load())), (Vec::new(), None));
+    endpoint.present(good);
+    follower.until_within(POLLS, "the right one", |snapshot| is(snapshot, &[&scene.partner])).await;
 }

@@ -5,6 +5,7 @@ mod c_05;
 mod canary;
 mod dev_provider;
 mod e_06;
+mod endpoint_scene;
 mod fake_agent;
 mod fixtures;
 mod mutation;
