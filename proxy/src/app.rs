@@ -2,32 +2,35 @@
 //!
 //! [`App::start`] is a table of contents. [`App::apply`] replaces the configuration whole or not at all.
 
-use crate::admin::{self, AdminState, AllowedUids, Condition, ConfigStatus, Readiness, bind_unix_socket};
-use crate::capture;
-use crate::identity::{self, Counters, IdentityStore, SourceHandle};
-use crate::policy::{Door, Policy, UNROUTED};
+mod listeners;
+mod process_change;
+
+use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
+use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
+use crate::policy::{Policy, UNROUTED};
 use crate::shared::Shared;
 use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
 use crate::upstream::discovery::Discovery;
 use crate::worker::{Command, Workers};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use listeners::{Bound, Listener, Listeners};
 use postern_config::Config;
 use postern_config::identity::Endpoint;
-use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use process_change::ProcessChange;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
 /// What comes from outside the file.
 pub struct Surroundings {
     /// `$SPIFFE_ENDPOINT_SOCKET`; the file wins over it.
     pub endpoint: Option<Endpoint>,
     pub log: LogHandle,
+    /// `$RUST_LOG`; it wins over the file, also when that changes.
+    pub log_filter: Option<String>,
 }
 
 /// A running Postern.
@@ -37,13 +40,11 @@ pub struct App {
     workers: Workers,
     state: Arc<AdminState>,
     config: Config,
-    /// Which worker accepts on which door.
-    doors: HashMap<Door, usize>,
-    endpoint: Option<Endpoint>,
+    listeners: Listeners,
+    surroundings: Surroundings,
     counters: Arc<Counters>,
     source: SourceHandle,
     drain_asked: Arc<Notify>,
-    admin_tasks: Vec<AbortHandle>,
 }
 
 impl App {
@@ -64,73 +65,70 @@ impl App {
         let shared = Arc::new(Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery));
 
         // Doors: all are bound before one is opened.
-        let listeners = bind_doors(shared.policy().load().doors())?;
-        let admin_doors = AdminDoors::bind(&config)?;
+        let wanted = Listener::wanted(&config, &shared.policy().load());
+        let bound = Bound::new(wanted, config.admin.socket.as_deref())?;
+        let allowed = AllowedUids::new(&config.admin.uids)?;
 
         // Open.
         let counters = metrics.identity_counters();
-        let endpoint = surroundings.endpoint;
-        let source = identity::spawn(&config.identity, endpoint.clone(), identity, counters.clone())?;
+        let endpoint = surroundings.endpoint.clone();
+        let source = identity::spawn(&config.identity, endpoint, identity, counters.clone())?;
         let workers =
             Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
         let drain_asked = Arc::new(Notify::new());
-        let state = admin_state(&shared, &readiness, &workers, surroundings.log, &drain_asked);
-        let admin_tasks = admin_doors.serve(&config, &state)?;
-        let mut app = Self {
-            shared,
-            readiness,
-            workers,
-            state,
-            config,
-            doors: HashMap::new(),
-            endpoint,
-            counters,
-            source,
-            drain_asked,
-            admin_tasks,
-        };
-        app.open(listeners).await;
+        let state = admin_state(&shared, &readiness, &workers, surroundings.log.clone(), &drain_asked);
+        let listeners = Listeners::new(workers.handles.clone(), state.clone(), allowed);
+        let mut app =
+            Self { shared, readiness, workers, state, config, listeners, surroundings, counters, source, drain_asked };
+        app.listeners.open_all(bound).await;
         app.report_configuration();
         app.readiness.set(Condition::Listeners, Ok(()));
         Ok(app)
     }
 
-    /// Replaces the configuration: compiled whole, all new doors bound, then swapped once. What did not change stays.
+    /// Replaces the configuration: compiled whole, all that can fail tried, then swapped once. What did not change stays.
     ///
     /// # Errors
     /// Nothing has changed then: the last good configuration stays.
     pub async fn apply(&mut self, config: Config) -> anyhow::Result<()> {
+        // 1 what can fail.
         let before = self.shared.policy().load_full();
         let policy = Policy::compile(&config, Some(&before), &self.shared.metrics)?;
-        let listeners = bind_doors(policy.doors().filter(|door| !self.doors.contains_key(door)))?;
-        let gone: Vec<Door> = self.doors.keys().copied().filter(|door| policy.door(*door).is_none()).collect();
-        self.warn_of_what_needs_a_restart(&config);
-        if config.identity != self.config.identity {
-            self.source = identity::spawn(
-                &config.identity,
-                self.endpoint.clone(),
-                self.shared.identity.clone(),
-                self.counters.clone(),
-            )?;
-        }
+        let process = ProcessChange::prepare(self, &config)?;
+        let wanted = Listener::wanted(&config, &policy);
+        let listeners = self.listeners.prepare(&wanted, config.admin.socket.as_deref()).await?;
+        let identity = (config.identity != self.config.identity).then(|| self.identity_source(&config)).transpose();
+        let identity = match identity {
+            Ok(identity) => identity,
+            Err(error) => {
+                self.listeners.undo(listeners).await;
+                return Err(error.into());
+            }
+        };
+
+        // 2 what cannot.
         tracing::info!(
             generation = policy.generation,
             digest = %policy.digest,
-            doors_opened = listeners.len(),
-            doors_closed = gone.len(),
+            listeners_opened = listeners.opens(),
+            listeners_closed = listeners.closes(),
             "configuration applied"
         );
-        self.shared.publish_policy(policy);
-        for door in gone {
-            if let Some(worker) = self.doors.remove(&door) {
-                self.workers.handles[worker].send(Command::Close(door)).await;
-            }
+        if let Some(identity) = identity {
+            self.source = identity;
         }
-        self.open(listeners).await;
+        self.shared.publish_policy(policy);
+        process.commit(self, &config);
+        self.listeners.commit(listeners).await;
         self.shared.metrics.retain_ports(|direction, name| names(&config, direction, name));
         self.config = config;
         self.report_configuration();
         Ok(())
+    }
+
+    fn identity_source(&self, config: &Config) -> Result<SourceHandle, SourceError> {
+        let (store, counters) = (self.shared.identity.clone(), self.counters.clone());
+        identity::spawn(&config.identity, self.surroundings.endpoint.clone(), store, counters)
     }
 
     /// The last attempt to change the configuration failed; what runs stays.
@@ -139,6 +137,11 @@ impl App {
         let mut status = ConfigStatus::clone(&self.state.config_status.load());
         status.last_error = Some(why.to_owned());
         self.state.config_status.store(Arc::new(status));
+    }
+
+    /// Would applying `config` change nothing? It may say the same, and name files that do not.
+    pub fn is_current(&self, config: &Config) -> bool {
+        config.same_as(&self.config) && self.shared.policy().load().roots_are_current(config)
     }
 
     pub fn config(&self) -> &Config {
@@ -180,29 +183,13 @@ impl App {
     /// Ends everything that still lives.
     pub async fn stop(self) {
         self.workers.stop().await;
-        self.admin_tasks.iter().for_each(AbortHandle::abort);
         self.shared.access_log.flush();
-        if let Some(socket) = &self.config.admin.socket {
-            // The next process would find out by itself that it is stale.
-            let _ = std::fs::remove_file(socket);
-        }
+        self.listeners.remove_socket();
     }
 
     /// SIGHUP: log files were renamed.
     pub fn reopen_logs(&self) {
         self.shared.access_log.reopen();
-    }
-
-    async fn open(&mut self, listeners: Vec<(Door, TcpListener)>) {
-        for (door, listener) in listeners {
-            // The door with the fewest others beside it.
-            let workers = self.workers.handles.len();
-            let worker = (0..workers).min_by_key(|index| self.doors.values().filter(|it| *it == index).count());
-            let worker = worker.unwrap_or(0);
-            tracing::info!(address = %door.0, "listening");
-            self.workers.handles[worker].send(Command::Open(door, listener)).await;
-            self.doors.insert(door, worker);
-        }
     }
 
     fn report_configuration(&self) {
@@ -216,18 +203,6 @@ impl App {
             last_error: None,
         }));
     }
-
-    fn warn_of_what_needs_a_restart(&self, config: &Config) {
-        for (section, changed) in [
-            ("workers", config.workers != self.config.workers),
-            ("telemetry", config.telemetry != self.config.telemetry),
-            ("admin", config.admin != self.config.admin),
-        ] {
-            if changed {
-                tracing::warn!(section, "this section changed and takes effect with the next start");
-            }
-        }
-    }
 }
 
 /// Metrics of what is no longer in the file end with it.
@@ -235,51 +210,6 @@ fn names(config: &Config, direction: Direction, name: &str) -> bool {
     match direction {
         Direction::Inbound => config.inbound.iter().any(|inbound| inbound.name == name),
         Direction::Outbound => name == UNROUTED || config.outbound.services.iter().any(|service| service.name == name),
-    }
-}
-
-fn bind_doors(doors: impl Iterator<Item = Door>) -> std::io::Result<Vec<(Door, TcpListener)>> {
-    doors.map(|door| Ok((door, capture::bind(door.0)?))).collect()
-}
-
-struct AdminDoors {
-    metrics: Option<TcpListener>,
-    readiness: Option<TcpListener>,
-    tcp: Option<TcpListener>,
-    socket: Option<tokio::net::UnixListener>,
-}
-
-impl AdminDoors {
-    fn bind(config: &Config) -> anyhow::Result<Self> {
-        let bind = |address: &Option<SocketAddr>| address.map(capture::bind).transpose();
-        let socket = config.admin.socket.as_deref().map(|path| {
-            bind_unix_socket(path).with_context(|| format!("cannot listen on the admin socket {}", path.display()))
-        });
-        Ok(Self {
-            metrics: bind(&config.telemetry.metrics)?,
-            readiness: bind(&config.telemetry.readiness)?,
-            tcp: bind(&config.admin.listen)?,
-            socket: socket.transpose()?,
-        })
-    }
-
-    fn serve(self, config: &Config, state: &Arc<AdminState>) -> anyhow::Result<Vec<AbortHandle>> {
-        let mut tasks = Vec::new();
-        let listen = |listener: TcpListener| tokio::net::TcpListener::from_std(listener);
-        if let Some(listener) = self.metrics {
-            tasks.push(tokio::spawn(admin::serve_metrics(listen(listener)?, state.clone())).abort_handle());
-        }
-        if let Some(listener) = self.readiness {
-            tasks.push(tokio::spawn(admin::serve_readiness(listen(listener)?, state.clone())).abort_handle());
-        }
-        if let Some(listener) = self.tcp {
-            tasks.push(tokio::spawn(admin::serve_tcp_readonly(listen(listener)?, state.clone())).abort_handle());
-        }
-        if let Some(listener) = self.socket {
-            let allowed = AllowedUids::new(&config.admin.uids)?;
-            tasks.push(tokio::spawn(admin::serve_socket(listener, allowed, state.clone())).abort_handle());
-        }
-        Ok(tasks)
     }
 }
 

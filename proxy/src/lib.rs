@@ -6,6 +6,7 @@ pub mod authz;
 pub mod capture;
 pub mod cli;
 pub mod connection;
+mod delegate;
 pub mod detect;
 pub mod drain;
 pub mod http;

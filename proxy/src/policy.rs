@@ -7,10 +7,11 @@ use crate::refusal::Refusal;
 use crate::session::Direction;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::verifier::Strictness;
-use crate::tls::web::{WebRootsError, WebTls};
+use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
+use crate::upstream::web_clients::{WebClients, client_of};
 use http::Method;
-use postern_config::{AppAddress, Config, Inbound, Limits, Protocol, Timeouts};
+use postern_config::{AppAddress, Config, Inbound, Limits, Protocol, Timeouts, Transport};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +40,9 @@ pub struct Policy {
     /// SHA-256 of the effective configuration, hex.
     pub digest: String,
     doors: HashMap<Door, DoorPlan>,
+    /// Doors of earlier configurations, of which the listener is closed: what came through them is decided by the port or
+    /// service of the same name, which listens elsewhere now. An entry goes when its name does.
+    moved: HashMap<Door, DoorPlan>,
     pub services: ServiceTable,
     pub timeouts: Arc<Timeouts>,
     pub limits: Arc<Limits>,
@@ -93,17 +97,19 @@ impl Policy {
             }
         }
         let mut services = Vec::new();
+        let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
+        let mut web_clients = WebClients::following(plans_before);
         for service in &config.outbound.services {
             let web = match &service.transport {
-                postern_config::Transport::WebTls { roots, .. } => Some(Arc::new(
-                    WebTls::new(roots.as_deref())
-                        .map_err(|source| CompileError::WebRoots { service: service.name.clone(), source })?,
-                )),
-                _ => None,
+                Transport::WebTls { roots, .. } => {
+                    let client = web_clients.get(roots.as_deref());
+                    Some(client.map_err(|source| CompileError::WebRoots { service: service.name.clone(), source })?)
+                }
+                Transport::Mesh { .. } | Transport::Plaintext => None,
             };
             let plan = previous
                 .and_then(|previous| previous.services.by_name(&service.name))
-                .filter(|before| before.same_upstream(service, &config.timeouts))
+                .filter(|before| before.same_upstream(service, &config.timeouts, web.clone()))
                 .unwrap_or_else(|| Arc::new(ServicePlan::service(service, &config.timeouts, web, metrics)));
             if let Some(address) = service.listen {
                 doors.insert(Door(address), DoorPlan::Service(plan.clone()));
@@ -113,10 +119,12 @@ impl Policy {
         for address in &config.outbound.listen {
             doors.insert(Door(*address), DoorPlan::Shared);
         }
+        let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
             digest: digest(config),
             doors,
+            moved,
             services: ServiceTable::compile(services),
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),
@@ -126,20 +134,40 @@ impl Policy {
         })
     }
 
-    pub fn door(&self, door: Door) -> Option<&DoorPlan> {
-        self.doors.get(&door)
+    /// Do the files of Web PKI roots that `config` names, and the system's, hold what they held when this was compiled?
+    /// One that cannot be read does not.
+    pub fn roots_are_current(&self, config: &Config) -> bool {
+        config.outbound.services.iter().all(|service| {
+            let Transport::WebTls { roots, .. } = &service.transport else { return true };
+            let plan = self.services.by_name(&service.name);
+            let found = WebRoots::read(roots.as_deref());
+            plan.as_deref().and_then(client_of).is_some_and(|client| found.is_ok_and(|found| client.trusts(&found)))
+        })
     }
 
+    pub fn door(&self, door: Door) -> Option<&DoorPlan> {
+        self.doors.get(&door).or_else(|| self.moved.get(&door))
+    }
+
+    /// Those to listen on.
     pub fn doors(&self) -> impl Iterator<Item = Door> + '_ {
         self.doors.keys().copied()
     }
 
     pub fn inbound(&self, door: Door) -> Option<&Arc<InboundPlan>> {
-        match self.doors.get(&door) {
+        match self.door(door) {
             Some(DoorPlan::Inbound(plan)) => Some(plan),
             _ => None,
         }
     }
+}
+
+/// Where doors of `previous` that are not among `doors` lead now.
+fn moved(previous: &Policy, doors: &HashMap<Door, DoorPlan>) -> HashMap<Door, DoorPlan> {
+    let earlier = previous.doors.iter().chain(&previous.moved).filter(|(door, _)| !doors.contains_key(door));
+    earlier
+        .filter_map(|(door, before)| Some((*door, doors.values().find(|now| now.continues(before))?.clone())))
+        .collect()
 }
 
 impl InboundPlan {
@@ -211,6 +239,16 @@ impl DoorPlan {
         match self {
             Self::Inbound(plan) if &*plan.name == name => Some(plan.app.clone()),
             _ => None,
+        }
+    }
+
+    /// Is it what `before` was, though it may stand elsewhere?
+    fn continues(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Inbound(now), Self::Inbound(before)) => now.name == before.name,
+            (Self::Service(now), Self::Service(before)) => now.name == before.name,
+            (Self::Shared, Self::Shared) => true,
+            _ => false,
         }
     }
 

@@ -6,6 +6,7 @@
 
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use postern_config::{Config, Transport};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,6 +14,16 @@ use tokio::sync::mpsc;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// What a configuration is read from: its own files, and those of Web PKI roots that it names. (PEM files of our identity
+/// are watched by their source.)
+pub fn watched(config: &Config) -> Vec<PathBuf> {
+    let roots = config.outbound.services.iter().filter_map(|service| match &service.transport {
+        Transport::WebTls { roots, .. } => roots.clone(),
+        Transport::Mesh { .. } | Transport::Plaintext => None,
+    });
+    config.sources.iter().cloned().chain(roots).collect()
+}
 
 pub struct Watcher {
     sources: Vec<PathBuf>,
@@ -24,7 +35,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches what [`postern_config::Config::sources`] names.
+    /// Watches what [`watched`] names.
     pub fn new(sources: &[PathBuf]) -> Self {
         let taken = fingerprint(sources);
         let (rename, renamed) = mpsc::channel(1);
@@ -126,7 +137,8 @@ fn fingerprint(sources: &[PathBuf]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use super::{SETTLED_AFTER, Watcher};
+    use super::{SETTLED_AFTER, Watcher, watched};
+    use postern_config::Config;
     use std::fs;
     use std::time::{Duration, Instant};
 
@@ -157,5 +169,17 @@ mod tests {
         fs::write(directory.path().join("new"), "two").unwrap();
         fs::rename(directory.path().join("new"), &file).unwrap();
         assert!(watcher.look(true, Instant::now()));
+    }
+
+    #[test]
+    fn roots_are_watched_with_the_files_that_name_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, roots) = (directory.path().join("postern.yaml"), directory.path().join("roots.pem"));
+        let service = "{ name: a, hosts: a.example, tls: web, roots: roots.pem }";
+        let service = service.replace("roots.pem", roots.to_str().unwrap());
+        let text = format!("identity: {{ workload_api: \"unix:///a\" }}\noutbound:\n  services:\n    - {service}\n");
+        fs::write(&file, text).unwrap();
+        let config = Config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(watched(&config), [file, roots]);
     }
 }

@@ -13,7 +13,7 @@ mod registry;
 
 pub use end_cause::EndCause;
 pub use io::SessionIo;
-pub use recheck::{Subject, policy_changed};
+pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{InFlight, Registered, Registry, RequestGuard};
 
 use crate::admin::ConnectionInfo;

@@ -4,7 +4,7 @@
 //! worker; each connection goes to the one with the fewest.
 
 use crate::admin::ConnectionInfo;
-use crate::capture::{Accepted, ClientAddr};
+use crate::capture::{Accepted, ClientAddr, CloseAsked};
 use crate::connection::Place;
 use crate::detect::DetectMemory;
 use crate::http::serve::LocalExecutor;
@@ -16,7 +16,6 @@ use crate::upstream::pool::Upstreams;
 use crate::{capture, inbound, outbound, session};
 use arc_swap::{ArcSwap, Cache};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +23,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 /// Commands waiting for one worker; a connection that finds it full is closed and counted.
 const COMMANDS_MAX: usize = 4096;
@@ -32,10 +30,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What the control plane, or another worker, asks of a worker.
 pub enum Command {
-    /// Accept on this socket until the door is closed.
-    Open(Door, TcpListener),
-    /// Stop accepting there; connections that live stay.
-    Close(Door),
+    /// Accept on this socket until somebody asks to close it; connections that live stay.
+    Open(Door, TcpListener, CloseAsked),
     /// Serve a connection that another worker accepted.
     Serve(Door, TcpStream, SocketAddr),
     Connections(oneshot::Sender<Vec<ConnectionInfo>>),
@@ -148,7 +144,6 @@ pub struct Worker {
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
-    doors: RefCell<HashMap<Door, CancellationToken>>,
     ids: Cell<u64>,
 }
 
@@ -204,7 +199,6 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
         peers,
-        doors: RefCell::default(),
         ids: Cell::new(0),
         shared,
     });
@@ -212,12 +206,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
     tokio::task::spawn_local(sweep(worker.clone()));
     while let Some(command) = queue.recv().await {
         match command {
-            Command::Open(door, listener) => open(&worker, door, listener),
-            Command::Close(door) => {
-                if let Some(closing) = worker.doors.borrow_mut().remove(&door) {
-                    closing.cancel();
-                }
-            }
+            Command::Open(door, listener, asked) => open(&worker, door, listener, asked),
             Command::Serve(door, stream, remote) => match tokio::net::TcpStream::from_std(stream) {
                 Ok(tcp) => start(&worker, door, Accepted::direct(tcp, ClientAddr(remote))),
                 Err(error) => {
@@ -275,7 +264,7 @@ async fn sweep(worker: Rc<Worker>) {
     }
 }
 
-fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener) {
+fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener, mut asked: CloseAsked) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -283,15 +272,14 @@ fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener) {
             return;
         }
     };
-    let closing = CancellationToken::new();
-    worker.doors.borrow_mut().insert(door, closing.clone());
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let accepting = capture::accept_loop(listener, &worker.shared, |tcp, remote| place(&worker, door, tcp, remote));
-        tokio::select! {
-            () = accepting => {}
-            () = closing.cancelled() => {}
-        }
+        let place = |tcp, remote| place(&worker, door, tcp, remote);
+        let _closed = tokio::select! {
+            () = capture::accept_loop(&listener, &worker.shared, place) => return,
+            closed = asked.asked() => closed,
+        };
+        capture::accept_waiting(listener, &worker.shared, place);
     });
 }
 

@@ -145,6 +145,78 @@ async fn http_1_0_is_answered_and_closed() {
     assert_eq!(pair.web.records_of("request", 1).await[0]["network.protocol.version"], "1.0");
 }
 
+/// The hop's version is ours (RFC 9110 §6.2), so the application may answer in a form that HTTP/1.0 does not know
+/// (RFC 9112 §6.1): the caller must not see it.
+#[tokio::test]
+async fn http_1_0_gets_a_chunked_answer_without_its_chunks() {
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\nx-sum: 1\r\n\r\n";
+    let app = RawApp::answering(move |_| Some(chunked.as_bytes().to_vec())).await;
+    let pair = Pair::http(app.address).await;
+    for connection in ["", "connection: keep-alive\r\n"] {
+        let mut client = RawClient::connect(pair.outbound).await;
+        client.send(format!("GET /old HTTP/1.0\r\nhost: orders.shop.svc\r\n{connection}\r\n")).await;
+        // Without a length, its end is the connection's, whatever the caller would have liked.
+        let all = String::from_utf8(client.to_end().await.unwrap()).unwrap();
+        let (head, body) = all.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.0 200"), "{all:?}");
+        assert_eq!(body, "hello world", "{connection:?}");
+        let head = head.to_lowercase();
+        assert!(!head.contains("transfer-encoding") && !head.contains("keep-alive"), "{connection:?} {head:?}");
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_keeps_its_connection_where_it_asks_for_it() {
+    let app = RawApp::ok().await;
+    let pair = Pair::http(app.address).await;
+    let mut client = RawClient::connect(pair.outbound).await;
+    for count in 0..3 {
+        let request = format!("GET /{count} HTTP/1.0\r\nhost: orders.shop.svc\r\nconnection: keep-alive\r\n\r\n");
+        client.send(request).await;
+        let response = client.response().await;
+        assert_eq!((response.status, response.header("connection")), (200, Some("keep-alive")), "{count}");
+        assert_eq!(response.body, b"ok");
+    }
+    client.send("GET /last HTTP/1.0\r\nhost: orders.shop.svc\r\n\r\n").await;
+    assert!(String::from_utf8(client.to_end().await.unwrap()).unwrap().ends_with("ok"));
+    assert_eq!(pair.web.records_of("connection", 1).await[0]["requests"], 4);
+    assert!(!app.text().to_lowercase().contains("keep-alive"), "a word for this hop only: {}", app.text());
+}
+
+#[tokio::test]
+async fn http_1_0_is_told_when_its_connection_ends_in_order() {
+    let app = RawApp::ok().await;
+    let (mesh, listen) = (Mesh::start(), ports::free());
+    let lines = "protocol: http\ntls: off\nallow: [{ anonymous: true }]";
+    let orders = mesh.sidecar("orders", &inbound_section(listen, &app.address.to_string(), lines)).await;
+    let request = "GET /old HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n";
+    let mut client = RawClient::connect(listen).await;
+    assert_eq!(client.response_to(request).await.header("connection"), Some("keep-alive"));
+    let drained = orders.drain(std::time::Duration::from_secs(20));
+    // The worker learns of it a moment later.
+    let mut response = client.response_to(request).await;
+    while response.header("connection") == Some("keep-alive") {
+        response = client.response_to(request).await;
+    }
+    assert_eq!(response.header("connection"), Some("close"), "and nothing that contradicts it");
+    assert!(client.until_ended().await.is_empty());
+    within("the drain ends", drained).await.unwrap();
+}
+
+/// RFC 9110 §15.2: a server must not send 1xx to an HTTP/1.0 client.
+#[tokio::test]
+async fn http_1_0_gets_no_interim_answer() {
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let app = RawApp::answering(move |_| Some(early.as_bytes().to_vec())).await;
+    let pair = Pair::http(app.address).await;
+    let mut client = RawClient::connect(pair.outbound).await;
+    client
+        .send("POST /old HTTP/1.0\r\nhost: orders.shop.svc\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\nx")
+        .await;
+    let all = String::from_utf8(client.to_end().await.unwrap()).unwrap();
+    assert!(all.starts_with("HTTP/1.0 200") && all.ends_with("ok") && !all.contains("103"), "{all:?}");
+}
+
 #[tokio::test]
 async fn sm_16_a_get_with_a_body_loses_nothing() {
     let app = HttpApp::start().await;

@@ -57,6 +57,13 @@ impl RawClient {
         self.response().await
     }
 
+    /// # Panics
+    /// There is none.
+    pub async fn response_to(&mut self, request: &str) -> RawResponse {
+        self.send(request).await;
+        self.response().await
+    }
+
     /// The next response to anything but HEAD.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! One sidecar: the whole program but its command line, on a thread of its own.
 
 use crate::wait::{BOUND, eventually, within};
+use postern::admin::ConnectionInfo;
 use postern::app::{App, Surroundings};
 use postern::identity::Snapshot;
 use postern::shared::Shared;
@@ -18,6 +19,7 @@ enum Order {
     Apply(Box<Config>, oneshot::Sender<Result<(), String>>),
     Drain(Duration, oneshot::Sender<()>),
     Missing(oneshot::Sender<Vec<&'static str>>),
+    Connections(oneshot::Sender<Vec<ConnectionInfo>>),
     Stop,
 }
 
@@ -70,10 +72,11 @@ async fn serve(
     started: oneshot::Sender<Result<Arc<Shared>, String>>,
     mut queue: mpsc::UnboundedReceiver<Order>,
 ) {
-    let mut app = match App::start(config, Surroundings { endpoint: None, log: LogHandle::detached() }).await {
-        Ok(app) => app,
-        Err(error) => return drop(started.send(Err(format!("{error:#}")))),
-    };
+    let mut app =
+        match App::start(config, Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None }).await {
+            Ok(app) => app,
+            Err(error) => return drop(started.send(Err(format!("{error:#}")))),
+        };
     drop(started.send(Ok(app.shared.clone())));
     while let Some(order) = queue.recv().await {
         match order {
@@ -89,6 +92,7 @@ async fn serve(
                 let missing = app.readiness.missing().into_iter().map(|(what, _why)| what).collect();
                 drop(reply.send(missing));
             }
+            Order::Connections(reply) => drop(reply.send((app.state().connections)().await)),
             Order::Stop => break,
         }
     }
@@ -104,6 +108,22 @@ impl Sidecar {
         let (reply, answer) = oneshot::channel();
         drop(self.orders.send(Order::Missing(reply)));
         within("the readiness", answer).await.expect("the sidecar lives")
+    }
+
+    /// What lives on its workers.
+    ///
+    /// # Panics
+    /// It has been stopped.
+    pub async fn connections(&self) -> Vec<ConnectionInfo> {
+        let (reply, answer) = oneshot::channel();
+        drop(self.orders.send(Order::Connections(reply)));
+        within("the connections", answer).await.expect("the sidecar lives")
+    }
+
+    /// Every worker has seen what was published before: a worker that answers twice has run its other tasks in between.
+    pub async fn until_settled(&self) {
+        self.connections().await;
+        self.connections().await;
     }
 
     pub async fn until_ready(&self) {
@@ -149,7 +169,18 @@ impl Sidecar {
     /// # Panics
     /// The text has problems.
     pub async fn apply(&self, sections: &str) -> Result<(), String> {
-        let config = read(&self.directory, &self.preamble, sections);
+        self.apply_edited(str::to_owned, sections).await
+    }
+
+    /// As [`Sidecar::apply`], with an edited `identity:`, `telemetry:` and `admin:`.
+    ///
+    /// # Errors
+    /// As [`Sidecar::apply`].
+    ///
+    /// # Panics
+    /// The text has problems.
+    pub async fn apply_edited(&self, edit: impl FnOnce(&str) -> String, sections: &str) -> Result<(), String> {
+        let config = read(&self.directory, &edit(&self.preamble), sections);
         let (reply, answer) = oneshot::channel();
         drop(self.orders.send(Order::Apply(Box::new(config), reply)));
         within("the configuration is applied", answer).await.expect("the sidecar lives")

@@ -4,6 +4,8 @@
 use super::AdminState;
 use super::endpoints::{Caller, Door, answer};
 use super::socket::AllowedUids;
+use crate::capture::CloseAsked;
+use arc_swap::ArcSwap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,29 +29,50 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// After an accept that failed, which usually means that no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) async fn serve_tcp(listener: TcpListener, door: Door, state: Arc<AdminState>) {
+pub(super) async fn serve_tcp(listener: TcpListener, door: Door, state: Arc<AdminState>, mut asked: CloseAsked) {
     let mut callers = Callers::new();
     loop {
-        let permit = callers.room().await;
-        match listener.accept().await {
+        let accepted = async {
+            let permit = callers.room().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            closed = asked.asked() => {
+                drop((listener, closed));
+                return callers.finish().await;
+            }
+        };
+        match accepted {
             Ok((stream, _)) => callers.serve(stream, Caller { door, refused_uid: None }, &state, permit),
             Err(error) => accept_failed(door, &error, &state).await,
         }
     }
 }
 
-pub(super) async fn serve_unix(listener: UnixListener, allowed: AllowedUids, state: Arc<AdminState>) {
+pub(super) async fn serve_unix(
+    listener: UnixListener,
+    allowed: Arc<ArcSwap<AllowedUids>>,
+    state: Arc<AdminState>,
+    mut asked: CloseAsked,
+) {
     let mut callers = Callers::new();
     loop {
-        let permit = callers.room().await;
         let accepted = async {
-            let (stream, _) = listener.accept().await?;
-            let uid = stream.peer_cred()?.uid();
-            io::Result::Ok((stream, uid))
+            let permit = callers.room().await;
+            let accepted = listener.accept().await;
+            (permit, accepted.and_then(|(stream, _)| stream.peer_cred().map(|caller| (stream, caller.uid()))))
         };
-        match accepted.await {
+        let (permit, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            closed = asked.asked() => {
+                drop((listener, closed));
+                return callers.finish().await;
+            }
+        };
+        match accepted {
             Ok((stream, uid)) => {
-                let refused_uid = (!allowed.permits(uid)).then_some(uid);
+                let refused_uid = (!allowed.load().permits(uid)).then_some(uid);
                 if refused_uid.is_some() {
                     tracing::warn!(uid, "a user who is not in `admin.uids` asked at the admin socket and was refused");
                 }
@@ -80,6 +103,11 @@ impl Callers {
     async fn room(&mut self) -> OwnedSemaphorePermit {
         while self.tasks.try_join_next().is_some() {}
         self.room.clone().acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Those who are there have their answers; each has a deadline.
+    async fn finish(mut self) {
+        while self.tasks.join_next().await.is_some() {}
     }
 
     fn serve<S>(&mut self, stream: S, caller: Caller, state: &Arc<AdminState>, permit: OwnedSemaphorePermit)

@@ -15,6 +15,7 @@ mod views;
 pub use readiness::{Condition, Readiness};
 pub use socket::{AllowedUids, bind_unix_socket, own_uid};
 
+use crate::capture::CloseAsked;
 use crate::identity::IdentityStore;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
 use arc_swap::ArcSwap;
@@ -71,24 +72,29 @@ pub struct ConnectionInfo {
     pub state: &'static str,
 }
 
-/// `GET /metrics`, nothing else. Ends when it is dropped.
-pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>) {
-    door::serve_tcp(listener, Door::Metrics, state).await;
+/// `GET /metrics`, nothing else. Ends when it is asked to close and its last caller has gone.
+pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>, asked: CloseAsked) {
+    door::serve_tcp(listener, Door::Metrics, state, asked).await;
 }
 
 /// `GET /healthz/ready`, nothing else.
-pub async fn serve_readiness(listener: TcpListener, state: Arc<AdminState>) {
-    door::serve_tcp(listener, Door::Readiness, state).await;
+pub async fn serve_readiness(listener: TcpListener, state: Arc<AdminState>, asked: CloseAsked) {
+    door::serve_tcp(listener, Door::Readiness, state, asked).await;
 }
 
 /// All endpoints, for callers whose user is in `allowed`.
-pub async fn serve_socket(listener: UnixListener, allowed: AllowedUids, state: Arc<AdminState>) {
-    door::serve_unix(listener, allowed, state).await;
+pub async fn serve_socket(
+    listener: UnixListener,
+    allowed: Arc<ArcSwap<AllowedUids>>,
+    state: Arc<AdminState>,
+    asked: CloseAsked,
+) {
+    door::serve_unix(listener, allowed, state, asked).await;
 }
 
 /// The endpoints that only read, for whoever reaches the loopback address by a loopback name.
-pub async fn serve_tcp_readonly(listener: TcpListener, state: Arc<AdminState>) {
-    door::serve_tcp(listener, Door::ReadOnly, state).await;
+pub async fn serve_tcp_readonly(listener: TcpListener, state: Arc<AdminState>, asked: CloseAsked) {
+    door::serve_tcp(listener, Door::ReadOnly, state, asked).await;
 }
 
 #[cfg(test)]

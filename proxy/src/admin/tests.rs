@@ -1,6 +1,7 @@
 //! The doors as a caller sees them: real sockets, bytes in, bytes out.
 
 use super::{AdminState, AllowedUids, Condition, ConfigStatus, ConnectionInfo, Readiness, bind_unix_socket};
+use crate::capture::{CloseAsked, closing};
 use crate::identity::{AuthorityId, IdentityStore, Snapshot, SourceStatus, Svid};
 use crate::refusal::Refusal;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
@@ -68,13 +69,20 @@ async fn with_identity(state: &AdminState) {
 }
 
 async fn tcp<F: Future<Output = ()> + Send + 'static>(
-    serve: impl FnOnce(TcpListener, Arc<AdminState>) -> F,
+    serve: impl FnOnce(TcpListener, Arc<AdminState>, CloseAsked) -> F,
     state: &Arc<AdminState>,
 ) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, state.clone()));
+    // Nobody asks to close it.
+    let (_closer, asked) = closing();
+    tokio::spawn(serve(listener, state.clone(), asked));
     address
+}
+
+fn serve_socket(listener: tokio::net::UnixListener, allowed: AllowedUids, state: Arc<AdminState>) {
+    let (_closer, asked) = closing();
+    tokio::spawn(super::serve_socket(listener, Arc::new(ArcSwap::from_pointee(allowed)), state, asked));
 }
 
 async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
@@ -181,7 +189,7 @@ async fn the_socket_shows_everything_and_takes_changes() {
     state.metrics.inbound("orders").refused(Refusal::NoIdentity);
     with_identity(&state).await;
     let listener = bind_unix_socket(&path).unwrap();
-    tokio::spawn(super::serve_socket(listener, AllowedUids::new(&[]).unwrap(), state.clone()));
+    serve_socket(listener, AllowedUids::new(&[]).unwrap(), state.clone());
 
     let shown = body(&ask_socket(&path, "GET", "/state").await);
     assert_eq!(shown["identity"]["state"], "fresh");
@@ -203,7 +211,7 @@ async fn the_socket_refuses_users_who_are_not_listed() {
     let (state, drains) = state();
     let somebody_else = super::socket::own_uid().unwrap().wrapping_add(4242);
     let listener = bind_unix_socket(&path).unwrap();
-    tokio::spawn(super::serve_socket(listener, AllowedUids::only(&[somebody_else]), state));
+    serve_socket(listener, AllowedUids::only(&[somebody_else]), state);
     for (method, target) in [("GET", "/state"), ("POST", "/drain"), ("GET", "/nothing")] {
         let answer = ask_socket(&path, method, target).await;
         assert_eq!(status(&answer), 403, "{method} {target}");
@@ -251,7 +259,7 @@ async fn no_endpoint_shows_a_key() {
     let shown_in_logs = format!("{:?}", canary.certified);
     state.identity.publish(|_| Snapshot { svids: vec![canary], ..Snapshot::empty() });
     let listener = bind_unix_socket(&path).unwrap();
-    tokio::spawn(super::serve_socket(listener, AllowedUids::new(&[]).unwrap(), state));
+    serve_socket(listener, AllowedUids::new(&[]).unwrap(), state);
 
     let mut shown = shown_in_logs;
     for target in ["/state", "/config", "/identities", "/connections", "/metrics", "/version", "/healthz/ready"] {

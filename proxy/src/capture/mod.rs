@@ -1,6 +1,9 @@
 //! How connections reach us: listening, accepting, and (with redirection) where they were meant to go.
 
 pub mod caller;
+mod closing;
+
+pub use closing::{CloseAsked, Closer, closing};
 
 use crate::shared::Shared;
 use std::net::SocketAddr;
@@ -69,18 +72,13 @@ pub fn tune(tcp: &TcpStream) {
 }
 
 /// Accepts for ever; each connection that the budget has a place for goes to `place`.
-pub async fn accept_loop(listener: TcpListener, shared: &Shared, place: impl Fn(TcpStream, SocketAddr)) {
+pub async fn accept_loop(listener: &TcpListener, shared: &Shared, place: impl Fn(TcpStream, SocketAddr)) {
     let mut back_off = BACK_OFF_MIN;
     loop {
         match listener.accept().await {
             Ok((tcp, remote)) => {
                 back_off = BACK_OFF_MIN;
-                if !shared.budget.take() {
-                    shared.metrics.connection_over_limit();
-                    continue;
-                }
-                tune(&tcp);
-                place(tcp, remote);
+                admit(tcp, remote, shared, &place);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -94,6 +92,27 @@ pub async fn accept_loop(listener: TcpListener, shared: &Shared, place: impl Fn(
             }
         }
     }
+}
+
+/// Whoever waits in the socket's queue connected before it is closed, and would be reset.
+pub fn accept_waiting(listener: TcpListener, shared: &Shared, place: impl Fn(TcpStream, SocketAddr)) {
+    let Ok(listener) = listener.into_std() else { return };
+    for _ in 0..BACKLOG {
+        let Ok((tcp, remote)) = listener.accept() else { return };
+        let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
+        match tcp {
+            Ok(tcp) => admit(tcp, remote, shared, &place),
+            Err(error) => tracing::warn!(%error, "a connection could not be taken over from a listener that closes"),
+        }
+    }
+}
+
+fn admit(tcp: TcpStream, remote: SocketAddr, shared: &Shared, place: &impl Fn(TcpStream, SocketAddr)) {
+    if !shared.budget.take() {
+        return shared.metrics.connection_over_limit();
+    }
+    tune(&tcp);
+    place(tcp, remote);
 }
 
 /// The connection ended before it was accepted: nobody's fault, and no reason to wait.

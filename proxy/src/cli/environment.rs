@@ -33,7 +33,11 @@ pub fn termination_grace() -> Option<Duration> {
 
 /// `$RUST_LOG` wins over the file.
 pub fn log_filter(of_file: Option<&str>) -> Option<String> {
-    std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).or_else(|| of_file.map(str::to_owned))
+    rust_log().or_else(|| of_file.map(str::to_owned))
+}
+
+pub fn rust_log() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())
 }
 
 /// Runs the control plane: one thread, beside the data plane's.

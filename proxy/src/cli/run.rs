@@ -3,7 +3,7 @@
 use super::environment;
 use crate::app::{App, Surroundings};
 use crate::drain;
-use crate::reload::Watcher;
+use crate::reload::{Watcher, watched};
 use crate::telemetry::{Metrics, process_log};
 use clap::Args;
 use postern_config::Config;
@@ -39,13 +39,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 pub fn run_config(config: Config, path: Option<&Path>) -> anyhow::Result<ExitCode> {
     let filter = environment::log_filter(config.telemetry.log.as_deref());
     let log = process_log::init(filter.as_deref(), config.telemetry.log_format)?;
-    let surroundings = Surroundings { endpoint: environment::endpoint()?, log };
+    let surroundings = Surroundings { endpoint: environment::endpoint()?, log, log_filter: environment::rust_log() };
     environment::block_on(serve(config, path, surroundings))
 }
 
 async fn serve(config: Config, path: Option<&Path>, surroundings: Surroundings) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let mut watcher = path.map(|_| Watcher::new(&config.sources));
+    let mut watcher = path.map(|_| Watcher::new(&watched(&config)));
     let mut app = App::start(config, surroundings).await?;
     count_panics(app.shared.metrics.clone());
     loop {
@@ -114,9 +114,9 @@ async fn reload(app: &mut App, path: Option<&Path>, watcher: &mut Option<Watcher
         }
     };
     if let Some(watcher) = watcher {
-        watcher.follow(&config.sources);
+        watcher.follow(&watched(&config));
     }
-    if config.same_as(app.config()) {
+    if app.is_current(&config) {
         return tracing::info!(file = %path.display(), "the configuration says what it said before");
     }
     if let Err(error) = app.apply(config).await {

@@ -1,6 +1,6 @@
 //! What a request and its response look like on the next hop.
 
-use super::body::RequestBody;
+use super::body::{RequestBody, ResponseBody};
 use super::headers;
 use super::record::Recorder;
 use super::request::Allowed;
@@ -11,7 +11,7 @@ use crate::upstream::client::{HttpVersion, Lease};
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use hyper::body::Body;
 
 /// Turns the caller's head into the one that goes on. What was decided on goes on unchanged: the path's bytes and the
@@ -61,6 +61,8 @@ fn authority(head: &Parts, listener: Option<String>) -> Result<Option<Authority>
 }
 
 fn to_http1(head: &mut Parts, body: &RequestBody, authority: Option<Authority>, upgrade: Option<&HeaderValue>) {
+    // An HTTP/1.0 caller's request too: a message that is forwarded has the version of who forwards it (RFC 9110 §6.2), and
+    // this connection, unlike the caller's, is kept, chunked and shared by other callers.
     head.version = Version::HTTP_11;
     if let Some(authority) = &authority
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -124,6 +126,17 @@ pub fn clean_response(
     }
     // The hop's version is hyper's to write, by the caller's request.
     head.version = Version::default();
+}
+
+/// hyper writes the caller's version, and takes care of chunks (RFC 9112 §6.1). To an HTTP/1.0 caller that asked for
+/// `keep-alive` it promises that for every answer in HTTP/1.1, also where only the end of the connection tells the end of
+/// the body, or where we said `close`. An answer in HTTP/1.0 promises nothing.
+pub fn in_callers_version(mut response: Response<ResponseBody>, asked: Version) -> Response<ResponseBody> {
+    let ends_connection = response.body().size_hint().exact().is_none() || response.headers().contains_key(CONNECTION);
+    if asked == Version::HTTP_10 && ends_connection {
+        *response.version_mut() = Version::HTTP_10;
+    }
+    response
 }
 
 /// Only HTTP/1.0 may.

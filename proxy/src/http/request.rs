@@ -49,7 +49,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         close: connection.is_closing(),
     };
     let mut recorder = Recorder::open(&connection, &request);
-    match proxy(&connection, &policy, request, &mut recorder).await {
+    let answer = match proxy(&connection, &policy, request, &mut recorder).await {
         Ok(answered) => Ok(answered.into_response(&connection, recorder)),
         Err(_) if connection.session.is_cut() => {
             recorder.ended_early("cut");
@@ -63,7 +63,8 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
             recorder.refused(refused, response.status());
             Ok(response)
         }
-    }
+    };
+    answer.map(|response| forward::in_callers_version(response, form.version))
 }
 
 /// A response, and what has to live as long as it.

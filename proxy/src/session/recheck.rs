@@ -1,6 +1,6 @@
 //! A new policy against what lives: requests in flight and L4 connections are decided again, and cut when refused.
 
-use super::{Carries, EndCause, InFlight, Registry, Session};
+use super::{Carries, Direction, EndCause, InFlight, Registry, Session};
 use crate::authz::{Decision, Principal};
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
@@ -19,11 +19,7 @@ pub enum Subject {
 /// Decides again everything of one worker.
 pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
     for session in registry.sessions() {
-        match session.subject() {
-            Some(Subject::Door(door)) => recheck_inbound(&session, *door, policy, event),
-            Some(Subject::Service { plan, host }) => recheck_service(&session, plan, host.as_deref(), policy, event),
-            None => {}
-        }
+        decide_again(&session, policy, event);
     }
     for request in registry.requests() {
         let allowed = match (&request.service, request.session.subject()) {
@@ -34,6 +30,16 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
         if !allowed {
             request.cut();
         }
+    }
+}
+
+/// Decides one connection again. Besides [`policy_changed`], whoever made a connection from a plan that is older than its
+/// registration has to ask: a policy that came in between found nothing to decide.
+pub fn decide_again(session: &Session, policy: &Policy, event: Instant) {
+    match session.subject() {
+        Some(Subject::Door(door)) => recheck_inbound(session, *door, policy, event),
+        Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy, event),
+        None => {}
     }
 }
 
@@ -51,8 +57,11 @@ fn is_allowed_again(request: &InFlight, door: Door, policy: &Policy) -> bool {
 /// A request that the application sends: is its service still declared, and protected in the same way? Who answers in the
 /// mesh is the affair of the upstream's own session.
 fn service_stays(before: &ServicePlan, policy: &Policy) -> bool {
-    let now = policy.services.by_name(&before.name);
-    now.is_some_and(|now| std::mem::discriminant(&now.security) == std::mem::discriminant(&before.security))
+    policy.services.by_name(&before.name).is_some_and(|now| is_protected_alike(&now, before))
+}
+
+fn is_protected_alike(one: &ServicePlan, other: &ServicePlan) -> bool {
+    std::mem::discriminant(&one.security) == std::mem::discriminant(&other.security)
 }
 
 fn principal(session: &Session) -> Principal<'_> {
@@ -75,25 +84,33 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
     let Some(now) = policy.services.by_name(&before.name) else {
         return session.cut(EndCause::PolicyChanged, event);
     };
-    if Arc::ptr_eq(&now, before) {
+    if now.is_same(before) {
         return;
     }
-    let filled = match host {
-        Some(host) if now.is_template() => now.instance(host, None).map(Arc::new),
-        _ => Some(now),
-    };
-    let still_expected = filled.is_some_and(|plan| match (&plan.security, session.trust()) {
-        (Security::Mesh { expected, .. }, Some(trust)) => expected.iter().any(|id| id.matches(&trust.peer.id)),
-        // Ours in its handshake: it verifies against what it was made with, which has to be the same still.
-        (Security::Mesh { expected, .. }, None) => {
-            let same = matches!(&before.security, Security::Mesh { expected: earlier, .. } if earlier == expected);
-            session.direction == super::Direction::Local || same
+    match (session.direction, session.trust()) {
+        // The application's side of a tunnel. Who answers is the affair of the other side, which has a session of its own
+        // where the service is in the mesh.
+        (Direction::Local | Direction::Inbound, _) => {
+            if !is_protected_alike(&now, before) {
+                session.cut(EndCause::PolicyChanged, event);
+            }
         }
-        (_, trust) => trust.is_none(),
-    });
-    if still_expected {
-        session.retire(EndCause::PolicyChanged);
-    } else {
-        session.cut(EndCause::PolicyChanged, event);
+        // Nobody has answered yet. When it is known who does, `upstream::connect` asks again.
+        (Direction::Upstream, None) => {}
+        (Direction::Upstream, Some(trust)) => {
+            let filled = match host {
+                Some(host) if now.is_template() => now.instance(host, None).map(Arc::new),
+                _ => Some(now),
+            };
+            let still_expected = filled.is_some_and(|plan| match &plan.security {
+                Security::Mesh { expected, .. } => expected.iter().any(|id| id.matches(&trust.peer.id)),
+                Security::WebTls { .. } | Security::Plaintext | Security::App => false,
+            });
+            if still_expected {
+                session.retire(EndCause::PolicyChanged);
+            } else {
+                session.cut(EndCause::PolicyChanged, event);
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@
 use super::log_file::LogFile;
 use super::metrics::Metrics;
 use super::record::{ConnectionRecord, RequestRecord};
+use arc_swap::ArcSwapOption;
 use postern_config::telemetry::AccessLog as Target;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,10 +29,11 @@ const BUFFER_KEPT_BYTES: usize = 64 << 10;
 /// A flush that the target does not let through is given up after this.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A cheap handle; the writer ends when the last one is gone.
+/// A cheap handle; its clones write to the same target, also after that was replaced. The writer ends when the last one is
+/// gone.
 #[derive(Clone)]
 pub struct AccessLog {
-    writer: Option<Arc<Writer>>,
+    writer: Arc<ArcSwapOption<Writer>>,
 }
 
 struct Writer {
@@ -83,7 +85,7 @@ impl AccessLog {
     }
 
     pub fn off() -> Self {
-        Self { writer: None }
+        Self { writer: Arc::default() }
     }
 
     fn write_to(file: LogFile, metrics: &Arc<Metrics>) -> io::Result<Self> {
@@ -97,12 +99,17 @@ impl AccessLog {
         });
         let of_writer = queue.clone();
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || of_writer.run(file))?;
-        Ok(Self { writer: Some(Arc::new(Writer { queue })) })
+        Ok(Self { writer: Arc::new(ArcSwapOption::from_pointee(Writer { queue })) })
     }
 
     /// Whether it is worth making a record.
     pub fn enabled(&self) -> bool {
-        self.writer.is_some()
+        self.writer.load().is_some()
+    }
+
+    /// Records go where those of `other` go from now on. What waits is still written to the target before.
+    pub fn replace(&self, other: &Self) {
+        self.writer.store(other.writer.load_full());
     }
 
     pub fn request(&self, record: &RequestRecord<'_>) {
@@ -114,7 +121,8 @@ impl AccessLog {
     }
 
     fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(writer) = &self.writer else { return };
+        let writer = self.writer.load();
+        let Some(writer) = &*writer else { return };
         LINE.with_borrow_mut(|line| {
             line.clear();
             write(line);
@@ -124,14 +132,14 @@ impl AccessLog {
 
     /// Waits until everything that was logged before is written, 2 s at most. Blocks the thread: for shutdown and tests.
     pub fn flush(&self) {
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = self.writer.load_full() {
             writer.queue.flush();
         }
     }
 
     /// Opens the file anew, after it was renamed (SIGHUP). The writer also looks by itself once a second.
     pub fn reopen(&self) {
-        if let Some(writer) = &self.writer {
+        if let Some(writer) = self.writer.load_full() {
             writer.queue.orders().reopen = true;
             writer.queue.wake.notify_one();
         }

@@ -9,7 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-const FILTER_DEFAULT: &str = "info";
+/// Where neither the file nor the environment says anything.
+pub const FILTER_DEFAULT: &str = "info";
 
 /// Reads and changes the filter of a running process.
 #[derive(Clone)]
@@ -54,6 +55,12 @@ fn handle(filter: &str) -> Result<(reload::Layer<EnvFilter, Registry>, LogHandle
 
 fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     EnvFilter::builder().parse(filter).map_err(|source| FilterError::Syntax { filter: filter.to_owned(), source })
+}
+
+/// # Errors
+/// [`FilterError::Syntax`].
+pub fn check_filter(filter: &str) -> Result<(), FilterError> {
+    parse(filter).map(drop)
 }
 
 impl LogHandle {

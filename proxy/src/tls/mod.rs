@@ -29,4 +29,4 @@ pub use mesh::{Accept, ClientAlpn, Connect, ServerAlpn, accept, connect};
 pub use peer::{Peer, Role};
 pub use provider::provider;
 pub use verifier::{Strictness, SvidError, still_trusted, verify_svid};
-pub use web::{WebRootsError, WebTls};
+pub use web::{WebRoots, WebRootsError, WebTls};

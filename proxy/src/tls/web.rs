@@ -2,9 +2,11 @@
 //!
 //! Without roots there is no verification, so without roots there is no [`WebTls`].
 
+use crate::tls::bundle::sha256;
 use crate::tls::error::TlsError;
 use crate::tls::mesh::ClientAlpn;
 use crate::tls::provider::provider;
+use aws_lc_rs::digest;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
@@ -19,25 +21,50 @@ use tokio_rustls::{TlsConnector, client};
 /// Sessions remembered per ALPN form.
 const SESSIONS_MAX: usize = 256;
 
+/// Roots as they were found, before anything is made of them.
+pub struct WebRoots {
+    /// Where, for messages.
+    place: String,
+    certificates: Vec<CertificateDer<'static>>,
+    /// SHA-256 of all of them.
+    fingerprint: [u8; 32],
+}
+
+impl WebRoots {
+    /// From the PEM file `path`, or from the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` where they are set).
+    ///
+    /// # Errors
+    /// [`WebRootsError`].
+    pub fn read(path: Option<&Path>) -> Result<Self, WebRootsError> {
+        let (place, certificates) = match path {
+            Some(path) => (path.display().to_string(), read_pem(path)?),
+            None => ("the system's trust store".to_owned(), read_system()?),
+        };
+        let mut context = digest::Context::new(&digest::SHA256);
+        for certificate in &certificates {
+            // Self-delimiting: what precedes one cannot be taken for a part of it.
+            context.update(&sha256(certificate));
+        }
+        let fingerprint = context.finish().as_ref().try_into().expect("SHA-256 is 32 bytes");
+        Ok(Self { place, certificates, fingerprint })
+    }
+}
+
 /// A client of Web PKI servers: one set of roots, and the sessions made with it.
 pub struct WebTls {
+    fingerprint: [u8; 32],
     h2: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
     bare: Arc<ClientConfig>,
 }
 
 impl WebTls {
-    /// Roots from the PEM file `roots`, or from the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` where they are set).
-    ///
     /// Roots that cannot be read as such are passed over; that none is left is an error.
     ///
     /// # Errors
     /// [`WebRootsError`].
-    pub fn new(roots: Option<&Path>) -> Result<Self, WebRootsError> {
-        let (place, certificates) = match roots {
-            Some(path) => (path.display().to_string(), read_pem(path)?),
-            None => ("the system's trust store".to_owned(), read_system()?),
-        };
+    pub fn new(roots: WebRoots) -> Result<Self, WebRootsError> {
+        let WebRoots { place, certificates, fingerprint } = roots;
         let mut store = RootCertStore::empty();
         let (added, _passed_over) = store.add_parsable_certificates(certificates);
         if added == 0 {
@@ -58,7 +85,17 @@ impl WebTls {
             config.alpn_protocols = alpn.protocols();
             Ok(Arc::new(config))
         };
-        Ok(Self { h2: config(ClientAlpn::H2)?, http1: config(ClientAlpn::Http1)?, bare: config(ClientAlpn::None)? })
+        Ok(Self {
+            fingerprint,
+            h2: config(ClientAlpn::H2)?,
+            http1: config(ClientAlpn::Http1)?,
+            bare: config(ClientAlpn::None)?,
+        })
+    }
+
+    /// Is it made of these roots?
+    pub fn trusts(&self, roots: &WebRoots) -> bool {
+        self.fingerprint == roots.fingerprint
     }
 
     /// # Errors

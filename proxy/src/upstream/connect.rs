@@ -3,20 +3,18 @@
 use super::plan::{Security, ServicePlan};
 use super::pool::{EndpointAddress, OwnSvid};
 use crate::capture;
+use crate::delegate::delegate_io;
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, Negotiated, Registered, Session, SessionIo, Subject, Trust};
+use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered, Session, SessionIo, Subject, Trust};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};
 use crate::worker::Worker;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::SystemTime;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::time::{Instant, SystemTime};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
@@ -27,6 +25,8 @@ pub enum UpstreamIo {
     Mesh(Box<TlsStream<SessionIo>>),
     Web(Box<TlsStream<TcpStream>>),
 }
+
+delegate_io!(UpstreamIo { Tcp, Unix, Mesh, Web });
 
 /// An upstream that answered, and proved who it is if the plan wants that.
 pub struct Connected {
@@ -147,7 +147,7 @@ async fn mesh(
         deadline: policy.timeouts.handshake,
     };
     let io = SessionIo::new(tcp, session.clone(), worker.shared.metrics.clone());
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (tls, peer) = Box::pin(mesh::connect(io, with))
         .await
         .map_err(|error| Refused::new(error.refusal(Role::Client), format!("{}: {remote}: {error}", plan.name)))?;
@@ -161,53 +161,19 @@ async fn mesh(
         negotiated: Negotiated::of(tls.get_ref().1),
     };
     session.establish(trust, &worker.identity());
+    // The plan was chosen before the name was resolved and the connection made, which may take seconds.
+    session::decide_again(&session, &worker.policy(), Instant::now());
+    if session.is_cut() {
+        let cause = session.end_cause().map_or("cut", EndCause::as_str);
+        return Err(Refused::new(
+            Refusal::TrustEnded,
+            format!("{}: {remote} answered as {}, but meanwhile: {cause}", plan.name, peer.id),
+        ));
+    }
     Ok(Connected {
         io: UpstreamIo::Mesh(Box::new(tls)),
         session: Some(session),
         registered: Some(registered),
         peer: Some(peer),
     })
-}
-
-macro_rules! each_io {
-    ($io:expr, $inner:ident => $call:expr) => {
-        match $io {
-            UpstreamIo::Tcp($inner) => $call,
-            UpstreamIo::Unix($inner) => $call,
-            UpstreamIo::Mesh($inner) => $call,
-            UpstreamIo::Web($inner) => $call,
-        }
-    };
-}
-
-impl AsyncRead for UpstreamIo {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_read(context, buffer))
-    }
-}
-
-impl AsyncWrite for UpstreamIo {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write_vectored(context, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        each_io!(self, inner => inner.is_write_vectored())
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_shutdown(context))
-    }
 }

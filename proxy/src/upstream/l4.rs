@@ -1,6 +1,6 @@
 //! L4: a connection of its own to an upstream, and a tunnel to it.
 
-use super::connect::{Own, connect};
+use super::connect::{Connected, Own, connect};
 use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint};
 use crate::connection::Connection;
@@ -8,6 +8,7 @@ use crate::refusal::Refused;
 use crate::session::Session;
 use crate::tls::mesh::ClientAlpn;
 use crate::tunnel::{self, TunnelEnd};
+use crate::worker::Worker;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,33 +30,24 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let worker = &connection.worker;
-    let upstream = worker.upstreams.get(plan, &worker.shared.discovery)?;
-    let mut tried: Vec<Rc<Endpoint>> = Vec::new();
-    let (endpoint, mut connected) = loop {
-        let endpoint = upstream.pick(&tried).await?;
-        let own = Own::of(plan, worker.identity())?;
-        match Box::pin(connect(worker, plan, host, &endpoint.address, &own, ClientAlpn::None)).await {
-            Ok(connected) => break (endpoint, connected),
-            Err(refused) => {
-                endpoint.failed(Instant::now());
-                tried.push(endpoint);
-                if tried.len() >= ENDPOINTS_TRIED_MAX || upstream.pick(&tried).await.is_err() {
-                    return Err(refused);
-                }
-            }
-        }
+    let (endpoint, mut connected) = tokio::select! {
+        biased;
+        // Its session knows why.
+        () = connection.session.was_cut() => return Ok(()),
+        reached = Box::pin(reach(worker, plan, host)) => reached?,
     };
-    endpoint.reached();
     let _active = Active::at(&endpoint);
     connection.upstream(endpoint.address.to_string(), connected.peer.clone());
     let timeouts = worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
     let copying = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger);
     // A direction whose writer is blocked does not touch its reader's socket: a cut of that one reaches it only from here.
+    // Looked at first: bytes that were read before the cut wait to be copied.
     let ended = tokio::select! {
-        ended = copying => Some(ended),
+        biased;
         () = connection.session.was_cut() => None,
         () = was_cut(connected.session.as_deref()) => None,
+        ended = copying => Some(ended),
     };
     let upstream_cut = connected.session.as_ref().filter(|session| session.is_cut());
     match (ended.map(|ended| ended.end), upstream_cut.and_then(|session| session.end_cause())) {
@@ -65,6 +57,33 @@ where
         (Some(end), None) => connection.ended(end.to_string()),
     }
     Ok(())
+}
+
+/// The first endpoint that answers, and is who it should be.
+async fn reach(
+    worker: &Worker,
+    plan: &Arc<ServicePlan>,
+    host: Option<&str>,
+) -> Result<(Rc<Endpoint>, Connected), Refused> {
+    let upstream = worker.upstreams.get(plan, &worker.shared.discovery)?;
+    let mut tried: Vec<Rc<Endpoint>> = Vec::new();
+    loop {
+        let endpoint = upstream.pick(&tried).await?;
+        let own = Own::of(plan, worker.identity())?;
+        match connect(worker, plan, host, &endpoint.address, &own, ClientAlpn::None).await {
+            Ok(connected) => {
+                endpoint.reached();
+                return Ok((endpoint, connected));
+            }
+            Err(refused) => {
+                endpoint.failed(Instant::now());
+                tried.push(endpoint);
+                if tried.len() >= ENDPOINTS_TRIED_MAX || upstream.pick(&tried).await.is_err() {
+                    return Err(refused);
+                }
+            }
+        }
+    }
 }
 
 async fn was_cut(session: Option<&Session>) {

@@ -10,3 +10,4 @@ pub mod l4;
 pub mod plan;
 pub mod pool;
 mod replay;
+pub mod web_clients;

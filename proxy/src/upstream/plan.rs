@@ -5,7 +5,8 @@ use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
 use postern_config::{
-    AppAddress, Endpoints, HostPattern, OnExpiry, Protocol, Service, SpiffePattern, SvidSelector, Timeouts, Transport,
+    AppAddress, Endpoints, HostPattern, OnExpiry, Place, Protocol, Service, SpiffePattern, SvidSelector, Timeouts,
+    Transport,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,15 +24,24 @@ pub struct ServicePlan {
     pub connect_timeout: Duration,
     pub pool_idle: Duration,
     pub metrics: Arc<PortMetrics>,
-    /// What it was made from; equal means the plan, and with it the pools, can stay.
-    origin: Origin,
+    /// What it was made from; equal means the plan, and with it the pools, can stay. An instance has its template's.
+    origin: Arc<Origin>,
 }
 
-#[derive(Clone, PartialEq)]
+/// Equal when it is one and the same.
+struct SameWebTls(Arc<WebTls>);
+
+impl PartialEq for SameWebTls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+#[derive(PartialEq)]
 enum Origin {
-    Service(Box<Service>, Duration, Duration),
+    /// The client is compared by what it is: the same path may hold other roots.
+    Service(Box<Service>, Duration, Duration, Option<SameWebTls>),
     App(AppAddress, Duration, Duration),
-    Instance,
 }
 
 /// What protects the hop.
@@ -52,6 +62,7 @@ pub enum Security {
 
 impl ServicePlan {
     pub fn service(service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>, metrics: &Metrics) -> Self {
+        let origin = Arc::new(service_origin(service, timeouts, web.clone()));
         let security = match (&service.transport, web) {
             (Transport::Mesh { identity, svid }, _) => {
                 Security::Mesh { expected: identity.clone(), svid: svid.clone() }
@@ -73,7 +84,7 @@ impl ServicePlan {
             connect_timeout: service.connect_timeout.unwrap_or(timeouts.connect),
             pool_idle: timeouts.pool_idle,
             metrics: metrics.outbound(&service.name),
-            origin: service_origin(service, timeouts),
+            origin,
         }
     }
 
@@ -91,16 +102,22 @@ impl ServicePlan {
             connect_timeout: timeouts.connect_app,
             pool_idle: timeouts.pool_idle_app,
             metrics: metrics.inbound(name),
-            origin: Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app),
+            origin: Arc::new(app_origin(app, timeouts)),
         }
     }
 
-    pub fn same_upstream(&self, service: &Service, timeouts: &Timeouts) -> bool {
-        self.origin == service_origin(service, timeouts)
+    /// Would [`ServicePlan::service`] make the same of these?
+    pub fn same_upstream(&self, service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>) -> bool {
+        *self.origin == service_origin(service, timeouts, web)
     }
 
     pub fn same_app(&self, app: &AppAddress, timeouts: &Timeouts) -> bool {
-        self.origin == Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app)
+        *self.origin == app_origin(app, timeouts)
+    }
+
+    /// Are they the same plan, or instances of the same template? Then nothing about them changed.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin)
     }
 
     /// A plan that needs the requested host: to know where, or whom to expect.
@@ -151,7 +168,7 @@ impl ServicePlan {
             connect_timeout: self.connect_timeout,
             pool_idle: self.pool_idle,
             metrics: self.metrics.clone(),
-            origin: Origin::Instance,
+            origin: self.origin.clone(),
         })
     }
 
@@ -169,9 +186,15 @@ fn fixed_name(service: &Service) -> Option<&str> {
     }
 }
 
-fn service_origin(service: &Service, timeouts: &Timeouts) -> Origin {
+fn service_origin(service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>) -> Origin {
     let connect = service.connect_timeout.unwrap_or(timeouts.connect);
-    Origin::Service(Box::new(service.clone()), connect, timeouts.pool_idle)
+    // Where it is written, and where we listen for it, says nothing about the upstream.
+    let service = Service { place: Place::command_line(), listen: None, ..service.clone() };
+    Origin::Service(Box::new(service), connect, timeouts.pool_idle, web.map(SameWebTls))
+}
+
+fn app_origin(app: &AppAddress, timeouts: &Timeouts) -> Origin {
+    Origin::App(app.clone(), timeouts.connect_app, timeouts.pool_idle_app)
 }
 
 impl From<&Endpoints> for EndpointSource {

@@ -4,10 +4,10 @@ use super::certificates::{
     DIGITAL_SIGNATURE, DNS, Draft, Issuer, Key, SERVER_AUTH, as_pem, extended_key_usage, key_usage, subject_alt_name,
 };
 use crate::refusal::Refusal;
-use crate::tls::{ClientAlpn, Role, TlsError, WebRootsError, WebTls, provider};
+use crate::tls::{ClientAlpn, Role, TlsError, WebRoots, WebRootsError, WebTls, provider};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CertificateError, HandshakeKind, ServerConfig, SupportedProtocolVersion};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -40,6 +40,10 @@ fn web(versions: &[&'static SupportedProtocolVersion], draft: Draft) -> Web {
     Web { config: Arc::new(config), roots, _folder: folder }
 }
 
+fn client(roots: &Path) -> Result<WebTls, WebRootsError> {
+    WebRoots::read(Some(roots)).and_then(WebTls::new)
+}
+
 fn named(name: &str) -> Draft {
     Draft::leaf("spiffe://web.example/server")
         .with(key_usage(DIGITAL_SIGNATURE))
@@ -66,7 +70,7 @@ async fn visit(web: &Web, client: &WebTls, name: &str) -> Result<HandshakeKind, 
 async fn speaks_1_2_and_1_3_and_resumes() {
     for version in [&TLS12, &TLS13] {
         let web = web(&[version], named(NAME));
-        let client = WebTls::new(Some(&web.roots)).expect("roots");
+        let client = client(&web.roots).expect("roots");
         let first = visit(&web, &client, NAME).await.expect("connected");
         assert!(matches!(first, HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest), "{first:?}");
         assert_eq!(visit(&web, &client, NAME).await.expect("connected"), HandshakeKind::Resumed);
@@ -85,12 +89,12 @@ async fn refuses_wrong_names_unknown_roots_and_expired_leaves() {
         (&good, &good.roots, "192.0.2.1"),
     ];
     for (server, roots, name) in table {
-        let client = WebTls::new(Some(roots)).expect("roots");
+        let client = client(roots).expect("roots");
         let refused = visit(server, &client, name).await.expect_err("refused");
         assert!(matches!(&refused, TlsError::Handshake(rustls::Error::InvalidCertificate(_))), "{refused:?}");
         assert_eq!(refused.refusal(Role::Client), Refusal::UpstreamNotVerified);
     }
-    let client = WebTls::new(Some(&good.roots)).expect("roots");
+    let client = client(&good.roots).expect("roots");
     let refused = visit(&good, &client, "not a name").await.expect_err("refused");
     assert!(matches!(refused, TlsError::ServerName { .. }), "{refused:?}");
 }
@@ -99,7 +103,7 @@ async fn refuses_wrong_names_unknown_roots_and_expired_leaves() {
 #[tokio::test]
 async fn tl_16_wrong_name_does_not_hide_an_unknown_root() {
     let (good, other) = (web(&[&TLS13], named("www.example.com")), web(&[&TLS13], named(NAME)));
-    let client = WebTls::new(Some(&other.roots)).expect("roots");
+    let client = client(&other.roots).expect("roots");
     let refused = visit(&good, &client, NAME).await.expect_err("refused");
     // The roots have one name: what is wrong is the signature.
     let untrusted = CertificateError::BadSignature;
@@ -114,7 +118,7 @@ fn no_roots_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let empty = folder.path().join("empty.pem");
     std::fs::write(&empty, b"").expect("written");
-    assert!(matches!(WebTls::new(Some(&empty)), Err(WebRootsError::None { .. })));
+    assert!(matches!(client(&empty), Err(WebRootsError::None { .. })));
     let absent = folder.path().join("absent.pem");
-    assert!(matches!(WebTls::new(Some(&absent)), Err(WebRootsError::Unreadable { .. })));
+    assert!(matches!(client(&absent), Err(WebRootsError::Unreadable { .. })));
 }
