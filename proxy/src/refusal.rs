@@ -45,6 +45,8 @@ pub enum Refusal {
     ExpectationRefused,
     /// More or larger header fields than allowed.
     HeadersTooLarge,
+    /// A longer target than can be read.
+    TargetTooLong,
     /// CONNECT where no route says so.
     ConnectRefused,
     /// An upgrade that this port does not carry, or one with a body.
@@ -115,6 +117,7 @@ impl Refusal {
             Self::BadRequest            => ("bad_request",             400,  3),
             Self::ExpectationRefused    => ("expectation_refused",     417,  3),
             Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
+            Self::TargetTooLong         => ("target_too_long",         414,  8),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
             Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
             Self::UnknownService        => ("unknown_service",         403,  7),
@@ -135,7 +138,8 @@ impl Refusal {
     }
 }
 
-/// A refusal with its words for the inside: log and record, never for whoever asked.
+/// A refusal with its words for the inside: log and record, never for whoever asked, unless
+/// [`words_outside`](Refused::words_outside) says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub refusal: Refusal,
@@ -145,6 +149,12 @@ pub struct Refused {
 impl Refused {
     pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { refusal, detail: detail.into() }
+    }
+
+    /// Which limit a request was above: who does not learn that cannot stay below it.
+    pub fn words_outside(&self) -> Option<&str> {
+        let names_limit = matches!(self.refusal, Refusal::HeadersTooLarge | Refusal::TargetTooLong);
+        (names_limit && !self.detail.is_empty()).then_some(&self.detail)
     }
 }
 

@@ -15,6 +15,7 @@ mod oracle_svid;
 mod outbound;
 mod pages;
 mod permissions;
+mod refused_heads;
 mod reload;
 mod rotation;
 mod teardown;

@@ -30,10 +30,12 @@ pub struct Recorder {
     is_complete: bool,
 }
 
+#[derive(Default)]
 struct Logged {
-    method: Method,
-    uri: Uri,
-    version: Version,
+    /// `None`: the head could not be read; so for the next two.
+    method: Option<Method>,
+    uri: Option<Uri>,
+    version: Option<Version>,
     host: Option<Box<str>>,
     service: Option<Arc<str>>,
     route: Option<Arc<str>>,
@@ -49,27 +51,28 @@ struct Logged {
 
 impl Recorder {
     pub fn open(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+        Self::begin(connection, || Logged {
+            method: Some(request.method().clone()),
+            uri: Some(request.uri().clone()),
+            version: Some(request.version()),
+            ..Logged::default()
+        })
+    }
+
+    /// For a head that hyper refused, as far as it can be read: `head` is its beginning, if that is known.
+    pub fn of_refused_head(connection: &Rc<Connection>, head: &[u8]) -> Self {
+        Self::begin(connection, || {
+            let (method, uri) = read_request_line(head);
+            Logged { method, uri, ..Logged::default() }
+        })
+    }
+
+    fn begin(connection: &Rc<Connection>, logged: impl FnOnce() -> Logged) -> Self {
         let session = &connection.session;
         session.requests_active.fetch_add(1, Relaxed);
         session.requests_total.fetch_add(1, Relaxed);
         connection.metrics.request_started();
-        let logged = connection.worker.shared.access_log.enabled().then(|| {
-            Box::new(Logged {
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                version: request.version(),
-                host: None,
-                service: None,
-                route: None,
-                rule: None,
-                upstream: None,
-                upstream_peer: None,
-                remote_refusal: None,
-                remote_decision: None,
-                end: None,
-                tunnelled: None,
-            })
-        });
+        let logged = connection.worker.shared.access_log.enabled().then(|| Box::new(logged()));
         Self {
             connection: connection.clone(),
             metrics: connection.metrics.clone(),
@@ -208,10 +211,10 @@ impl Recorder {
         connection.worker.shared.access_log.request(&RequestRecord {
             connection: facts,
             decision: &self.decision_id(),
-            method: logged.method.as_str(),
-            path: logged.uri.path(),
+            method: logged.method.as_ref().map_or("", Method::as_str),
+            path: logged.uri.as_ref().map_or("", Uri::path),
             host: logged.host.as_deref(),
-            http_version: Some(version_text(logged.version)),
+            http_version: logged.version.map(version_text),
             status: self.status.map(|status| status.as_u16()),
             grpc_status: None,
             outcome: Outcome {
@@ -240,5 +243,45 @@ impl Drop for Recorder {
         if let Some(logged) = &self.logged {
             self.write(logged);
         }
+    }
+}
+
+/// Method and target of a head that is not known to be one. A target that is not a path is left out, and so is every
+/// query.
+fn read_request_line(head: &[u8]) -> (Option<Method>, Option<Uri>) {
+    let line = head.trim_ascii_start();
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
+    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+    let target = words.next().filter(|_| method.is_some()).unwrap_or_default();
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let path = &path[..path.len().min(PATH_BYTES_KEPT)];
+    (method, Some(path).filter(|path| path.starts_with(b"/")).and_then(|path| Uri::try_from(path).ok()))
+}
+
+/// More than a record writes.
+const PATH_BYTES_KEPT: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::read_request_line;
+
+    #[test]
+    fn reads_what_there_is_of_a_refused_head() {
+        let long = format!("GET /{}", "x".repeat(5000));
+        for (head, method, path) in [
+            ("GET /a?token=secret HTTP/1.1\r\n", Some("GET"), Some("/a")),
+            ("\r\n\r\nPOST /a HTTP/1.1\r\n", Some("POST"), Some("/a")),
+            ("GET /a", Some("GET"), Some("/a")),
+            ("GET http://u:p@host/a HTTP/1.1\r\n", Some("GET"), None),
+            ("GET ", Some("GET"), None),
+            ("G\0T /a HTTP/1.1\r\n", None, None),
+            ("GET\t/a\tHTTP/1.1\r\n", None, None),
+            ("", None, None),
+        ] {
+            let (found, uri) = read_request_line(head.as_bytes());
+            assert_eq!(found.as_ref().map(|method| method.as_str()), method, "{head:?}");
+            assert_eq!(uri.as_ref().map(|uri| uri.path()), path, "{head:?}");
+        }
+        assert_eq!(read_request_line(long.as_bytes()).1.expect("a path").path().len(), 2048);
     }
 }
