@@ -220,3 +220,34 @@ async fn plaintext_to_a_strict_port_is_refused_with_zero_bytes_at_the_applicatio
     assert!(records.iter().all(|record| record["refusal"] == "plaintext_refused"), "{records:#?}");
     assert!(app.connections().is_empty());
 }
+
+#[tokio::test]
+async fn a_name_that_leads_to_one_of_our_own_listeners_is_refused_as_a_loop() {
+    let mesh = Mesh::start();
+    for protocol in ["http", "tcp"] {
+        let listen = ports::free();
+        let lines = format!("endpoints: {{ dns: \"localhost:{}\" }}\ntls: off\nprotocol: {protocol}", listen.port());
+        let web = mesh.sidecar("web", &service_section(listen, &lines)).await;
+        let mut client = RawClient::connect(listen).await;
+        if protocol == "http" {
+            assert_eq!(client.get("orders.shop.svc", "/x").await.status, 508);
+        } else {
+            assert!(client.until_ended().await.is_empty());
+        }
+        let kind = if protocol == "http" { "request" } else { "connection" };
+        web.record(kind, |record| record["refusal"] == "loop").await;
+        let requests = web.records().into_iter().filter(|record| record["kind"] == "request").count();
+        assert_eq!(requests, usize::from(protocol == "http"), "it went round no second time");
+    }
+}
+
+#[tokio::test]
+async fn the_application_may_call_its_own_service_through_the_mesh() {
+    let (mesh, app) = (Mesh::start(), HttpApp::start().await);
+    let (inbound, outbound) = (ports::free(), ports::free());
+    let port =
+        inbound_section(inbound, &app.address.to_string(), &format!("protocol: http\nallow: [{{ spiffe: {ORDERS} }}]"));
+    let service = postern_tests::pair::outbound_section(outbound, inbound, "protocol: http");
+    let _both = mesh.sidecar("orders", &format!("{port}{service}")).await;
+    assert_eq!(H1Client::connect(outbound).await.get("/x").await.unwrap().status, 200);
+}

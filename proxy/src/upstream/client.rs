@@ -153,7 +153,11 @@ pub async fn send(
                 request = returned;
             }
             // Not the endpoint's fault.
-            Err(Failed::Unsent(_, NotSent::Unreachable(refused))) if own.no_handshake.is_some() => return Err(refused),
+            Err(Failed::Unsent(_, NotSent::Unreachable(refused)))
+                if own.no_handshake.is_some() || refused.refusal == Refusal::Loop =>
+            {
+                return Err(refused);
+            }
             Err(Failed::Unsent(returned, NotSent::Unreachable(refused))) => {
                 endpoint.failed(Instant::now());
                 tried.push(endpoint);

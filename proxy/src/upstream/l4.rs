@@ -4,7 +4,7 @@ use super::connect::{Own, connect};
 use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint};
 use crate::connection::Connection;
-use crate::refusal::Refused;
+use crate::refusal::{Refusal, Refused};
 use crate::session::Session;
 use crate::tls::mesh::ClientAlpn;
 use crate::tunnel::{self, TunnelEnd};
@@ -36,6 +36,7 @@ where
         let own = Own::of(plan, worker.identity())?;
         match Box::pin(connect(worker, plan, host, &endpoint.address, &own, ClientAlpn::None)).await {
             Ok(connected) => break (endpoint, connected),
+            Err(refused) if refused.refusal == Refusal::Loop => return Err(refused),
             Err(refused) => {
                 endpoint.failed(Instant::now());
                 tried.push(endpoint);
