@@ -4,7 +4,7 @@
 
 use crate::capture::Accepted;
 use crate::capture::caller::CallerIo;
-use crate::connection::{Connection, Place};
+use crate::connection::{Connection, Place, SHARED_NAME, turn_away};
 use crate::detect::{self, Detected, Rewind, Rules};
 use crate::http::serve;
 use crate::policy::{Door, DoorPlan};
@@ -13,7 +13,7 @@ use crate::session::{Carries, Direction, SessionIo, Subject};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::l4;
 use crate::upstream::plan::ServicePlan;
-use crate::worker::Worker;
+use crate::worker::{Worker, gone};
 use bytes::{Bytes, BytesMut};
 use postern_config::Protocol;
 use std::rc::Rc;
@@ -26,8 +26,8 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     let policy = worker.policy();
     let (service, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Service(service)) => (Some(service.clone()), service.name.clone(), service.metrics.clone()),
-        Some(DoorPlan::Shared) => (None, Arc::from("outbound"), policy.unrouted.clone()),
-        Some(DoorPlan::Inbound(_)) | None => return,
+        Some(DoorPlan::Shared) => (None, Arc::from(SHARED_NAME), policy.unrouted.clone()),
+        Some(DoorPlan::Inbound(_)) | None => return turn_away(&worker, door, accepted.client.0, gone(door)),
     };
     let connection = Connection::open(&worker, door, place, Direction::Local, name, metrics, accepted.client.0);
     let io = SessionIo::new(accepted.tcp, connection.session.clone(), worker.shared.metrics.clone());

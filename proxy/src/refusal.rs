@@ -71,11 +71,11 @@ pub enum Refusal {
     AppUnreachable,
     /// More connections or requests than allowed.
     OverLimit,
-    /// We are shutting down.
+    /// A connection came when nobody served any more.
     Draining,
     /// The connection's trust ended while the request was in flight.
     TrustEnded,
-    /// A request that came back to where it was.
+    /// What is to be called is a listener of ours: what it receives would come back.
     Loop,
     /// Our own fault.
     Internal,

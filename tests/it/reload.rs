@@ -217,6 +217,24 @@ async fn f_16_at_the_deadline_the_drain_ends_with_work_left() {
 }
 
 #[tokio::test]
+async fn what_the_end_of_the_process_ends_is_recorded_as_that() {
+    let it = Reloading::start().await;
+    let mut tunnel = RawClient::connect(it.tcp[1]).await;
+    tunnel.send("ping").await;
+    assert_eq!(tunnel.take(4).await.unwrap(), b"ping");
+    let mut stream = RawClient::connect(it.http[1]).await;
+    stream.send("GET /stream HTTP/1.1\r\nhost: orders.shop.svc\r\n\r\n").await;
+    assert_eq!(stream.head().await.unwrap().status, 200);
+    let log = it.orders.log.clone();
+    it.orders.stop().await;
+    let text = std::fs::read_to_string(log).unwrap();
+    for kind in ["request", "connection"] {
+        let lines: Vec<_> = text.lines().filter(|line| line.contains(&format!("\"kind\":\"{kind}\""))).collect();
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.contains("\"end\":\"draining\"")), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn an_upgraded_connection_is_decided_by_the_request_that_made_it() {
     let it = Reloading::start().await;
     let mut client = RawClient::connect(it.http[1]).await;

@@ -68,8 +68,14 @@ pub fn tune(tcp: &TcpStream) {
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
 }
 
-/// Accepts for ever; each connection that the budget has a place for goes to `place`.
-pub async fn accept_loop(listener: TcpListener, shared: &Shared, place: impl Fn(TcpStream, SocketAddr)) {
+/// Accepts for ever; each connection that the budget has a place for goes to `place`, and `over_limit` is told of each
+/// other one.
+pub async fn accept_loop(
+    listener: TcpListener,
+    shared: &Shared,
+    place: impl Fn(TcpStream, SocketAddr),
+    over_limit: impl Fn(SocketAddr),
+) {
     let mut back_off = BACK_OFF_MIN;
     loop {
         match listener.accept().await {
@@ -77,6 +83,8 @@ pub async fn accept_loop(listener: TcpListener, shared: &Shared, place: impl Fn(
                 back_off = BACK_OFF_MIN;
                 if !shared.budget.take() {
                     shared.metrics.connection_over_limit();
+                    drop(tcp);
+                    over_limit(remote);
                     continue;
                 }
                 tune(&tcp);

@@ -3,7 +3,7 @@
 use super::request::version_text;
 use crate::connection::Connection;
 use crate::refusal::Refused;
-use crate::session::{Direction, InFlight};
+use crate::session::{Direction, EndCause, InFlight};
 use crate::telemetry::PortMetrics;
 use crate::telemetry::record::{Outcome, RequestRecord, Upstream};
 use crate::tls::Peer;
@@ -89,7 +89,7 @@ impl Recorder {
 
     /// Tells this decision from every other one, also of other processes.
     pub fn decision_id(&self) -> String {
-        format!("{:08x}-{:x}", self.connection.worker.shared.boot_id, self.decision)
+        self.connection.worker.decision_id(self.decision)
     }
 
     pub fn in_flight(&mut self, request: &Rc<InFlight>) {
@@ -190,6 +190,7 @@ impl Recorder {
             (Some(cause), _, _) => Some(cause.as_str()),
             (None, Some(end), _) => Some(end),
             (None, None, true) => None,
+            (None, None, false) if connection.worker.is_stopping() => Some(EndCause::Draining.as_str()),
             // Dropped before its end, by nobody on our side.
             (None, None, false) => Some("caller_closed"),
         };
