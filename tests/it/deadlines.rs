@@ -91,6 +91,7 @@ async fn idle_connections_end_at_their_deadline_and_busy_ones_do_not() {
     let records = orders.records_of("connection", 1).await;
     assert_eq!(records[0]["end"], "idle");
     assert_eq!(busy.take(3).await.unwrap(), b"5\r\n", "still there");
+    assert!(!orders.metrics().contains("postern_teardown_seconds"), "no trust has ended");
 }
 
 #[tokio::test]

@@ -111,7 +111,9 @@ impl Drop for SessionIo {
         if let Some((cause, latency)) = self.session.cut_latency() {
             // RST instead of FIN: bytes that are still in the send buffer belong to trust that has ended.
             let _ = self.tcp.set_zero_linger();
-            self.metrics.teardown(cause.as_str(), latency);
+            if cause.ends_trust() {
+                self.metrics.teardown(cause.as_str(), latency);
+            }
         }
     }
 }
