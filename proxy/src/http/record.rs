@@ -1,6 +1,7 @@
 //! The record and the metrics of one request: opened with it, ended with its last byte, written exactly once.
 
 use super::request::version_text;
+use super::respond;
 use crate::connection::Connection;
 use crate::refusal::Refused;
 use crate::session::{Direction, EndCause, InFlight};
@@ -8,7 +9,7 @@ use crate::telemetry::PortMetrics;
 use crate::telemetry::record::{Outcome, RequestRecord, Upstream};
 use crate::tls::Peer;
 use crate::upstream::client::{Lease, chain};
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,6 +25,8 @@ pub struct Recorder {
     pub bytes_to_caller: Cell<u64>,
     in_flight: Option<Rc<InFlight>>,
     status: Option<StatusCode>,
+    is_grpc: bool,
+    grpc_status: Option<u32>,
     refused: Option<Refused>,
     /// What only the access log wants: absent when it is off.
     logged: Option<Box<Logged>>,
@@ -81,6 +84,8 @@ impl Recorder {
             bytes_to_caller: Cell::new(0),
             in_flight: None,
             status: None,
+            is_grpc: false,
+            grpc_status: None,
             refused: None,
             logged,
             is_complete: false,
@@ -141,13 +146,33 @@ impl Recorder {
         }
     }
 
-    pub fn answered(&mut self, status: StatusCode) {
-        self.status = Some(status);
+    /// The answer's head. A gRPC answer without messages has its status there (gRPC over HTTP/2, "Trailers-Only").
+    pub fn answered(&mut self, head: &http::response::Parts) {
+        self.status = Some(head.status);
+        self.read_grpc_status(&head.headers);
+    }
+
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        self.read_grpc_status(trailers);
+    }
+
+    /// The caller speaks gRPC: only then is the answer's status looked for.
+    pub fn is_grpc(&mut self) {
+        self.is_grpc = true;
+    }
+
+    fn read_grpc_status(&mut self, fields: &HeaderMap) {
+        if self.is_grpc
+            && let Some(status) = fields.get(respond::GRPC_STATUS)
+        {
+            self.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
+        }
     }
 
     pub fn refused(&mut self, refused: Refused, status: StatusCode) {
         self.metrics.refused(refused.refusal);
         self.status = Some(status);
+        self.grpc_status = self.is_grpc.then(|| refused.refusal.grpc_status().into());
         self.refused = Some(refused);
         self.is_complete = true;
     }
@@ -217,7 +242,7 @@ impl Recorder {
             host: logged.host.as_deref(),
             http_version: logged.version.map(version_text),
             status: self.status.map(|status| status.as_u16()),
-            grpc_status: None,
+            grpc_status: self.grpc_status,
             outcome: Outcome {
                 rule: logged.rule.as_deref(),
                 route: logged.route.as_deref(),
@@ -238,8 +263,9 @@ impl Drop for Recorder {
         self.metrics.request_ended();
         let received = self.in_flight.as_ref().map_or(0, |request| request.bytes_from_caller.get());
         self.metrics.bytes(received, self.bytes_to_caller.get());
-        if let Some(status) = self.status {
-            self.metrics.request(status.as_u16(), self.started.elapsed().as_secs_f64());
+        match self.status {
+            Some(status) => self.metrics.request(status.as_u16(), self.started.elapsed().as_secs_f64()),
+            None => self.metrics.request_unanswered(),
         }
         if let Some(logged) = &self.logged {
             self.write(logged);

@@ -49,6 +49,9 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         close: connection.is_closing(),
     };
     let mut recorder = Recorder::open(&connection, &request);
+    if form.is_grpc {
+        recorder.is_grpc();
+    }
     match proxy(&connection, &policy, request, &mut recorder).await {
         Ok(answered) => Ok(answered.into_response(&connection, recorder)),
         Err(_) if connection.session.is_cut() => {
@@ -86,7 +89,7 @@ enum Then {
 impl Answered {
     fn into_response(self, connection: &Rc<Connection>, mut recorder: Recorder) -> Response<ResponseBody> {
         let Self { head, mut lease, guard, then } = self;
-        recorder.answered(head.status);
+        recorder.answered(&head);
         let body = match then {
             Then::Tunnel { caller, upstream } => {
                 lease.upgraded();

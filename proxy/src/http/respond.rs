@@ -11,7 +11,7 @@ pub const REFUSAL_HEADER: HeaderName = HeaderName::from_static("x-postern-refusa
 /// To applications.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-postern-decision");
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Who gets the refusal.
