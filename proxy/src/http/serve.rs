@@ -9,6 +9,7 @@ use crate::capture::caller::CallerIo;
 use crate::connection::Connection;
 use crate::detect::Rewind;
 use crate::refusal::{Refusal, Refused};
+use crate::session::{EndCause, Session};
 use crate::upstream::client::{HttpVersion, chain};
 use bytes::Bytes;
 use http::Request;
@@ -19,10 +20,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_config::Limits;
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// hyper's own limit of header fields, which costs nothing to leave as it is.
@@ -89,6 +91,7 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
     let service = service_fn(|mut request: Request<Incoming>| {
         requests.set(requests.get() + 1);
         findings.request_begins();
+        session.request_begins();
         if findings.is_ambiguous(requests.get()) {
             request.extensions_mut().insert(AmbiguousFraming);
         }
@@ -113,8 +116,13 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
         // With half-close allowed, hyper does not read while a response is under way: when the application is silent
         // too, nothing would poll the socket, and a cut would wait for the response's next byte.
         tokio::select! {
+            biased;
             result = &mut serving => break Some(result),
             () = session.was_cut() => return Ok(None),
+            cause = request_stuck(&session) => {
+                session.cut(cause, Instant::now());
+                return Ok(None);
+            }
             () = session.park_asked() => {}
         }
         if session.is_at_rest() {
@@ -136,6 +144,12 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
     let parts = serving.into_parts().filter(|parts| parts.read_buf.is_empty());
     let rest = parts.map(|parts| parts.io.into_inner().into_inner().into_parts());
     Ok(rest.filter(|(unread, _)| unread.is_empty()).map(|(_, io)| io))
+}
+
+/// Resolves when a request was cut and hyper, polled since, could not end it: hyper looks at a response's body only when the
+/// caller takes what came of it before. A cut wakes the task that polls the body, which is this one.
+async fn request_stuck(session: &Session) -> EndCause {
+    poll_fn(|_| session.request_was_cut().map_or(Poll::Pending, Poll::Ready)).await
 }
 
 /// A head that hyper does not take never becomes a request of `request::handle`; it is one all the same, with an answer, a
