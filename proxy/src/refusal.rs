@@ -63,6 +63,8 @@ pub enum Refusal {
     UpstreamUnresolved,
     /// The upstream answered with something that is not the protocol.
     UpstreamProtocol,
+    /// Outbound: the answerer took our SVID for none that it trusts, or wants.
+    UpstreamRefusedUs,
     /// The upstream closed before it answered.
     UpstreamClosed,
     /// The upstream did not answer in time.
@@ -126,6 +128,7 @@ impl Refusal {
             Self::UpstreamUnreachable   => ("upstream_unreachable",    503, 14),
             Self::UpstreamUnresolved    => ("upstream_unresolved",     503, 14),
             Self::UpstreamProtocol      => ("upstream_protocol",       502, 14),
+            Self::UpstreamRefusedUs     => ("upstream_refused_us",     502, 14),
             Self::UpstreamClosed        => ("upstream_closed",         502, 14),
             Self::UpstreamTimeout       => ("upstream_timeout",        504,  4),
             Self::AppUnreachable        => ("app_unreachable",         503, 14),

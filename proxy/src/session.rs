@@ -142,6 +142,8 @@ pub struct Session {
     pub write_pending: AtomicBool,
     /// HTTP/1: why the request under way was cut, as `cause`.
     request_cut: AtomicU8,
+    /// The alert by which the peer refused our certificate: kept here, because h2 turns errors of its socket into text.
+    pub peer_refused_us: OnceLock<rustls::AlertDescription>,
     park: Notify,
 }
 
@@ -180,6 +182,7 @@ impl Session {
             between_messages: AtomicBool::new(false),
             write_pending: AtomicBool::new(false),
             request_cut: AtomicU8::new(0),
+            peer_refused_us: OnceLock::new(),
             park: Notify::new(),
         })
     }

@@ -251,3 +251,28 @@ async fn the_application_may_call_its_own_service_through_the_mesh() {
     let _both = mesh.sidecar("orders", &format!("{port}{service}")).await;
     assert_eq!(H1Client::connect(outbound).await.get("/x").await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn a_peer_that_does_not_trust_us_is_told_from_one_that_closes() {
+    let (mesh, app) = (Mesh::start(), RawApp::ok().await);
+    // `guest` knows who `orders` is, and `orders` has no bundle of its trust domain.
+    let (orders, endpoint) = orders(&mesh, app.address).await;
+    for protocol in ["http", "tcp"] {
+        let listen = ports::free();
+        let lines = format!("endpoints: [\"{endpoint}\"]\nidentity: {ORDERS}\nprotocol: {protocol}");
+        let guest = mesh.sidecar("guest", &service_section(listen, &lines)).await;
+        if protocol == "http" {
+            assert_eq!(H1Client::connect(listen).await.get("/x").await.unwrap().status, 502);
+            assert_eq!(H2Client::connect(listen).await.get("/x").await.unwrap().status, 502);
+            let records = guest.records_of("request", 2).await;
+            assert!(records.iter().all(|record| record["refusal"] == "upstream_refused_us"), "{records:#?}");
+        } else {
+            let mut client = RawClient::connect(listen).await;
+            assert!(client.until_ended().await.is_empty());
+            let record = &guest.records_of("connection", 1).await[0];
+            assert_eq!(record["refusal"], "upstream_refused_us", "{record}");
+        }
+    }
+    orders.record("connection", |record| record["refusal"] == "peer_not_verified").await;
+    app.assert_nothing_arrived();
+}

@@ -25,6 +25,10 @@ impl SessionIo {
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
 }
 
 fn cut_error(session: &Session) -> io::Error {

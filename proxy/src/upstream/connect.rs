@@ -6,10 +6,13 @@ use crate::capture;
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Direction, Negotiated, Registered, Session, SessionIo, Subject, Trust};
+use crate::tls::error::{alert_about_us, refused_us};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};
 use crate::worker::Worker;
-use std::io;
+use rustls::AlertDescription;
+use socket2::SockRef;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -176,6 +179,12 @@ async fn mesh(
     })
 }
 
+/// What an alert about our certificate means for whatever was to go there.
+pub fn upstream_refused_us(plan: &ServicePlan, address: &EndpointAddress, alert: AlertDescription) -> Refused {
+    let detail = format!("{}: {address} refused our certificate with the TLS alert {alert:?}", plan.name);
+    Refused::new(Refusal::UpstreamRefusedUs, detail)
+}
+
 macro_rules! each_io {
     ($io:expr, $inner:ident => $call:expr) => {
         match $io {
@@ -189,13 +198,50 @@ macro_rules! each_io {
 
 impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_read(context, buffer))
+        let this = self.get_mut();
+        let read = each_io!(this, inner => Pin::new(inner).poll_read(context, buffer));
+        if let (Poll::Ready(Err(error)), Self::Mesh(tls)) = (&read, this)
+            && let Some(alert) = refused_us(error)
+        {
+            // The first is the reason.
+            let _ = tls.get_ref().0.session().peer_refused_us.set(alert);
+        }
+        read
+    }
+}
+
+impl UpstreamIo {
+    /// A peer that refuses us sends an alert and closes, and often it is a write that finds out. HTTP gives the connection
+    /// up then: what the peer had said is still there to be read. A tunnel reads on by itself.
+    fn wrote<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let (Poll::Ready(Err(_)), Self::Mesh(tls)) = (&result, self)
+            && tls.get_ref().0.session().carries() != Carries::Stream
+        {
+            hear_last_words(tls);
+        }
+        result
+    }
+}
+
+/// Reads past the runtime, which may not have heard yet that there is something to read.
+fn hear_last_words(tls: &mut TlsStream<SessionIo>) {
+    let (io, state) = tls.get_mut();
+    let mut bytes = [0; 4096];
+    let Ok(length) = (&*SockRef::from(io.tcp())).read(&mut bytes) else { return };
+    let said = state.read_tls(&mut &bytes[..length]).map(|_| state.process_new_packets());
+    if let Ok(Err(error)) = said
+        && let Some(alert) = alert_about_us(&error)
+    {
+        // The first is the reason.
+        let _ = io.session().peer_refused_us.set(alert);
     }
 }
 
 impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write(context, bytes))
+        let this = self.get_mut();
+        let result = each_io!(this, inner => Pin::new(inner).poll_write(context, bytes));
+        this.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -203,7 +249,9 @@ impl AsyncWrite for UpstreamIo {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_write_vectored(context, slices))
+        let this = self.get_mut();
+        let result = each_io!(this, inner => Pin::new(inner).poll_write_vectored(context, slices));
+        this.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -211,7 +259,9 @@ impl AsyncWrite for UpstreamIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each_io!(self.get_mut(), inner => Pin::new(inner).poll_flush(context))
+        let this = self.get_mut();
+        let result = each_io!(this, inner => Pin::new(inner).poll_flush(context));
+        this.wrote(result)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
