@@ -60,7 +60,7 @@ fn ports(state: &AdminState) -> Vec<Value> {
             "name": name,
             "connections_active": figures.connections_active,
             "connections_opened": figures.connections_opened,
-            "requests": figures.requests.iter().sum::<u64>(),
+            "requests": figures.requests.iter().sum::<u64>() + figures.requests_unanswered,
             "requests_active": figures.requests_active,
             "refusals": refusals,
         })

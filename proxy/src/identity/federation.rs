@@ -13,6 +13,7 @@ use super::snapshot::Bundle;
 use super::store::IdentityStore;
 use crate::tls::bundle::load_bundle;
 use crate::tls::certificate::hex;
+use crate::tls::web::WebRoots;
 use crate::tls::{EndpointTrust, Strictness, WebRootsError, WebTls};
 use fetch::{FetchError, Trust, fetch};
 use postern_config::SpiffeId;
@@ -176,7 +177,7 @@ impl Relationship {
             (EndpointProfile::HttpsSpiffe { .. }, None) => unreachable!("that profile has a bootstrap bundle"),
             (EndpointProfile::HttpsWeb { roots }, _) => {
                 let roots = roots.clone();
-                let made = blocking(move || WebTls::new(roots.as_deref())).await?;
+                let made = blocking(move || WebRoots::read(roots.as_deref()).and_then(WebTls::new)).await?;
                 made.map(Trust::Web).map_err(PollError::Roots)
             }
         }

@@ -58,6 +58,7 @@ fn ports(page: &mut Page, source: &Metrics) {
         for (class, requests) in CLASSES.into_iter().zip(figures.requests) {
             page.value(&metrics::REQUESTS, &with(class), requests as f64);
         }
+        page.value(&metrics::REQUESTS, &with("unanswered"), figures.requests_unanswered as f64);
         page.value(&metrics::REQUESTS_ACTIVE, &labels, figures.requests_active as f64);
         page.histogram(&metrics::REQUEST_DURATION, &labels, figures.request_duration);
         for (refusal, refusals) in figures.refusals {

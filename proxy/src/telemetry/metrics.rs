@@ -42,7 +42,7 @@ families! {
     START_TIME = "postern_start_time_seconds" Gauge &[], "When this process started, in seconds since 1970.";
     CONNECTIONS = "postern_connections_opened_total" Counter PORT, "Connections accepted (inbound) or asked for by the application (outbound).";
     CONNECTIONS_ACTIVE = "postern_connections_active" Gauge PORT, "Connections that are open now.";
-    REQUESTS = "postern_requests_total" Counter &["direction", "name", "status"], "Requests answered, by class of the status code (1xx to 5xx), refused ones included.";
+    REQUESTS = "postern_requests_total" Counter &["direction", "name", "status"], "Requests that have ended, by class of the status code (1xx to 5xx), refused ones included; `unanswered`: the caller left, or the connection was cut, before there was a status.";
     REQUESTS_ACTIVE = "postern_requests_active" Gauge PORT, "Requests in flight.";
     REQUEST_DURATION = "postern_request_duration_seconds" Histogram PORT, "From the end of a request's head to the end of its answer.";
     REFUSALS = "postern_refusals_total" Counter &["direction", "name", "code"], "Connections and requests refused, by reason code.";

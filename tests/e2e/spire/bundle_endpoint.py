@@ -79,7 +79,7 @@ def run(mesh):
     code, out, err = mesh.workspace.run([*curl, url])
     expect(f"after a restart ({code} {err}; {server.log_text()[-2000:]})", out, f"hello {WEB}")
     wait_until(lambda: server.metric("postern_bundle_fetches_total", result="success") == 1, "a fetch after it", 30, 0.5)
-    check(len(json.loads(kept.read_text())["keys"]) >= 1, "nothing was kept")
+    check(len(json.loads(json.loads(kept.read_text())["document"])["keys"]) >= 1, "nothing was kept")
 
 
 if __name__ == "__main__":

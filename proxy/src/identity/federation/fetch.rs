@@ -15,8 +15,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
-use tokio_util::task::AbortOnDropHandle;
 
 /// From the name's resolution to the last byte, redirects included.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -130,11 +130,13 @@ async fn get(
     url: &BundleUrl,
     trust: &Trust,
     addresses: &[SocketAddr],
-) -> Result<(Response<Incoming>, AbortOnDropHandle<Result<(), hyper::Error>>), FetchError> {
+) -> Result<(Response<Incoming>, JoinSet<Result<(), hyper::Error>>), FetchError> {
     let stream = secured(url, trust, connect(url, addresses).await?).await?;
     let http = |source| FetchError::Http { url: url.clone(), source };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    // Ends with the set.
+    let mut driving = JoinSet::new();
+    driving.spawn(connection);
     let request = Request::get(url.path_and_query())
         .header(HOST, url.authority())
         .header(ACCEPT, "application/json")
@@ -142,7 +144,7 @@ async fn get(
         .body(Empty::<Bytes>::new())
         .map_err(|source| FetchError::Request { url: url.clone(), source })?;
     let response = sender.send_request(request).await.map_err(http)?;
-    Ok((response, connection))
+    Ok((response, driving))
 }
 
 async fn secured(url: &BundleUrl, trust: &Trust, tcp: TcpStream) -> Result<TlsStream<TcpStream>, FetchError> {
