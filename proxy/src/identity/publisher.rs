@@ -191,7 +191,8 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
 type Bundles = HashMap<TrustDomain, Arc<Bundle>>;
 
 fn same_bundles(one: &Bundles, other: &Bundles) -> bool {
-    let known = |(name, bundle): (&TrustDomain, &Arc<Bundle>)| other.get(name).is_some_and(|it| Arc::ptr_eq(it, bundle));
+    let known =
+        |(name, bundle): (&TrustDomain, &Arc<Bundle>)| other.get(name).is_some_and(|it| Arc::ptr_eq(it, bundle));
     one.len() == other.len() && one.iter().all(known)
 }
 

@@ -1,12 +1,12 @@
 //! One connection to an upstream: TCP or unix socket, then what the plan says protects it.
 
+use super::mesh_io::MeshIo;
 use super::plan::{Security, ServicePlan};
 use super::pool::{EndpointAddress, OwnSvid};
 use crate::capture;
 use crate::delegate::delegate_io;
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
-use super::mesh_io::MeshIo;
 use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered, Session, SessionIo, Subject, Trust};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};

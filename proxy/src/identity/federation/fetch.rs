@@ -45,7 +45,7 @@ pub(super) enum FetchError {
     #[error("cannot connect to {host}, port {port}")]
     Connect { host: String, port: u16, source: io::Error },
     #[error("{url} does not prove who it is")]
-    Tls { url: BundleUrl, source: TlsError },
+    Tls { url: BundleUrl, source: Box<TlsError> },
     #[error("{url} does not speak HTTP/1.1 as it should")]
     Http { url: BundleUrl, source: hyper::Error },
     #[error("the request for {url} cannot be written")]
@@ -153,7 +153,7 @@ async fn secured(url: &BundleUrl, trust: &Trust, tcp: TcpStream) -> Result<TlsSt
         Trust::Web(web) => web.connect(tcp, &host, ClientAlpn::Http1, DEADLINE).await,
         Trust::Spiffe(endpoint) => endpoint.connect(tcp, &host, DEADLINE).await,
     };
-    secured.map_err(|source| FetchError::Tls { url: url.clone(), source })
+    secured.map_err(|source| FetchError::Tls { url: url.clone(), source: Box::new(source) })
 }
 
 async fn resolve(url: &BundleUrl) -> Result<Vec<SocketAddr>, FetchError> {
