@@ -305,7 +305,7 @@ async fn endless(blocked: std::sync::Arc<tokio::sync::Notify>) -> TcpApp {
         let blocked = blocked.clone();
         async move {
             let mut head = [0; 1024];
-            stream.read(&mut head).await?;
+            let _ = stream.read(&mut head).await?;
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n").await?;
             let chunk = vec![b'x'; 1 << 16];
             while let Ok(written) = tokio::time::timeout(Duration::from_millis(300), stream.write(&chunk)).await {
