@@ -1,7 +1,7 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
 use crate::authz::{Allow, Principal};
-use crate::identity::{Identity, IdentitySource, SvidSelector};
+use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
@@ -67,10 +67,32 @@ fn identity(identity: &Identity) -> Value {
             section.insert("files".into(), files);
         }
     }
+    let federation: Value = identity.federation.iter().map(bundle_endpoint).collect();
+    put(&mut section, "federation", (!identity.federation.is_empty()).then_some(federation));
     section.insert("svid".into(), svid(&identity.svid));
     let grace = print_duration(identity.permission_denied_grace);
     section.insert("permission_denied_grace".into(), json!(grace));
     section.insert("compat".into(), json!(identity.compat));
+    Value::Object(section)
+}
+
+fn bundle_endpoint(endpoint: &BundleEndpoint) -> Value {
+    let mut section = Map::new();
+    section.insert("trust_domain".into(), json!(endpoint.trust_domain.as_str()));
+    section.insert("url".into(), json!(endpoint.url.to_string()));
+    match &endpoint.profile {
+        EndpointProfile::HttpsWeb { roots } => {
+            section.insert("profile".into(), json!("https_web"));
+            put(&mut section, "roots", roots.as_deref().map(path));
+        }
+        EndpointProfile::HttpsSpiffe { id, bootstrap } => {
+            section.insert("profile".into(), json!("https_spiffe"));
+            section.insert("spiffe_id".into(), json!(id.as_str()));
+            section.insert("bootstrap".into(), path(bootstrap));
+        }
+    }
+    section.insert("follow_redirects".into(), json!(endpoint.follow_redirects));
+    put(&mut section, "keep", endpoint.keep.as_deref().map(path));
     Value::Object(section)
 }
 

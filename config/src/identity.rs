@@ -1,6 +1,7 @@
 //! `identity:` where the workload's SVIDs and bundles come from, and how strict we are about them.
 
 mod endpoint;
+mod federation;
 
 use crate::read::{Field, FromNode, Keys, Reader, Section};
 use crate::spiffe_id::{SpiffeId, TrustDomain};
@@ -11,10 +12,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use endpoint::{Endpoint, EndpointError};
+pub(crate) use federation::RawBundleEndpoint;
+pub use federation::{BundleEndpoint, BundleUrl, BundleUrlError, EndpointProfile};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     pub source: IdentitySource,
+    /// Bundles of other trust domains that are fetched from their endpoints, each domain once.
+    pub federation: Vec<BundleEndpoint>,
     /// The SVID that listeners and services use unless they name another.
     pub svid: SvidSelector,
     /// How long `PermissionDenied` has to last before live connections are cut. Default 30 s.
@@ -27,6 +32,7 @@ impl Default for Identity {
     fn default() -> Self {
         Self {
             source: IdentitySource::WorkloadApi { endpoint: None },
+            federation: Vec::new(),
             svid: SvidSelector::Default,
             permission_denied_grace: Duration::from_secs(30),
             compat: false,
@@ -62,6 +68,9 @@ pub(crate) struct RawIdentity {
     workload_api: Field<Endpoint>,
     /// PEM files instead of the Workload API. They are watched, and read again once their content is stable.
     files: Field<RawFiles>,
+    /// Bundles of other trust domains from their bundle endpoints (SPIFFE Federation §5). The agent brings those that its
+    /// server federates with; this is for the others.
+    federation: Field<Vec<RawBundleEndpoint>>,
     /// The SVID that listeners and services use unless they name another.
     #[schemars(extend("default" = "default"))]
     svid: Field<SvidSelector>,
@@ -82,6 +91,7 @@ impl Section for RawIdentity {
         Self {
             workload_api: keys.optional("workload_api"),
             files: keys.optional("files"),
+            federation: keys.optional("federation"),
             svid: keys.optional("svid"),
             permission_denied_grace: keys.optional("permission_denied_grace"),
             compat: keys.optional("compat"),
@@ -100,12 +110,15 @@ impl RawIdentity {
             None => IdentitySource::WorkloadApi { endpoint: self.workload_api.into_option() },
         };
         let grace = self.permission_denied_grace.or(SpanOrZero(defaults.permission_denied_grace));
-        Identity {
+        let mut identity = Identity {
             source,
+            federation: Vec::new(),
             svid: self.svid.or_default(),
             permission_denied_grace: grace.0,
             compat: self.compat.or(defaults.compat),
-        }
+        };
+        federation::check_all(self.federation.or_default(), &mut identity, reader);
+        identity
     }
 }
 

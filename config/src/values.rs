@@ -1,5 +1,6 @@
 //! Readers and schemas of the single values that sections are made of.
 
+use crate::identity::BundleUrl;
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
 use crate::problem::Place;
 use crate::read::{FromNode, Reader};
@@ -343,6 +344,8 @@ scalar_schema!(SpiffePattern, "SPIFFE ID pattern", { "type": "string", "title": 
 scalar_schema!(HostPattern, "host pattern", { "type": "string", "title": "host pattern" });
 scalar_schema!(PathPattern, "path pattern", { "type": "string", "title": "path pattern", "pattern": "^/" });
 scalar_schema!(Address, "IP:port", { "type": "string", "title": "IP:port" });
+scalar_schema!(TrustDomain, "trust domain", { "type": "string", "title": "trust domain", "pattern": "^[a-z0-9._-]{1,255}$" });
+scalar_schema!(BundleUrl, "bundle endpoint", { "type": "string", "title": "https URL", "pattern": "^https://" });
 scalar_schema!(FilePath, "file", { "type": "string", "title": "file", "minLength": 1 });
 scalar_schema!(SpiffeId, "SPIFFE ID", { "type": "string", "title": "SPIFFE ID", "pattern": "^spiffe://[a-z0-9._-]+/" });
 scalar_schema!(Method, "method", { "type": "string", "title": "method", "pattern": "^[A-Z0-9!#$%&'*+.^_`|~-]+$" });

@@ -1,9 +1,9 @@
 //! One accepted connection, from the moment it is accepted to its last byte: what is known of it, and its one record.
 
 use crate::http::identity_headers::RenderedIdentity;
-use crate::policy::Door;
+use crate::policy::{Door, DoorPlan, UNROUTED};
 use crate::refusal::Refused;
-use crate::session::{Carries, Direction, Registered, Session};
+use crate::session::{Carries, Direction, EndCause, Registered, Session};
 use crate::shared::Shared;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
@@ -171,8 +171,9 @@ impl Connection {
             facts.peer_fingerprint = outcome.upstream_peer.as_ref().map(|peer| &peer.fingerprint);
         }
         let requests = self.session.requests_total();
-        let decision = format!("{:08x}-{:x}", self.worker.shared.boot_id, self.session.id);
-        let cause = self.session.end_cause().map(|cause| cause.as_str());
+        let decision = self.worker.decision_id(self.session.id);
+        let cause = self.session.end_cause().map(EndCause::as_str);
+        let stopped = self.worker.is_stopping().then(|| EndCause::Draining.as_str());
         self.worker.shared.access_log.connection(&ConnectionRecord {
             connection: facts,
             decision: Some(&decision),
@@ -188,7 +189,7 @@ impl Connection {
                     .filter(|text| !text.is_empty()),
                 remote_refusal: None,
                 remote_decision: None,
-                end: cause.or(outcome.end.as_deref()),
+                end: cause.or(outcome.end.as_deref()).or(stopped),
             },
             upstream: Upstream {
                 address: outcome.upstream.as_deref(),
@@ -210,3 +211,43 @@ impl Drop for Connection {
         }
     }
 }
+
+/// The record of a connection that was closed before anything of it was read: it never got a place.
+pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refused) {
+    let policy = worker.policy();
+    let (direction, name, metrics) = match policy.door(door) {
+        Some(DoorPlan::Inbound(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
+        Some(DoorPlan::Service(service)) => (telemetry::Direction::Outbound, &*service.name, &service.metrics),
+        Some(DoorPlan::Shared) => (telemetry::Direction::Outbound, SHARED_NAME, &policy.unrouted),
+        None => (telemetry::Direction::Outbound, UNROUTED, &policy.unrouted),
+    };
+    metrics.connection_opened();
+    metrics.connection_closed();
+    metrics.refused(refused.refusal);
+    let access_log = &worker.shared.access_log;
+    if !access_log.enabled() {
+        return;
+    }
+    let number = worker.next_id();
+    access_log.connection(&ConnectionRecord {
+        connection: ConnectionFacts {
+            direction,
+            name,
+            connection: number,
+            remote: Some(remote),
+            policy_generation: Some(policy.generation),
+            ..ConnectionFacts::default()
+        },
+        decision: Some(&worker.decision_id(number)),
+        requests: None,
+        outcome: Outcome {
+            refusal: Some(refused.refusal),
+            refusal_detail: Some(&*refused.detail).filter(|text| !text.is_empty()),
+            ..Outcome::default()
+        },
+        upstream: Upstream::default(),
+    });
+}
+
+/// What a shared listener is called in records, before a request names a service.
+pub const SHARED_NAME: &str = "outbound";

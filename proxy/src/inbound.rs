@@ -5,7 +5,7 @@
 use crate::authz::{Decision, Principal};
 use crate::capture::Accepted;
 use crate::capture::caller::{CallerIo, Wire};
-use crate::connection::{Connection, Place};
+use crate::connection::{Connection, Place, turn_away};
 use crate::detect::{self, Detected, Opaque, Rewind, Rules};
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
@@ -16,7 +16,7 @@ use crate::tls::mesh::{self, Accept, ServerAlpn};
 use crate::tls::{Peer, Role};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::l4;
-use crate::worker::Worker;
+use crate::worker::{Worker, gone};
 use bytes::BytesMut;
 use postern_config::{InboundTls, Protocol};
 use std::rc::Rc;
@@ -28,7 +28,9 @@ use tokio_rustls::server::TlsStream;
 /// Serves one connection to its end; its record is written when the last of it is dropped.
 pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
     let policy = worker.policy();
-    let Some(plan) = policy.inbound(door).cloned() else { return };
+    let Some(plan) = policy.inbound(door).cloned() else {
+        return turn_away(&worker, door, accepted.client.0, gone(door));
+    };
 
     // 1 register, before the first check.
     let (name, metrics) = (plan.name.clone(), plan.metrics.clone());

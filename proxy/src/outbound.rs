@@ -4,8 +4,8 @@
 
 use crate::capture::Accepted;
 use crate::capture::caller::CallerIo;
-use crate::connection::{Connection, Place};
-use crate::detect::{self, Detected, Rewind, Rules};
+use crate::connection::{Connection, Place, SHARED_NAME, turn_away};
+use crate::detect::{self, Detected, Opaque, Rewind, Rules};
 use crate::http::serve;
 use crate::policy::{Door, DoorPlan};
 use crate::refusal::{Refusal, Refused};
@@ -13,7 +13,7 @@ use crate::session::{Carries, Direction, SessionIo, Subject};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::l4;
 use crate::upstream::plan::ServicePlan;
-use crate::worker::Worker;
+use crate::worker::{Worker, gone};
 use bytes::{Bytes, BytesMut};
 use postern_config::Protocol;
 use std::rc::Rc;
@@ -26,8 +26,8 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     let policy = worker.policy();
     let (service, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Service(service)) => (Some(service.clone()), service.name.clone(), service.metrics.clone()),
-        Some(DoorPlan::Shared) => (None, Arc::from("outbound"), policy.unrouted.clone()),
-        Some(DoorPlan::Inbound(_)) | None => return,
+        Some(DoorPlan::Shared) => (None, Arc::from(SHARED_NAME), policy.unrouted.clone()),
+        Some(DoorPlan::Inbound(_)) | None => return turn_away(&worker, door, accepted.client.0, gone(door)),
     };
     let connection = Connection::open(&worker, door, place, Direction::Local, name, metrics, accepted.client.0);
     if service.is_none() {
@@ -57,7 +57,7 @@ async fn to_service(connection: &Rc<Connection>, service: &Arc<ServicePlan>, mut
     };
     let mut first = BytesMut::new();
     let detected = detect::detect(&mut io, &mut first, deadline).await.map_err(unreadable)?;
-    if service.protocol == Protocol::Detect && !skip {
+    if service.protocol == Protocol::Detect && !skip && detected.is_some() {
         memory.borrow_mut().record(&connection.door, detected, Instant::now());
     }
     let io = Rewind::new(first.freeze(), CallerIo::Plain(Rewind::new(Bytes::new(), io)));
@@ -67,12 +67,15 @@ async fn to_service(connection: &Rc<Connection>, service: &Arc<ServicePlan>, mut
         (_, Protocol::Http) => {
             return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, for a service declared `protocol: http`"));
         }
-        _ => {
-            if detected.is_none() {
-                service.metrics.detect_timeout();
-            }
-            return tunnel(connection, io).await;
+        (None, _) => {
+            service.metrics.detect_timeout();
+            // As inbound: a caller that is merely silent, such as a pool that connects ahead of its requests, must not have
+            // the next one's requests taken for a stream.
+            let (worker, door) = (connection.worker.clone(), connection.door);
+            let remember = move || worker.detect_memory.borrow_mut().record(&door, None, Instant::now());
+            return tunnel(connection, Opaque::only_telling(io, Box::new(remember))).await;
         }
+        (Some(Detected::Tls | Detected::Opaque), _) => return tunnel(connection, io).await,
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::upstream::web_clients::{WebClients, client_of};
 use http::Method;
 use postern_config::{AppAddress, Config, Inbound, Limits, Protocol, Timeouts, Transport};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// Counts outbound traffic for which no service was found; no service can have this name.
@@ -147,6 +147,18 @@ impl Policy {
 
     pub fn door(&self, door: Door) -> Option<&DoorPlan> {
         self.doors.get(&door).or_else(|| self.moved.get(&door))
+    }
+
+    /// Would bytes that were received be sent to where they came in? What the application is said to be must be no inbound
+    /// port, and a service no outbound one; the application may call its own service through the mesh. `ours` is our end of
+    /// the connection to `to`: an address on both ends is this host's.
+    pub fn leads_back(&self, to_app: bool, ours: SocketAddr, to: SocketAddr) -> bool {
+        let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, to.port()));
+        let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, to.port()));
+        ours.ip() == to.ip()
+            && [to, any_v4, any_v6].into_iter().any(|address| {
+                self.door(Door(address)).is_some_and(|door| (door.direction() == Direction::Inbound) == to_app)
+            })
     }
 
     /// Those to listen on.

@@ -45,6 +45,8 @@ pub enum Refusal {
     ExpectationRefused,
     /// More or larger header fields than allowed.
     HeadersTooLarge,
+    /// A longer target than can be read.
+    TargetTooLong,
     /// CONNECT where no route says so.
     ConnectRefused,
     /// An upgrade that this port does not carry, or one with a body.
@@ -61,6 +63,8 @@ pub enum Refusal {
     UpstreamUnresolved,
     /// The upstream answered with something that is not the protocol.
     UpstreamProtocol,
+    /// Outbound: the answerer took our SVID for none that it trusts, or wants.
+    UpstreamRefusedUs,
     /// The upstream closed before it answered.
     UpstreamClosed,
     /// The upstream did not answer in time.
@@ -69,11 +73,11 @@ pub enum Refusal {
     AppUnreachable,
     /// More connections or requests than allowed.
     OverLimit,
-    /// We are shutting down.
+    /// A connection came when nobody served any more.
     Draining,
     /// The connection's trust ended while the request was in flight.
     TrustEnded,
-    /// A request that came back to where it was.
+    /// What is to be called is a listener of ours: what it receives would come back.
     Loop,
     /// Our own fault.
     Internal,
@@ -115,6 +119,7 @@ impl Refusal {
             Self::BadRequest            => ("bad_request",             400,  3),
             Self::ExpectationRefused    => ("expectation_refused",     417,  3),
             Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
+            Self::TargetTooLong         => ("target_too_long",         414,  8),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
             Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
             Self::UnknownService        => ("unknown_service",         403,  7),
@@ -123,6 +128,7 @@ impl Refusal {
             Self::UpstreamUnreachable   => ("upstream_unreachable",    503, 14),
             Self::UpstreamUnresolved    => ("upstream_unresolved",     503, 14),
             Self::UpstreamProtocol      => ("upstream_protocol",       502, 14),
+            Self::UpstreamRefusedUs     => ("upstream_refused_us",     502, 14),
             Self::UpstreamClosed        => ("upstream_closed",         502, 14),
             Self::UpstreamTimeout       => ("upstream_timeout",        504,  4),
             Self::AppUnreachable        => ("app_unreachable",         503, 14),
@@ -135,7 +141,8 @@ impl Refusal {
     }
 }
 
-/// A refusal with its words for the inside: log and record, never for whoever asked.
+/// A refusal with its words for the inside: log and record, never for whoever asked, unless
+/// [`words_outside`](Refused::words_outside) says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub refusal: Refusal,
@@ -145,6 +152,12 @@ pub struct Refused {
 impl Refused {
     pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { refusal, detail: detail.into() }
+    }
+
+    /// Which limit a request was above: who does not learn that cannot stay below it.
+    pub fn words_outside(&self) -> Option<&str> {
+        let names_limit = matches!(self.refusal, Refusal::HeadersTooLarge | Refusal::TargetTooLong);
+        (names_limit && !self.detail.is_empty()).then_some(&self.detail)
     }
 }
 

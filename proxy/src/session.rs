@@ -140,6 +140,10 @@ pub struct Session {
     pub between_messages: AtomicBool,
     /// HTTP/1: bytes of a response wait for the caller to take them.
     pub write_pending: AtomicBool,
+    /// HTTP/1: why the request under way was cut, as `cause`.
+    request_cut: AtomicU8,
+    /// The alert by which the peer refused our certificate: kept here, because h2 turns errors of its socket into text.
+    pub peer_refused_us: OnceLock<rustls::AlertDescription>,
     park: Notify,
 }
 
@@ -177,6 +181,8 @@ impl Session {
             head_begun: AtomicBool::new(false),
             between_messages: AtomicBool::new(false),
             write_pending: AtomicBool::new(false),
+            request_cut: AtomicU8::new(0),
+            peer_refused_us: OnceLock::new(),
             park: Notify::new(),
         })
     }
@@ -282,6 +288,18 @@ impl Session {
             }
             notified.await;
         }
+    }
+
+    /// HTTP/1: the request under way was cut, and has not ended. Whoever is polled when that happens, and cannot end it in
+    /// order, has to end the connection.
+    pub fn request_was_cut(&self) -> Option<EndCause> {
+        let cause = EndCause::from_u8(self.request_cut.load(Relaxed))?;
+        (self.requests_active.load(Relaxed) > 0).then_some(cause)
+    }
+
+    /// HTTP/1: what was cut was another one.
+    pub fn request_begins(&self) {
+        self.request_cut.store(0, Relaxed);
     }
 
     /// HTTP/1, and nothing of a request or a response is under way.

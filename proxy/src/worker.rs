@@ -5,11 +5,12 @@
 
 use crate::admin::ConnectionInfo;
 use crate::capture::{Accepted, ClientAddr, CloseAsked};
-use crate::connection::Place;
+use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
 use crate::http::serve::LocalExecutor;
 use crate::identity::Snapshot;
 use crate::policy::{Door, DoorPlan, Policy};
+use crate::refusal::{Refusal, Refused};
 use crate::session::{Direction, Registry};
 use crate::shared::Shared;
 use crate::upstream::pool::Upstreams;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::LocalOptions;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 /// Commands waiting for one worker; a connection that finds it full is closed and counted.
@@ -145,6 +147,7 @@ pub struct Worker {
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
     ids: Cell<u64>,
+    stopping: Cell<bool>,
 }
 
 /// Lets a `Cache` reach the `ArcSwap`s inside `Shared`.
@@ -184,8 +187,18 @@ impl Worker {
         (self.index as u64) << 48 | self.ids.get()
     }
 
+    /// How a decision of this process is named, here and at the peer.
+    pub fn decision_id(&self, number: u64) -> String {
+        format!("{:08x}-{number:x}", self.shared.boot_id)
+    }
+
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining()
+    }
+
+    /// What lives now ends with this worker, by nobody else's doing.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 }
 
@@ -200,6 +213,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
         peers,
         ids: Cell::new(0),
+        stopping: Cell::new(false),
         shared,
     });
     tokio::task::spawn_local(watch_trust(worker.clone()));
@@ -210,9 +224,8 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
             Command::Serve(door, stream, remote) => match tokio::net::TcpStream::from_std(stream) {
                 Ok(tcp) => start(&worker, door, Accepted::direct(tcp, ClientAddr(remote))),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be handed over");
-                    worker.peers[index].load.fetch_sub(1, Relaxed);
-                    worker.shared.budget.give_back();
+                    let refused = Refused::new(Refusal::Internal, format!("it could not be handed over: {error}"));
+                    hand_over_failed(&worker, index, door, remote, refused);
                 }
             },
             Command::Connections(reply) => {
@@ -233,6 +246,21 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
             Command::Stop => break,
         }
     }
+    worker.stopping.set(true);
+    queue.close();
+    while let Ok(command) = queue.try_recv() {
+        if let Command::Serve(door, _, remote) = command {
+            hand_over_failed(&worker, index, door, remote, Refusal::Draining.into());
+        }
+    }
+}
+
+/// The connection has a place here or at the worker `chosen`, and nobody who serves it.
+fn hand_over_failed(worker: &Worker, chosen: usize, door: Door, remote: SocketAddr, refused: Refused) {
+    worker.peers[chosen].load.fetch_sub(1, Relaxed);
+    worker.shared.budget.give_back();
+    tracing::warn!(worker = chosen, reason = refused.refusal.code(), detail = %refused.detail, "a connection was closed: its worker does not take it");
+    turn_away(worker, door, remote, refused);
 }
 
 /// Wakes when identity or policy changed, and decides again what lives here.
@@ -274,12 +302,16 @@ fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener, mut asked: Close
     };
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
+        let over_limit = |remote| {
+            let refused = Refused::new(Refusal::OverLimit, "as many connections as `limits.connections` are open");
+            turn_away(&worker, door, remote, refused);
+        };
         let place = |tcp, remote| place(&worker, door, tcp, remote);
         let _closed = tokio::select! {
-            () = capture::accept_loop(&listener, &worker.shared, place) => return,
+            () = capture::accept_loop(&listener, &worker.shared, place, over_limit) => return,
             closed = asked.asked() => closed,
         };
-        capture::accept_waiting(listener, &worker.shared, place);
+        capture::accept_waiting(listener, &worker.shared, place, over_limit);
     });
 }
 
@@ -292,14 +324,16 @@ fn place(worker: &Rc<Worker>, door: Door, tcp: tokio::net::TcpStream, remote: So
     if chosen == worker.index {
         return start(worker, door, Accepted::direct(tcp, ClientAddr(remote)));
     }
-    let handed_over = tcp.into_std().map_err(|error| error.to_string()).and_then(|stream| {
-        worker.peers[chosen].commands.try_send(Command::Serve(door, stream, remote)).map_err(|error| error.to_string())
-    });
-    if let Err(error) = handed_over {
-        worker.peers[chosen].load.fetch_sub(1, Relaxed);
-        worker.shared.budget.give_back();
-        tracing::warn!(%error, worker = chosen, "a connection was closed: its worker does not take it");
-    }
+    let refused = match tcp.into_std() {
+        Err(error) => Refused::new(Refusal::Internal, format!("it could not be handed over: {error}")),
+        Ok(stream) => match worker.peers[chosen].commands.try_send(Command::Serve(door, stream, remote)) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => Refused::new(Refusal::OverLimit, "too much waits for its worker"),
+            // Workers end when the process does.
+            Err(TrySendError::Closed(_)) => Refusal::Draining.into(),
+        },
+    };
+    hand_over_failed(worker, chosen, door, remote, refused);
 }
 
 fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
@@ -310,8 +344,12 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
         match worker.policy().door(door).map(DoorPlan::direction) {
             Some(Direction::Inbound) => inbound::serve(worker, door, accepted, place).await,
             Some(_) => outbound::serve(worker, door, accepted, place).await,
-            // The door was taken out of the file while the connection waited.
-            None => {}
+            None => turn_away(&worker, door, accepted.client.0, gone(door)),
         }
     });
+}
+
+/// The door was taken out of the file while the connection waited.
+pub fn gone(door: Door) -> Refused {
+    Refused::new(Refusal::NoRoute, format!("the listener {} is no longer in the configuration", door.0))
 }

@@ -91,6 +91,7 @@ async fn idle_connections_end_at_their_deadline_and_busy_ones_do_not() {
     let records = orders.records_of("connection", 1).await;
     assert_eq!(records[0]["end"], "idle");
     assert_eq!(busy.take(3).await.unwrap(), b"5\r\n", "still there");
+    assert!(!orders.metrics().contains("postern_teardown_seconds"), "no trust has ended");
 }
 
 #[tokio::test]
@@ -102,10 +103,19 @@ async fn ds_09_connections_above_the_limit_are_closed_and_the_others_served() {
     assert_eq!(two.get("a", "/2").await.status, 200);
     let mut three = RawClient::connect(listen).await;
     assert!(three.until_ended().await.is_empty());
+    let record = orders.record("connection", |record| record["refusal"] == "over_limit").await;
+    assert_eq!(
+        (&record["listener"], &record["network.peer.port"]),
+        (&"orders".into(), &three.port().into()),
+        "{record}"
+    );
+    assert!(record["decision"].is_string(), "{record}");
+    let refusals = "postern_refusals_total{direction=\"inbound\",name=\"orders\",code=\"over_limit\"}";
+    assert_eq!((orders.metric(refusals), orders.metric("postern_connections_over_limit_total")), (1.0, 1.0));
     assert_eq!(one.get("a", "/4").await.status, 200);
     // A place that is free again is given again.
     drop(two);
-    orders.records_of("connection", 1).await;
+    orders.records_of("connection", 2).await;
     let mut four = RawClient::connect(listen).await;
     assert_eq!(four.get("a", "/5").await.status, 200);
 }

@@ -322,3 +322,21 @@ async fn sm_26_an_upload_that_breaks_off_never_looks_whole() {
         app.connections().into_iter().find(|bytes| String::from_utf8_lossy(bytes).contains("/next")).unwrap();
     assert!(with_next.starts_with(b"GET /next"), "{}", String::from_utf8_lossy(&with_next));
 }
+
+#[tokio::test]
+async fn a_caller_that_leaves_before_there_is_an_answer_is_counted() {
+    let app = HttpApp::start().await;
+    let pair = Pair::http(app.address).await;
+    let mut client = H2Client::connect(pair.outbound).await;
+    let request = client.request("GET", "/hang").body(empty()).unwrap();
+    let asking = tokio::spawn(client.sender.send_request(request));
+    postern_tests::eventually("it is at the application", || app.seen().pop()).await;
+    asking.abort();
+    for (sidecar, direction) in [(&pair.web, "outbound"), (&pair.orders, "inbound")] {
+        let record = &sidecar.records_of("request", 1).await[0];
+        assert_eq!(record["end"], "caller_closed", "{record}");
+        let requests =
+            format!("postern_requests_total{{direction=\"{direction}\",name=\"orders\",status=\"unanswered\"}}");
+        assert_eq!(sidecar.metric(&requests), 1.0);
+    }
+}

@@ -279,6 +279,16 @@ async fn grpc_streams_both_ways_and_ends_with_its_status() {
     let request = client.request("POST", "/grpc-error").header("content-type", "application/grpc");
     let reply = client.send(request.body(empty()).unwrap()).await.unwrap();
     assert_eq!((reply.status.as_u16(), reply.header("grpc-status")), (200, "5"), "trailers only");
+
+    // What does not speak gRPC has no such status, whatever its answer says.
+    assert_eq!(client.get("/grpc-error").await.unwrap().status, 200);
+    drop(response);
+    for sidecar in [&pair.web, &pair.orders] {
+        let records = sidecar.records_of("request", 3).await;
+        let mut statuses: Vec<_> = records.iter().map(|it| it["rpc.grpc.status_code"].as_u64()).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [None, Some(0), Some(5)], "{records:#?}");
+    }
 }
 
 #[tokio::test]
@@ -293,6 +303,9 @@ async fn grpc_refusals_come_as_a_status() {
     assert!(app.seen().is_empty());
     let record = &pair.web.records_of("request", 1).await[0];
     assert_eq!(record["refusal.remote"], "not_allowed");
+    for sidecar in [&pair.web, &pair.orders] {
+        assert_eq!(sidecar.records_of("request", 1).await[0]["rpc.grpc.status_code"], 7);
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod outbound;
 mod pages;
 mod permissions;
 mod races;
+mod refused_heads;
 mod reload;
 mod reload_listeners;
 mod rotation;

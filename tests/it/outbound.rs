@@ -220,3 +220,59 @@ async fn plaintext_to_a_strict_port_is_refused_with_zero_bytes_at_the_applicatio
     assert!(records.iter().all(|record| record["refusal"] == "plaintext_refused"), "{records:#?}");
     assert!(app.connections().is_empty());
 }
+
+#[tokio::test]
+async fn a_name_that_leads_to_one_of_our_own_listeners_is_refused_as_a_loop() {
+    let mesh = Mesh::start();
+    for protocol in ["http", "tcp"] {
+        let listen = ports::free();
+        let lines = format!("endpoints: {{ dns: \"localhost:{}\" }}\ntls: off\nprotocol: {protocol}", listen.port());
+        let web = mesh.sidecar("web", &service_section(listen, &lines)).await;
+        let mut client = RawClient::connect(listen).await;
+        if protocol == "http" {
+            assert_eq!(client.get("orders.shop.svc", "/x").await.status, 508);
+        } else {
+            assert!(client.until_ended().await.is_empty());
+        }
+        let kind = if protocol == "http" { "request" } else { "connection" };
+        web.record(kind, |record| record["refusal"] == "loop").await;
+        let requests = web.records().into_iter().filter(|record| record["kind"] == "request").count();
+        assert_eq!(requests, usize::from(protocol == "http"), "it went round no second time");
+    }
+}
+
+#[tokio::test]
+async fn the_application_may_call_its_own_service_through_the_mesh() {
+    let (mesh, app) = (Mesh::start(), HttpApp::start().await);
+    let (inbound, outbound) = (ports::free(), ports::free());
+    let port =
+        inbound_section(inbound, &app.address.to_string(), &format!("protocol: http\nallow: [{{ spiffe: {ORDERS} }}]"));
+    let service = postern_tests::pair::outbound_section(outbound, inbound, "protocol: http");
+    let _both = mesh.sidecar("orders", &format!("{port}{service}")).await;
+    assert_eq!(H1Client::connect(outbound).await.get("/x").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_trust_us_is_told_from_one_that_closes() {
+    let (mesh, app) = (Mesh::start(), RawApp::ok().await);
+    // `guest` knows who `orders` is, and `orders` has no bundle of its trust domain.
+    let (orders, endpoint) = orders(&mesh, app.address).await;
+    for protocol in ["http", "tcp"] {
+        let listen = ports::free();
+        let lines = format!("endpoints: [\"{endpoint}\"]\nidentity: {ORDERS}\nprotocol: {protocol}");
+        let guest = mesh.sidecar("guest", &service_section(listen, &lines)).await;
+        if protocol == "http" {
+            assert_eq!(H1Client::connect(listen).await.get("/x").await.unwrap().status, 502);
+            assert_eq!(H2Client::connect(listen).await.get("/x").await.unwrap().status, 502);
+            let records = guest.records_of("request", 2).await;
+            assert!(records.iter().all(|record| record["refusal"] == "upstream_refused_us"), "{records:#?}");
+        } else {
+            let mut client = RawClient::connect(listen).await;
+            assert!(client.until_ended().await.is_empty());
+            let record = &guest.records_of("connection", 1).await[0];
+            assert_eq!(record["refusal"], "upstream_refused_us", "{record}");
+        }
+    }
+    orders.record("connection", |record| record["refusal"] == "peer_not_verified").await;
+    app.assert_nothing_arrived();
+}

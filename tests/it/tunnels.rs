@@ -94,6 +94,34 @@ async fn ds_11_detection_waits_once_for_a_silent_caller_and_remembers() {
 }
 
 #[tokio::test]
+async fn a_silent_caller_does_not_have_the_next_ones_requests_taken_for_a_stream() {
+    let (mesh, app) = (Mesh::start(), HttpApp::start().await);
+    let (inbound, outbound) = (ports::free(), ports::free());
+    let lines = format!("protocol: http\nallow: [{{ spiffe: {WEB} }}]");
+    let orders = mesh.sidecar("orders", &inbound_section(inbound, &app.address.to_string(), &lines)).await;
+    let section = outbound_section(outbound, inbound, "protocol: detect");
+    let web = mesh.sidecar("web", &format!("{section}\nworkers: 1\ntimeouts: {{ detect: 2s }}\n")).await;
+    // Such as a pool that connects ahead; it is believed to be a stream when `orders` sees its connection.
+    let mut silent = RawClient::connect(outbound).await;
+    let timeouts = "postern_detect_timeouts_total{direction=\"outbound\",name=\"orders\"}";
+    postern_tests::eventually("it is given up", || (web.metric(timeouts) == 1.0).then_some(())).await;
+    postern_tests::eventually("and connected", || {
+        let opened = "postern_connections_active{direction=\"inbound\",name=\"orders\"}";
+        (orders.metric(opened) == 1.0).then_some(())
+    })
+    .await;
+    // Whose bytes come a moment after its connection: only who was believed to be a stream is one by then.
+    let mut next = RawClient::connect(outbound).await;
+    let accepted = "postern_connections_opened_total{direction=\"outbound\",name=\"orders\"}";
+    postern_tests::eventually("it is accepted", || (web.metric(accepted) == 2.0).then_some(())).await;
+    assert_eq!(next.get("orders.shop.svc", "/x").await.status, 200);
+    web.records_of("request", 1).await;
+    // And the silent one is served, when it speaks.
+    assert_eq!(silent.get("orders.shop.svc", "/y").await.status, 200);
+    assert_eq!(app.last().target, "/y");
+}
+
+#[tokio::test]
 async fn detection_tells_http_from_other_bytes() {
     let http = HttpApp::start().await;
     let port = format!("protocol: detect\nallow: [{{ spiffe: {WEB} }}]");

@@ -42,6 +42,14 @@ impl RawClient {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// Our own, by which records tell connections apart.
+    ///
+    /// # Panics
+    /// The socket has none.
+    pub fn port(&self) -> u16 {
+        self.stream.local_addr().unwrap().port()
+    }
+
     /// # Panics
     /// The other side has closed.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -233,6 +233,16 @@ impl Sidecar {
         self.shared.metrics.render()
     }
 
+    /// The value of one sample, named as it is scraped with all its labels.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn metric(&self, sample: &str) -> f64 {
+        let metrics = self.metrics();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(sample));
+        value.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{sample} in {metrics}"))
+    }
+
     /// Ends it as a second SIGTERM does, and waits until it has ended.
     pub async fn stop(mut self) {
         drop(self.orders.send(Order::Stop));

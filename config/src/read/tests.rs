@@ -80,6 +80,44 @@ fn wrong_values_are_told_with_what_to_write() {
             "identity: { files: { certificate: a, key: b, bundle: c, federated: { A.example: d } } }",
             "f:1:70 `A.example` has a character other than a-z",
         ),
+        (
+            "identity: { federation: [{ trust_domain: p.example, url: \"http://p.example/\", profile: https_web }] }",
+            "f:1:58 `url: \"http://p.example/\"` has a scheme other than `https` (SPIFFE Federation §5.2.1.1)",
+        ),
+        (
+            "identity: { federation: [{ trust_domain: p.example, url: \"https://p.example/\" }] }",
+            "f:1:26 `profile` is missing (write `https_web` or `https_spiffe`; neither is assumed)",
+        ),
+        (
+            "identity: { federation: [{ trust_domain: p.example, url: \"https://p.example/\", profile: https_web, \
+             spiffe_id: spiffe://p.example/x }] }",
+            "f:1:111 `spiffe_id` belongs to the profile `https_spiffe` alone",
+        ),
+        (
+            "identity: { federation: [{ trust_domain: p.example, url: \"https://p.example/\", profile: https_spiffe, \
+             spiffe_id: spiffe://p.example/x }] }",
+            "f:1:26 `bootstrap` is missing, and `https_spiffe` needs it",
+        ),
+        (
+            "identity: { federation: [{ trust_domain: p.example, url: \"https://a/\", profile: https_web }, \
+             { trust_domain: p.example, url: \"https://b/\", profile: https_web }] }",
+            "f:1:110 `p.example` has another bundle endpoint already",
+        ),
+        (
+            "identity: { federation: [{ trust_domain: p.example, url: \"https://a/\", profile: https_web, keep: k }, \
+             { trust_domain: q.example, url: \"https://b/\", profile: https_web, keep: k }] }",
+            "f:1:175 `p.example` keeps its bundle in the same file",
+        ),
+        (
+            "identity: { files: { certificate: a, key: b, bundle: c, federated: { p.example: d } }, \
+             federation: [{ trust_domain: p.example, url: \"https://a/\", profile: https_web }] }",
+            "f:1:117 `p.example` is among the `federated` files as well",
+        ),
+        (
+            "identity: { federation: [{ spiffe_id: spiffe://p.example, trust_domain: p.example, url: \"https://a/\", \
+             profile: https_spiffe, bootstrap: b }] }",
+            "f:1:39 `spiffe://p.example` is a trust domain, and no endpoint's certificate has such an ID",
+        ),
         ("outbound: { default: allow }", "f:1:22 `default: allow` would let through what nobody named"),
         ("5", "f:1:1 `5` is not a mapping, and the file is one"),
     ] {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::authz::RawAllow;
 use crate::bounds::{RawLimits, RawTimeouts};
-use crate::identity::{RawFiles, RawIdentity, RawSvid};
+use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
 use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::read::{Section, known_keys};
 use crate::route::{RawMatch, RawRoute};
@@ -31,6 +31,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawConfig>();
     check::<RawIdentity>();
     check::<RawFiles>();
+    check::<RawBundleEndpoint>();
     check::<RawSvid>();
     check::<RawInbound>();
     check::<RawIdentityHeaders>();
@@ -53,7 +54,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 17);
+    assert_eq!(objects + 1, 18);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -145,7 +145,10 @@ async fn serve(endpoint: Endpoint, state: &AdminState, uri: &Uri) -> Answer {
     match endpoint {
         Endpoint::State => json(StatusCode::OK, &views::state(state, now)),
         Endpoint::Config => raw(StatusCode::OK, "application/json", state.effective_config.load().as_str().to_owned()),
-        Endpoint::Identities => json(StatusCode::OK, &views::identities(&state.identity.load(), now)),
+        Endpoint::Identities => {
+            let counters = state.metrics.identity_counters();
+            json(StatusCode::OK, &views::identities(&state.identity.load(), &counters, now))
+        }
         Endpoint::Connections => json(StatusCode::OK, &(state.connections)().await),
         Endpoint::Log => json(StatusCode::OK, &serde_json::json!({ "filter": state.log.current() })),
         Endpoint::SetLog => set_log(state, uri),

@@ -1,7 +1,7 @@
 //! What the endpoints show, as JSON. No secret has a way in: keys do not implement `Serialize`.
 
 use super::AdminState;
-use crate::identity::{Anchor, Snapshot, SourceStatus};
+use crate::identity::{Anchor, Counters, Snapshot, SourceStatus};
 use crate::telemetry::json::rfc3339;
 use serde_json::{Map, Value, json};
 use std::time::SystemTime;
@@ -60,7 +60,7 @@ fn ports(state: &AdminState) -> Vec<Value> {
             "name": name,
             "connections_active": figures.connections_active,
             "connections_opened": figures.connections_opened,
-            "requests": figures.requests.iter().sum::<u64>(),
+            "requests": figures.requests.iter().sum::<u64>() + figures.requests_unanswered,
             "requests_active": figures.requests_active,
             "refusals": refusals,
         })
@@ -81,7 +81,7 @@ fn source(status: &SourceStatus) -> Value {
     }
 }
 
-pub(super) fn identities(snapshot: &Snapshot, now: SystemTime) -> Value {
+pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, now: SystemTime) -> Value {
     let svids = snapshot.svids.iter().map(|svid| {
         json!({
             "spiffe_id": svid.id.as_str(),
@@ -100,6 +100,7 @@ pub(super) fn identities(snapshot: &Snapshot, now: SystemTime) -> Value {
         json!({
             "trust_domain": bundle.trust_domain.as_str(),
             "updated_at": rfc3339(bundle.updated_at),
+            "fetched": bundle.fetched,
             "authorities": bundle.anchors.iter().map(|anchor| authority(anchor, now)).collect::<Vec<_>>(),
         })
     });
@@ -110,7 +111,21 @@ pub(super) fn identities(snapshot: &Snapshot, now: SystemTime) -> Value {
         "received_at": snapshot.received_at.map(rfc3339),
         "svids": svids.collect::<Vec<_>>(),
         "bundles": bundles.collect::<Vec<_>>(),
+        "bundle_endpoints": bundle_endpoints(counters),
     })
+}
+
+fn bundle_endpoints(counters: &Counters) -> Vec<Value> {
+    let endpoints = counters.fetches().into_iter().map(|(trust_domain, fetches)| {
+        json!({
+            "trust_domain": trust_domain.as_str(),
+            "succeeded": fetches.succeeded,
+            "failed": fetches.failed,
+            "last_success": fetches.last_success.map(rfc3339),
+            "last_error": fetches.last_error,
+        })
+    });
+    endpoints.collect()
 }
 
 fn authority(anchor: &Anchor, now: SystemTime) -> Value {

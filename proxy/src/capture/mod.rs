@@ -71,14 +71,20 @@ pub fn tune(tcp: &TcpStream) {
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
 }
 
-/// Accepts for ever; each connection that the budget has a place for goes to `place`.
-pub async fn accept_loop(listener: &TcpListener, shared: &Shared, place: impl Fn(TcpStream, SocketAddr)) {
+/// Accepts for ever; each connection that the budget has a place for goes to `place`, and `over_limit` is told of each
+/// other one.
+pub async fn accept_loop(
+    listener: &TcpListener,
+    shared: &Shared,
+    place: impl Fn(TcpStream, SocketAddr),
+    over_limit: impl Fn(SocketAddr),
+) {
     let mut back_off = BACK_OFF_MIN;
     loop {
         match listener.accept().await {
             Ok((tcp, remote)) => {
                 back_off = BACK_OFF_MIN;
-                admit(tcp, remote, shared, &place);
+                admit(tcp, remote, shared, &place, &over_limit);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -95,21 +101,34 @@ pub async fn accept_loop(listener: &TcpListener, shared: &Shared, place: impl Fn
 }
 
 /// Whoever waits in the socket's queue connected before it is closed, and would be reset.
-pub fn accept_waiting(listener: TcpListener, shared: &Shared, place: impl Fn(TcpStream, SocketAddr)) {
+pub fn accept_waiting(
+    listener: TcpListener,
+    shared: &Shared,
+    place: impl Fn(TcpStream, SocketAddr),
+    over_limit: impl Fn(SocketAddr),
+) {
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
         let Ok((tcp, remote)) = listener.accept() else { return };
         let tcp = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp));
         match tcp {
-            Ok(tcp) => admit(tcp, remote, shared, &place),
+            Ok(tcp) => admit(tcp, remote, shared, &place, &over_limit),
             Err(error) => tracing::warn!(%error, "a connection could not be taken over from a listener that closes"),
         }
     }
 }
 
-fn admit(tcp: TcpStream, remote: SocketAddr, shared: &Shared, place: &impl Fn(TcpStream, SocketAddr)) {
+fn admit(
+    tcp: TcpStream,
+    remote: SocketAddr,
+    shared: &Shared,
+    place: &impl Fn(TcpStream, SocketAddr),
+    over_limit: &impl Fn(SocketAddr),
+) {
     if !shared.budget.take() {
-        return shared.metrics.connection_over_limit();
+        shared.metrics.connection_over_limit();
+        drop(tcp);
+        return over_limit(remote);
     }
     tune(&tcp);
     place(tcp, remote);

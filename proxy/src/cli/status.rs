@@ -88,6 +88,19 @@ fn identity(identities: &Value) -> String {
         text += "trusted:\n";
         text += &table(&bundles);
     }
+    let endpoints = list(&identities["bundle_endpoints"]).map(|endpoint| {
+        let outcome = match (endpoint["last_error"].as_str(), endpoint["last_success"].as_str()) {
+            (Some(error), _) => format!("FAILED: {error}"),
+            (None, Some(at)) => format!("fetched {at}"),
+            (None, None) => "not asked yet".to_owned(),
+        };
+        vec![format!("  {}", word(&endpoint["trust_domain"])), outcome]
+    });
+    let endpoints: Vec<_> = endpoints.collect();
+    if !endpoints.is_empty() {
+        text += "bundle endpoints:\n";
+        text += &table(&endpoints);
+    }
     text
 }
 
@@ -186,6 +199,10 @@ mod tests {
                 { "spiffe_id": "spiffe://shop.example/old", "hint": "old", "expires_in_seconds": -5 },
             ],
             "bundles": [{ "trust_domain": "shop.example", "authorities": [{}] }, { "trust_domain": "x", "authorities": [] }],
+            "bundle_endpoints": [
+                { "trust_domain": "x", "last_success": "2026-11-22T01:00:00Z", "last_error": null },
+                { "trust_domain": "y.example", "last_success": "2026-11-22T01:00:00Z", "last_error": "gone" },
+            ],
         });
         let connections = json!([{
             "id": 7, "direction": "inbound", "listener": "orders", "protocol": "http", "remote": "10.0.0.1:4711",
@@ -203,6 +220,9 @@ identity: serving stale, source broken (connection refused)
 trusted:
   shop.example  1 usable root
   x             0 usable roots  its peers are refused
+bundle endpoints:
+  x          fetched 2026-11-22T01:00:00Z
+  y.example  FAILED: gone
 
 configuration: generation 2, digest ab12, since 2026-11-22T01:00:00Z
 the last attempt to replace it was refused:

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection whose reads fail as soon as they are the beginning of an HTTP request.
+/// A connection whose reads fail as soon as they are the beginning of an HTTP request, unless it only tells.
 pub struct Opaque<IO> {
     io: IO,
     /// `None`: the first line is over, and was none of HTTP's.
@@ -28,6 +28,11 @@ impl<IO> Opaque<IO> {
     /// does but to say that it waited too long.
     pub fn telling(io: IO, on_server_first: Box<dyn FnOnce()>) -> Self {
         Self { on_server_first: Some(on_server_first), ..Self::new(io) }
+    }
+
+    /// Tells, and refuses nothing: for bytes that leave, of which the other side decides what may reach its application.
+    pub fn only_telling(io: IO, on_server_first: Box<dyn FnOnce()>) -> Self {
+        Self { io, first_line: None, on_server_first: Some(on_server_first) }
     }
 
     fn wrote(&mut self, first_bytes: &[u8], result: &Poll<io::Result<usize>>) {

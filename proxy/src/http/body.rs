@@ -115,6 +115,9 @@ impl Body for ResponseBody {
         };
         body.guard.request.moved();
         let frame = clean(frame, &body.recorder.bytes_to_caller);
+        if let Ok(Some(trailers)) = frame.as_ref().map(Frame::trailers_ref) {
+            body.recorder.trailers(trailers);
+        }
         match &frame {
             Ok(_) if body.inner.is_end_stream() => body.finish(),
             Ok(_) => {}

@@ -3,13 +3,16 @@
 //!
 //! It also tells the session whether a head is under way, which has its deadline.
 //!
-//! It changes no byte and frames no message for anybody: hyper does that. Where it cannot follow, it fails closed: every
-//! later request of the connection counts as ambiguous. Pure but for the wrapper at the end.
+//! It changes no byte of a request and frames no message for anybody: hyper does that. Where it cannot follow, it fails
+//! closed: every later request of the connection counts as ambiguous. Pure but for the wrapper at the end.
+//!
+//! The wrapper holds one thing back, the answer that hyper gives by itself to a head that it does not take: such a head
+//! has a decision and a record like any other request (`serve`), and its answer says which.
 
 use crate::session::Session;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -17,15 +20,53 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Clone, Copy, Debug)]
 pub struct AmbiguousFraming;
 
-/// Number of the first ambiguous head of a connection, counted from 1; 0 while there is none.
+/// What the watcher and whoever serves the connection tell each other.
 #[derive(Clone, Default)]
-pub struct Findings(Arc<AtomicU64>);
+pub struct Findings(Arc<Told>);
+
+#[derive(Default)]
+struct Told {
+    /// Number of the first ambiguous head of a connection, counted from 1; 0 while there is none.
+    ambiguous: AtomicU64,
+    /// A head had more fields than allowed.
+    too_many_fields: AtomicBool,
+    /// A request was handed on, and bytes of its answer may still be on their way out.
+    answering: AtomicBool,
+    /// hyper's own answer to a head that it refused; it was not sent.
+    held_back: OnceLock<Vec<u8>>,
+}
 
 impl Findings {
     /// Whether the `number`th request of the connection, or one before it, was ambiguous.
     pub fn is_ambiguous(&self, number: u64) -> bool {
-        (1..=number).contains(&self.0.load(Relaxed))
+        (1..=number).contains(&self.0.ambiguous.load(Relaxed))
     }
+
+    /// hyper has handed a request on: what is written next answers it.
+    pub fn request_begins(&self) {
+        self.0.answering.store(true, Relaxed);
+    }
+
+    pub fn has_too_many_fields(&self) -> bool {
+        self.0.too_many_fields.load(Relaxed)
+    }
+
+    /// The answer that hyper wanted to give to a head that it refused.
+    pub fn held_back(&self) -> Option<&[u8]> {
+        self.0.held_back.get().map(Vec::as_slice)
+    }
+
+    /// hyper refuses a head only when every earlier answer has been given, so what it writes then answers no request. Where
+    /// the caller takes its bytes slowly they may stand behind an earlier answer's end: then they pass.
+    fn holds_back(&self, bytes: &[u8]) -> bool {
+        let is_own = !self.0.answering.load(Relaxed) && is_plain_refusal(bytes);
+        is_own && self.0.held_back.set(bytes.to_vec()).is_ok()
+    }
+}
+
+/// A whole head with a status of 4xx.
+fn is_plain_refusal(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HTTP/1.") && bytes.get(9) == Some(&b'4') && bytes.ends_with(b"\r\n\r\n")
 }
 
 /// Enough to tell a line's name, and any value that means something here.
@@ -41,6 +82,7 @@ struct Watch {
     head: Head,
     /// Heads that have begun and ended.
     heads: u64,
+    fields_max: usize,
     findings: Findings,
 }
 
@@ -62,6 +104,7 @@ enum State {
 /// What counts of the head that is being read.
 #[derive(Default)]
 struct Head {
+    fields: usize,
     length: Option<u64>,
     has_length: bool,
     is_chunked: bool,
@@ -137,6 +180,10 @@ impl Watch {
     }
 
     fn header(&mut self, line: &[u8]) {
+        self.head.fields += 1;
+        if self.head.fields > self.fields_max {
+            self.findings.0.too_many_fields.store(true, Relaxed);
+        }
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
@@ -176,7 +223,7 @@ impl Watch {
     }
 
     fn lose_from(&self, number: u64) -> State {
-        self.findings.0.store(number, Relaxed);
+        self.findings.0.ambiguous.store(number, Relaxed);
         State::Lost
     }
 }
@@ -204,8 +251,8 @@ pub struct Watched<IO> {
 }
 
 impl<IO> Watched<IO> {
-    pub fn new(io: IO, session: Arc<Session>) -> (Self, Findings) {
-        let watch = Watch::default();
+    pub fn new(io: IO, session: Arc<Session>, fields_max: usize) -> (Self, Findings) {
+        let watch = Watch { fields_max, ..Watch::default() };
         let findings = watch.findings.clone();
         (Self { io, watch, session }, findings)
     }
@@ -240,6 +287,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
+        if this.watch.findings.holds_back(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let result = Pin::new(&mut this.io).poll_write(context, bytes);
         this.wrote(result)
     }
@@ -250,6 +300,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
+        if let [only] = slices
+            && this.watch.findings.holds_back(only)
+        {
+            return Poll::Ready(Ok(only.len()));
+        }
         let result = Pin::new(&mut this.io).poll_write_vectored(context, slices);
         this.wrote(result)
     }
@@ -260,12 +315,21 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
+        // hyper flushes when it has nothing left to write.
+        if this.session.requests_active.load(Relaxed) == 0 {
+            this.watch.findings.0.answering.store(false, Relaxed);
+        }
         let result = Pin::new(&mut this.io).poll_flush(context);
         this.wrote(result)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+        let this = self.get_mut();
+        if this.watch.findings.held_back().is_some() {
+            // The answer is still to come.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_shutdown(context)
     }
 }
 

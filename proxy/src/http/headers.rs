@@ -6,13 +6,46 @@
 
 use super::framing::AmbiguousFraming;
 use super::identity_headers::is_reserved;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
+
+/// Refuses heads above the limits. HTTP/1's bytes are counted before hyper parses them; HTTP/2's are not, because h2 would
+/// refuse them without anybody knowing.
+///
+/// # Errors
+/// `HeadersTooLarge`, and which limit it was.
+pub fn check_size(parts: &Parts, fields_max: usize, bytes_max: usize) -> Result<(), Refused> {
+    if parts.headers.len() > fields_max {
+        return Err(Refused::new(Refusal::HeadersTooLarge, too_many_fields(fields_max)));
+    }
+    if parts.version == Version::HTTP_2 && list_size(parts) > bytes_max {
+        return Err(Refused::new(Refusal::HeadersTooLarge, too_many_bytes(bytes_max)));
+    }
+    Ok(())
+}
+
+pub fn too_many_fields(fields_max: usize) -> String {
+    format!("more than {fields_max} header fields")
+}
+
+pub fn too_many_bytes(bytes_max: usize) -> String {
+    format!("a head of more than {bytes_max} bytes")
+}
+
+/// RFC 9113 §6.5.2: "the uncompressed size of field lines, including the length of the name and value in units of octets
+/// plus an overhead of 32 octets for each field line". Of the pseudo-header fields the two long ones count.
+fn list_size(parts: &Parts) -> usize {
+    const OVERHEAD: usize = 32;
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD).sum::<usize>();
+    let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len() + ":path".len() + OVERHEAD);
+    let authority = parts.uri.authority().map_or(0, |it| it.as_str().len() + ":authority".len() + OVERHEAD);
+    fields + path + authority
+}
 
 /// Refuses what can still be seen of ambiguous framing after hyper's parser, and header tricks with one purpose only.
 ///

@@ -1,14 +1,15 @@
 //! The record and the metrics of one request: opened with it, ended with its last byte, written exactly once.
 
 use super::request::version_text;
+use super::respond;
 use crate::connection::Connection;
 use crate::refusal::Refused;
-use crate::session::{Direction, InFlight};
+use crate::session::{Direction, EndCause, InFlight};
 use crate::telemetry::PortMetrics;
 use crate::telemetry::record::{Outcome, RequestRecord, Upstream};
 use crate::tls::Peer;
 use crate::upstream::client::{Lease, chain};
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,16 +25,20 @@ pub struct Recorder {
     pub bytes_to_caller: Cell<u64>,
     in_flight: Option<Rc<InFlight>>,
     status: Option<StatusCode>,
+    is_grpc: bool,
+    grpc_status: Option<u32>,
     refused: Option<Refused>,
     /// What only the access log wants: absent when it is off.
     logged: Option<Box<Logged>>,
     is_complete: bool,
 }
 
+#[derive(Default)]
 struct Logged {
-    method: Method,
-    uri: Uri,
-    version: Version,
+    /// `None`: the head could not be read; so for the next two.
+    method: Option<Method>,
+    uri: Option<Uri>,
+    version: Option<Version>,
     host: Option<Box<str>>,
     service: Option<Arc<str>>,
     route: Option<Arc<str>>,
@@ -49,27 +54,28 @@ struct Logged {
 
 impl Recorder {
     pub fn open(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+        Self::begin(connection, || Logged {
+            method: Some(request.method().clone()),
+            uri: Some(request.uri().clone()),
+            version: Some(request.version()),
+            ..Logged::default()
+        })
+    }
+
+    /// For a head that hyper refused, as far as it can be read: `head` is its beginning, if that is known.
+    pub fn of_refused_head(connection: &Rc<Connection>, head: &[u8]) -> Self {
+        Self::begin(connection, || {
+            let (method, uri) = read_request_line(head);
+            Logged { method, uri, ..Logged::default() }
+        })
+    }
+
+    fn begin(connection: &Rc<Connection>, logged: impl FnOnce() -> Logged) -> Self {
         let session = &connection.session;
         session.requests_active.fetch_add(1, Relaxed);
         session.requests_total.fetch_add(1, Relaxed);
         connection.metrics.request_started();
-        let logged = connection.worker.shared.access_log.enabled().then(|| {
-            Box::new(Logged {
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                version: request.version(),
-                host: None,
-                service: None,
-                route: None,
-                rule: None,
-                upstream: None,
-                upstream_peer: None,
-                remote_refusal: None,
-                remote_decision: None,
-                end: None,
-                tunnelled: None,
-            })
-        });
+        let logged = connection.worker.shared.access_log.enabled().then(|| Box::new(logged()));
         Self {
             connection: connection.clone(),
             metrics: connection.metrics.clone(),
@@ -78,6 +84,8 @@ impl Recorder {
             bytes_to_caller: Cell::new(0),
             in_flight: None,
             status: None,
+            is_grpc: false,
+            grpc_status: None,
             refused: None,
             logged,
             is_complete: false,
@@ -86,7 +94,7 @@ impl Recorder {
 
     /// Tells this decision from every other one, also of other processes.
     pub fn decision_id(&self) -> String {
-        format!("{:08x}-{:x}", self.connection.worker.shared.boot_id, self.decision)
+        self.connection.worker.decision_id(self.decision)
     }
 
     pub fn in_flight(&mut self, request: &Rc<InFlight>) {
@@ -138,13 +146,33 @@ impl Recorder {
         }
     }
 
-    pub fn answered(&mut self, status: StatusCode) {
-        self.status = Some(status);
+    /// The answer's head. A gRPC answer without messages has its status there (gRPC over HTTP/2, "Trailers-Only").
+    pub fn answered(&mut self, head: &http::response::Parts) {
+        self.status = Some(head.status);
+        self.read_grpc_status(&head.headers);
+    }
+
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        self.read_grpc_status(trailers);
+    }
+
+    /// The caller speaks gRPC: only then is the answer's status looked for.
+    pub fn is_grpc(&mut self) {
+        self.is_grpc = true;
+    }
+
+    fn read_grpc_status(&mut self, fields: &HeaderMap) {
+        if self.is_grpc
+            && let Some(status) = fields.get(respond::GRPC_STATUS)
+        {
+            self.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
+        }
     }
 
     pub fn refused(&mut self, refused: Refused, status: StatusCode) {
         self.metrics.refused(refused.refusal);
         self.status = Some(status);
+        self.grpc_status = self.is_grpc.then(|| refused.refusal.grpc_status().into());
         self.refused = Some(refused);
         self.is_complete = true;
     }
@@ -187,6 +215,7 @@ impl Recorder {
             (Some(cause), _, _) => Some(cause.as_str()),
             (None, Some(end), _) => Some(end),
             (None, None, true) => None,
+            (None, None, false) if connection.worker.is_stopping() => Some(EndCause::Draining.as_str()),
             // Dropped before its end, by nobody on our side.
             (None, None, false) => Some("caller_closed"),
         };
@@ -208,12 +237,12 @@ impl Recorder {
         connection.worker.shared.access_log.request(&RequestRecord {
             connection: facts,
             decision: &self.decision_id(),
-            method: logged.method.as_str(),
-            path: logged.uri.path(),
+            method: logged.method.as_ref().map_or("", Method::as_str),
+            path: logged.uri.as_ref().map_or("", Uri::path),
             host: logged.host.as_deref(),
-            http_version: Some(version_text(logged.version)),
+            http_version: logged.version.map(version_text),
             status: self.status.map(|status| status.as_u16()),
-            grpc_status: None,
+            grpc_status: self.grpc_status,
             outcome: Outcome {
                 rule: logged.rule.as_deref(),
                 route: logged.route.as_deref(),
@@ -234,11 +263,52 @@ impl Drop for Recorder {
         self.metrics.request_ended();
         let received = self.in_flight.as_ref().map_or(0, |request| request.bytes_from_caller.get());
         self.metrics.bytes(received, self.bytes_to_caller.get());
-        if let Some(status) = self.status {
-            self.metrics.request(status.as_u16(), self.started.elapsed().as_secs_f64());
+        match self.status {
+            Some(status) => self.metrics.request(status.as_u16(), self.started.elapsed().as_secs_f64()),
+            None => self.metrics.request_unanswered(),
         }
         if let Some(logged) = &self.logged {
             self.write(logged);
         }
+    }
+}
+
+/// Method and target of a head that is not known to be one. A target that is not a path is left out, and so is every
+/// query.
+fn read_request_line(head: &[u8]) -> (Option<Method>, Option<Uri>) {
+    let line = head.trim_ascii_start();
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
+    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+    let target = words.next().filter(|_| method.is_some()).unwrap_or_default();
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let path = &path[..path.len().min(PATH_BYTES_KEPT)];
+    (method, Some(path).filter(|path| path.starts_with(b"/")).and_then(|path| Uri::try_from(path).ok()))
+}
+
+/// More than a record writes.
+const PATH_BYTES_KEPT: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::read_request_line;
+
+    #[test]
+    fn reads_what_there_is_of_a_refused_head() {
+        let long = format!("GET /{}", "x".repeat(5000));
+        for (head, method, path) in [
+            ("GET /a?token=secret HTTP/1.1\r\n", Some("GET"), Some("/a")),
+            ("\r\n\r\nPOST /a HTTP/1.1\r\n", Some("POST"), Some("/a")),
+            ("GET /a", Some("GET"), Some("/a")),
+            ("GET http://u:p@host/a HTTP/1.1\r\n", Some("GET"), None),
+            ("GET ", Some("GET"), None),
+            ("G\0T /a HTTP/1.1\r\n", None, None),
+            ("GET\t/a\tHTTP/1.1\r\n", None, None),
+            ("", None, None),
+        ] {
+            let (found, uri) = read_request_line(head.as_bytes());
+            assert_eq!(found.as_ref().map(|method| method.as_str()), method, "{head:?}");
+            assert_eq!(uri.as_ref().map(|uri| uri.path()), path, "{head:?}");
+        }
+        assert_eq!(read_request_line(long.as_bytes()).1.expect("a path").path().len(), 2048);
     }
 }

@@ -49,6 +49,9 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         close: connection.is_closing(),
     };
     let mut recorder = Recorder::open(&connection, &request);
+    if form.is_grpc {
+        recorder.is_grpc();
+    }
     let answer = match proxy(&connection, &policy, request, &mut recorder).await {
         Ok(answered) => Ok(answered.into_response(&connection, recorder)),
         Err(_) if connection.session.is_cut() => {
@@ -58,7 +61,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         Err(refused) => {
             let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
             let form = Form { close: form.close || breaks_framing(refused.refusal), ..form };
-            let response = respond::refuse(refused.refusal, &recorder.decision_id(), asker, form);
+            let response = respond::refuse(&refused, &recorder.decision_id(), asker, form);
             recorder.bytes_to_caller.set(response.body().size_hint().exact().unwrap_or_default());
             recorder.refused(refused, response.status());
             Ok(response)
@@ -87,7 +90,7 @@ enum Then {
 impl Answered {
     fn into_response(self, connection: &Rc<Connection>, mut recorder: Recorder) -> Response<ResponseBody> {
         let Self { head, mut lease, guard, then } = self;
-        recorder.answered(head.status);
+        recorder.answered(&head);
         let body = match then {
             Then::Tunnel { caller, upstream } => {
                 lease.upgraded();
@@ -123,9 +126,7 @@ async fn proxy(
     let (mut head, body) = request.into_parts();
 
     // 1 normalize: one meaning for the host; framing that a strict proxy does not pass on is refused.
-    if head.headers.len() > policy.limits.headers {
-        return Err(Refusal::HeadersTooLarge.into());
-    }
+    headers::check_size(&head, policy.limits.headers, policy.limits.header_bytes)?;
     headers::check_framing(&head)?;
     let upgrade = headers::requested_upgrade(&head)?;
     // HTTP/1.0 may come without a Host: it is addressed to the listener then (THREATS HD-02).

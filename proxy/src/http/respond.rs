@@ -1,9 +1,9 @@
 //! Writes refusals: the only place that does.
 
 use super::body::ResponseBody;
-use crate::refusal::Refusal;
+use crate::refusal::Refused;
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 /// To the peer's sidecar: `code; decision=id`. It records the code and passes on the id alone.
@@ -11,7 +11,7 @@ pub const REFUSAL_HEADER: HeaderName = HeaderName::from_static("x-postern-refusa
 /// To applications.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-postern-decision");
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Who gets the refusal.
@@ -33,8 +33,9 @@ pub struct Form {
 }
 
 /// gRPC callers get their status in a trailers-only response (gRPC over HTTP/2, "Responses").
-pub fn refuse(refusal: Refusal, decision: &str, asker: Asker, form: Form) -> Response<ResponseBody> {
-    let text = format!("refused, decision {decision}\n");
+pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Response<ResponseBody> {
+    let refusal = refused.refusal;
+    let text = words(refused, decision);
     let mut response = if form.is_grpc {
         let mut response = Response::new(ResponseBody::Own(None));
         let headers = response.headers_mut();
@@ -63,6 +64,32 @@ pub fn refuse(refusal: Refusal, decision: &str, asker: Asker, form: Form) -> Res
     response
 }
 
+fn words(refused: &Refused, decision: &str) -> String {
+    match refused.words_outside() {
+        Some(limit) => format!("refused, {limit}, decision {decision}\n"),
+        None => format!("refused, decision {decision}\n"),
+    }
+}
+
+/// The answer to a head that hyper refused: `plain` is hyper's own, which has no words and no decision, and from which
+/// status, date and `Connection` are taken.
+pub fn refuse_head(refused: &Refused, decision: &str, asker: Asker, plain: &[u8]) -> Vec<u8> {
+    let form = Form { is_grpc: false, version: Version::HTTP_11, close: false };
+    let text = words(refused, decision);
+    let mut bytes = Vec::with_capacity(plain.len() + text.len() + 256);
+    for line in plain.split_inclusive(|byte| *byte == b'\n') {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        if line != b"\r\n" && !name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) {
+            bytes.extend_from_slice(line);
+        }
+    }
+    for (name, value) in refuse(refused, decision, asker, form).headers() {
+        bytes.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend_from_slice(format!("{CONTENT_LENGTH}: {}\r\n\r\n{text}", text.len()).as_bytes());
+    bytes
+}
+
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     // Codes and ids are letters, digits, `_`, `-`: always a header value.
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -84,8 +111,8 @@ pub fn read_refusal(headers: &HeaderMap) -> Option<(String, Option<String>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Asker, Form, REFUSAL_HEADER, read_refusal, refuse};
-    use crate::refusal::Refusal;
+    use super::{Asker, Form, REFUSAL_HEADER, read_refusal, refuse, refuse_head};
+    use crate::refusal::{Refusal, Refused};
     use http::{HeaderMap, HeaderValue, Version};
 
     fn form(is_grpc: bool) -> Form {
@@ -94,10 +121,10 @@ mod tests {
 
     #[test]
     fn peers_learn_the_code_and_applications_do_not() {
-        let to_peer = refuse(Refusal::NotAllowed, "ab-1", Asker::MeshPeer, form(false));
+        let to_peer = refuse(&Refusal::NotAllowed.into(), "ab-1", Asker::MeshPeer, form(false));
         assert_eq!(to_peer.status(), 403);
         assert_eq!(to_peer.headers()[REFUSAL_HEADER], "not_allowed; decision=ab-1");
-        let to_app = refuse(Refusal::NotAllowed, "ab-1", Asker::Other, form(false));
+        let to_app = refuse(&Refusal::NotAllowed.into(), "ab-1", Asker::Other, form(false));
         assert!(!to_app.headers().contains_key(REFUSAL_HEADER));
         assert_eq!(to_app.headers()["x-postern-decision"], "ab-1");
     }
@@ -107,10 +134,31 @@ mod tests {
         for (refusal, status) in
             [(Refusal::NotAllowed, "7"), (Refusal::UpstreamUnreachable, "14"), (Refusal::UpstreamTimeout, "4")]
         {
-            let response = refuse(refusal, "ab-1", Asker::Other, form(true));
+            let response = refuse(&refusal.into(), "ab-1", Asker::Other, form(true));
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()["grpc-status"], status);
         }
+    }
+
+    #[test]
+    fn hd_23_the_answer_to_a_head_that_hyper_refused_names_limit_and_decision() {
+        let plain = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\nContent-Length: 0\r\ndate: x\r\n\r\n";
+        let refused = Refused::new(Refusal::HeadersTooLarge, "more than 100 header fields");
+        let answer = String::from_utf8(refuse_head(&refused, "ab-1", Asker::Other, plain)).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(body, "refused, more than 100 header fields, decision ab-1\n");
+        let lines: Vec<_> = head.split("\r\n").collect();
+        assert_eq!(
+            lines,
+            [
+                "HTTP/1.1 431 Request Header Fields Too Large",
+                "connection: close",
+                "date: x",
+                "content-type: text/plain; charset=utf-8",
+                "x-postern-decision: ab-1",
+                &format!("content-length: {}", body.len()),
+            ]
+        );
     }
 
     #[test]

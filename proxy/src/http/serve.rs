@@ -1,10 +1,15 @@
 //! Runs HTTP on one accepted connection, until it ends, is retired or cut.
 
-use super::framing::{AmbiguousFraming, Watched};
+use super::framing::{AmbiguousFraming, Findings, Watched};
+use super::headers::{too_many_bytes, too_many_fields};
+use super::record::Recorder;
 use super::request;
+use super::respond::{self, Asker};
 use crate::capture::caller::CallerIo;
 use crate::connection::Connection;
 use crate::detect::Rewind;
+use crate::refusal::{Refusal, Refused};
+use crate::session::{EndCause, Session};
 use crate::upstream::client::{HttpVersion, chain};
 use bytes::Bytes;
 use http::Request;
@@ -13,11 +18,13 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use postern_config::Limits;
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// hyper's own limit of header fields, which costs nothing to leave as it is.
@@ -25,6 +32,8 @@ const HEADERS_OF_HYPER: usize = 100;
 /// Read from a parked connection, to see that it is at work again.
 const FIRST_BYTES: usize = 64;
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// What a caller may still send of a head that was refused, before its connection is closed.
+const GOODBYE_BYTES_MAX: usize = 1 << 20;
 /// hyper takes no smaller buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
 /// PEERS D1: keepalive ping 20 s / 10 s. Also what ends a connection that never gets past its preface (THREATS H2-13).
@@ -33,6 +42,9 @@ const H2_KEEPALIVE_WITHIN: Duration = Duration::from_secs(10);
 /// PEERS D2.
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+/// h2 answers longer lists than it is told of by itself, and nobody learns of it; so we check the limit, and h2 has room
+/// above it. It holds one list a connection at a time.
+const H2_LIST_FACTOR: u32 = 2;
 /// THREATS H2-01 and H2-03: resets that a caller may cause before the connection is closed.
 const H2_RESETS_PENDING_MAX: usize = 20;
 const H2_RESETS_LOCAL_MAX: usize = 100;
@@ -74,10 +86,12 @@ async fn http1(connection: &Rc<Connection>, mut io: Rewind<CallerIo>) -> Result<
 async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> Result<Option<CallerIo>, hyper::Error> {
     let session = connection.session.clone();
     let limits = connection.worker.policy().limits.clone();
-    let (io, findings) = Watched::new(io, session.clone());
+    let (io, findings) = Watched::new(io, session.clone(), limits.headers);
     let requests = Cell::new(0);
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         requests.set(requests.get() + 1);
+        findings.request_begins();
+        session.request_begins();
         if findings.is_ambiguous(requests.get()) {
             request.extensions_mut().insert(AmbiguousFraming);
         }
@@ -93,25 +107,93 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
     let mut serving = builder
         .half_close(true)
         .header_read_timeout(None)
+        // The buffer alone is no limit: a head that arrives in a large piece may be almost twice as long.
+        .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(BUFFER_BYTES_MIN))
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    loop {
+    let result = loop {
         // With half-close allowed, hyper does not read while a response is under way: when the application is silent
         // too, nothing would poll the socket, and a cut would wait for the response's next byte.
         tokio::select! {
-            result = &mut serving => return result.map(|()| None),
+            biased;
+            result = &mut serving => break Some(result),
             () = session.was_cut() => return Ok(None),
+            cause = request_stuck(&session) => {
+                session.cut(cause, Instant::now());
+                return Ok(None);
+            }
             () = session.park_asked() => {}
         }
         if session.is_at_rest() {
-            break;
+            break None;
         }
+    };
+    match result {
+        None => {}
+        Some(Err(error)) if error.is_parse() => {
+            if let Some(parts) = serving.into_parts() {
+                let mut io = parts.io.into_inner().into_inner();
+                refuse_head(&connection, &mut io, &parts.read_buf, &findings, &limits, &error).await;
+            }
+            return Err(error);
+        }
+        Some(result) => return result.map(|()| None),
     }
     // Bytes that hyper read and did not parse would be of a message that it gave up: they are nobody's next request.
     let parts = serving.into_parts().filter(|parts| parts.read_buf.is_empty());
     let rest = parts.map(|parts| parts.io.into_inner().into_inner().into_parts());
     Ok(rest.filter(|(unread, _)| unread.is_empty()).map(|(_, io)| io))
+}
+
+/// Resolves when a request was cut and hyper, polled since, could not end it: hyper looks at a response's body only when the
+/// caller takes what came of it before. A cut wakes the task that polls the body, which is this one.
+async fn request_stuck(session: &Session) -> EndCause {
+    poll_fn(|_| session.request_was_cut().map_or(Poll::Pending, Poll::Ready)).await
+}
+
+/// A head that hyper does not take never becomes a request of `request::handle`; it is one all the same, with an answer, a
+/// decision and a record.
+async fn refuse_head(
+    connection: &Rc<Connection>,
+    io: &mut Rewind<CallerIo>,
+    head: &[u8],
+    findings: &Findings,
+    limits: &Limits,
+    error: &hyper::Error,
+) {
+    let plain = findings.held_back();
+    let refused = if plain.is_some_and(|plain| plain[8..].starts_with(b" 414")) {
+        Refused::new(Refusal::TargetTooLong, "a longer target than can be read")
+    } else if error.is_parse_too_large() {
+        let fields = findings.has_too_many_fields().then(|| too_many_fields(limits.headers));
+        Refused::new(Refusal::HeadersTooLarge, fields.unwrap_or_else(|| too_many_bytes(limits.header_bytes)))
+    } else {
+        Refused::new(Refusal::BadRequest, chain(error))
+    };
+    let mut recorder = Recorder::of_refused_head(connection, head);
+    let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
+    let answer = plain.map(|plain| respond::refuse_head(&refused, &recorder.decision_id(), asker, plain));
+    let status = refused.refusal.status();
+    recorder.refused(refused, status);
+    drop(recorder);
+    let Some(answer) = answer else { return };
+    let goodbye = async {
+        io.write_all(&answer).await?;
+        io.shutdown().await?;
+        // RFC 9112 §9.6: a connection that is closed while its caller still sends is reset, and the answer is lost.
+        let mut rest = [0; 1024];
+        let mut left = GOODBYE_BYTES_MAX;
+        while left > 0 {
+            match io.read(&mut rest).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // A caller that does not listen any more is no error.
+    let _ = tokio::time::timeout(GOODBYE_MAX, goodbye).await;
 }
 
 /// Waits for the first bytes of the next request. `None`: the connection ended.
@@ -141,7 +223,7 @@ async fn http2(connection: Rc<Connection>, io: Rewind<CallerIo>) -> Result<(), h
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
             .max_concurrent_streams(limits.h2_streams)
-            .max_header_list_size(limits.header_bytes as u32)
+            .max_header_list_size((limits.header_bytes as u32).saturating_mul(H2_LIST_FACTOR))
             .max_pending_accept_reset_streams(H2_RESETS_PENDING_MAX)
             .max_local_error_reset_streams(H2_RESETS_LOCAL_MAX)
             .serve_connection(TokioIo::new(io), service)

@@ -28,6 +28,15 @@ pub struct SpiffeBundleDocument {
     pub ignored: Vec<Ignored>,
 }
 
+impl SpiffeBundleDocument {
+    /// Keys for other uses belong in a bundle and are no odd sight; an authority that cannot be read is one.
+    pub(crate) fn report_ignored(&self, origin: &str) {
+        for ignored in self.ignored.iter().filter(|ignored| !matches!(ignored, Ignored::Use { .. })) {
+            tracing::error!(origin, problem = %ignored, "a part of a SPIFFE bundle is ignored");
+        }
+    }
+}
+
 /// A part of a document that is passed over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ignored {

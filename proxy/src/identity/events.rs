@@ -1,6 +1,10 @@
 //! What happened to identity, counted. `telemetry/metrics.rs` names these; nothing is decided by them.
 
+use postern_config::TrustDomain;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 #[derive(Default)]
 pub struct Counters {
@@ -10,6 +14,17 @@ pub struct Counters {
     /// Attempts to open the stream after the first.
     pub reconnects: AtomicU64,
     discarded: [AtomicU64; DiscardReason::ALL.len()],
+    fetches: Mutex<BTreeMap<TrustDomain, Fetches>>,
+}
+
+/// How one bundle endpoint fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetches {
+    pub succeeded: u64,
+    pub failed: u64,
+    pub last_success: Option<SystemTime>,
+    /// Why the last attempt failed; `None`: it did not.
+    pub last_error: Option<String>,
 }
 
 impl Counters {
@@ -24,6 +39,36 @@ impl Counters {
 
     pub fn discarded_in_all(&self) -> u64 {
         DiscardReason::ALL.into_iter().map(|reason| self.discarded(reason)).sum()
+    }
+
+    /// By trust domain, of all endpoints that are configured.
+    pub fn fetches(&self) -> BTreeMap<TrustDomain, Fetches> {
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn fetched(&self, trust_domain: &TrustDomain, outcome: Result<SystemTime, String>) {
+        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetches = fetches.entry(trust_domain.clone()).or_default();
+        match outcome {
+            Ok(now) => {
+                fetches.succeeded += 1;
+                fetches.last_success = Some(now);
+                fetches.last_error = None;
+            }
+            Err(reason) => {
+                fetches.failed += 1;
+                fetches.last_error = Some(reason);
+            }
+        }
+    }
+
+    /// Forgets the endpoints of all others, and shows these from the start.
+    pub(crate) fn keep_fetches_of(&self, trust_domains: &[&TrustDomain]) {
+        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.retain(|trust_domain, _| trust_domains.contains(&trust_domain));
+        for trust_domain in trust_domains {
+            fetches.entry(TrustDomain::clone(trust_domain)).or_default();
+        }
     }
 
     pub(crate) fn count(counter: &AtomicU64) {

@@ -1,10 +1,11 @@
 //! From the bytes of PEM files and SPIFFE bundles to an update. No watching here, and no clock: that is `files`.
 
-use super::bundle_format::{BundleError, Ignored, parse_spiffe_bundle};
+use super::bundle_format::{BundleError, parse_spiffe_bundle};
 use super::key::PrivateKeyBytes;
 use super::message::{SvidMaterial, Update, leaf_trust_domain};
 use super::message_fault::{BundleFault, MessageFault};
 use crate::tls::Strictness;
+use crate::tls::bundle::sha256;
 use aws_lc_rs::digest::{Context, SHA256};
 use postern_config::TrustDomain;
 use rustls_pki_types::CertificateDer;
@@ -148,17 +149,18 @@ fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>
     if certificates.is_empty() { Err(FileFault::NoCertificate { path: path.to_owned() }) } else { Ok(certificates) }
 }
 
+/// The authorities in a file (PEM, or the SPIFFE bundle format when its name ends in `.json`) and its SHA-256.
+pub(crate) fn read_bundle(path: &Path) -> Result<(Vec<CertificateDer<'static>>, [u8; 32]), FileFault> {
+    let bytes = read_file(path)?;
+    Ok((bundle(path, &bytes, &mut Sequences::new())?, sha256(&bytes)))
+}
+
 fn bundle(path: &Path, bytes: &[u8], sequences: &mut Sequences) -> Result<Vec<CertificateDer<'static>>, FileFault> {
     if path.extension().is_none_or(|extension| extension != "json") {
         return certificates(path, bytes);
     }
     let document = parse_spiffe_bundle(bytes).map_err(|source| FileFault::Bundle { path: path.to_owned(), source })?;
-    for ignored in &document.ignored {
-        // Keys for other uses belong here and are no odd sight; an authority that cannot be read is one.
-        if !matches!(ignored, Ignored::Use { .. }) {
-            tracing::error!(file = %path.display(), problem = %ignored, "a part of a SPIFFE bundle is ignored");
-        }
-    }
+    document.report_ignored(&path.display().to_string());
     if let Some(found) = document.sequence {
         match sequences.get(path) {
             Some(known) if found < *known => {

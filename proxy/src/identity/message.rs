@@ -174,6 +174,17 @@ impl Update {
         }
     }
 
+    /// A bundle from its own endpoint, by the same rules.
+    pub(crate) fn add_fetched_bundle(
+        &mut self,
+        trust_domain: TrustDomain,
+        certificates: Vec<CertificateDer<'static>>,
+        now: SystemTime,
+    ) {
+        self.add_foreign_bundle(trust_domain, certificates, now);
+        self.bundles.values_mut().filter_map(Arc::get_mut).for_each(|bundle| bundle.fetched = true);
+    }
+
     pub(crate) fn add_foreign_bundle(
         &mut self,
         trust_domain: TrustDomain,

@@ -1,6 +1,7 @@
 //! Who we are and whom we can believe: sources of SVIDs and bundles, checked, as one immutable [`Snapshot`].
 //!
-//! `workload_api` and `files` build snapshots; `store` publishes them; `dev` is the embedded provider. Nothing here
+//! `workload_api` and `files` build snapshots, `federation` adds fetched bundles; `store` publishes them; `dev` is the
+//! embedded provider. Nothing here
 //! decides *who a peer is*: that is `tls/verifier.rs`.
 
 mod backoff;
@@ -8,6 +9,7 @@ mod base64;
 pub mod bundle_format;
 pub mod dev;
 pub mod events;
+mod federation;
 mod file_content;
 mod files;
 mod grace;
@@ -24,6 +26,7 @@ mod supervisor;
 mod workload_api;
 
 pub use events::{Counters, DiscardReason};
+pub use federation::probe;
 pub use key::PrivateKeyBytes;
 pub use snapshot::{Anchor, AuthorityId, Bundle, IdentityState, NoSvid, Snapshot, SourceStatus, Svid};
 pub use source::{Profile, SourceError, SourceHandle, spawn, spawn_bundles_only};

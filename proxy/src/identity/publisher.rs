@@ -28,6 +28,17 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// The whole state at once (Workload API §4.3, §4.4): what the update does not name is gone.
     pub(crate) fn apply(&self, update: Update, now: SystemTime) {
+        self.report_warnings(&update);
+        let before = self.store.load();
+        let published = self.store.publish_if_changed(|current| merge(current, update, now));
+        Counters::count(&self.counters.updates_applied);
+        match published {
+            Some(after) => log_changes(&before, &after),
+            None => tracing::debug!("the source sent what we have; nothing changed"),
+        }
+    }
+
+    fn report_warnings(&self, update: &Update) {
         for warning in &update.warnings {
             if warning.is_refused_bundle() {
                 Counters::count(&self.counters.bundles_refused);
@@ -37,12 +48,41 @@ impl Publisher {
         if let Some(more @ 1..) = update.warnings.len().checked_sub(WARNINGS_LOGGED_MAX) {
             tracing::warn!(more, "further problems in this update are counted and not logged");
         }
+    }
+
+    /// Bundles that came from their endpoints. They stay whatever the identity source says of their trust domains, except
+    /// that our own trust domain is the source's alone.
+    pub(crate) fn federate(&self, update: Update) {
+        self.report_warnings(&update);
         let before = self.store.load();
-        let published = self.store.publish_if_changed(|current| merge(current, update, now));
-        Counters::count(&self.counters.updates_applied);
-        match published {
-            Some(after) => log_changes(&before, &after),
-            None => tracing::debug!("the source sent what we have; nothing changed"),
+        let published = self.store.publish_if_changed(|current| {
+            let mut bundles = current.bundles.clone();
+            for (trust_domain, bundle) in update.bundles {
+                if is_own(&current.svids, &trust_domain) {
+                    tracing::error!(%trust_domain, "our own trust domain is not fetched; its bundle is the source's");
+                    continue;
+                }
+                bundles.insert(trust_domain, reuse_bundle(&current.bundles, bundle));
+            }
+            let changed = !same_bundles(&bundles, &current.bundles);
+            changed.then(|| Snapshot { bundles, ..current.clone() })
+        });
+        if let Some(after) = published {
+            log_changes(&before, &after);
+        }
+    }
+
+    /// Relationships that ended take their bundles with them (SPIFFE Federation §6.3).
+    pub(crate) fn keep_fetched_of(&self, trust_domains: &[&TrustDomain]) {
+        let before = self.store.load();
+        let published = self.store.publish_if_changed(|current| {
+            let mut bundles = current.bundles.clone();
+            bundles.retain(|trust_domain, bundle| !bundle.fetched || trust_domains.contains(&trust_domain));
+            let changed = bundles.len() != current.bundles.len();
+            changed.then(|| Snapshot { bundles, ..current.clone() })
+        });
+        if let Some(after) = published {
+            log_changes(&before, &after);
         }
     }
 
@@ -75,19 +115,26 @@ impl Publisher {
     }
 
     /// Workload API §5.2.1: on `PermissionDenied` the client should cease to use what it was given.
-    pub(crate) fn denied(&self, now: SystemTime) {
+    /// Whether that is news.
+    pub(crate) fn denied(&self, now: SystemTime) -> bool {
         self.report(|current| match current.source {
             SourceStatus::Denied { .. } => current.source.clone(),
             _ => SourceStatus::Denied { since: now, cut: false },
-        });
+        })
     }
 
-    fn report(&self, next: impl FnOnce(&Snapshot) -> SourceStatus) {
+    /// The agent denies us an identity, and has not done so for the whole grace.
+    pub(crate) fn denial_runs(&self) -> bool {
+        matches!(self.store.load().source, SourceStatus::Denied { cut: false, .. })
+    }
+
+    /// Whether anything changed.
+    fn report(&self, next: impl FnOnce(&Snapshot) -> SourceStatus) -> bool {
         let published = self.store.publish_if_changed(|current| {
             let source = next(current);
             (source != current.source).then(|| Snapshot { source, ..current.clone() })
         });
-        if let Some(snapshot) = published {
+        if let Some(snapshot) = &published {
             let generation = snapshot.generation;
             match &snapshot.source {
                 SourceStatus::Waiting { reason } => tracing::warn!(generation, %reason, "waiting for an identity"),
@@ -106,6 +153,7 @@ impl Publisher {
                 SourceStatus::Connected => tracing::info!(generation, "the identity source is connected"),
             }
         }
+        published.is_some()
     }
 }
 
@@ -120,13 +168,14 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
             bundles.insert(trust_domain, last_good.clone());
         }
     }
+    for (trust_domain, bundle) in &current.bundles {
+        if bundle.fetched && !is_own(&svids, trust_domain) {
+            bundles.insert(trust_domain.clone(), bundle.clone());
+        }
+    }
     let same_svids =
         svids.len() == current.svids.len() && svids.iter().zip(&current.svids).all(|(a, b)| Arc::ptr_eq(a, b));
-    let same_bundles = bundles.len() == current.bundles.len()
-        && bundles
-            .iter()
-            .all(|(name, bundle)| current.bundles.get(name).is_some_and(|known| Arc::ptr_eq(known, bundle)));
-    if same_svids && same_bundles && current.source == SourceStatus::Connected {
+    if same_svids && same_bundles(&bundles, &current.bundles) && current.source == SourceStatus::Connected {
         return None;
     }
     Some(Snapshot {
@@ -137,6 +186,18 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
         received_at: Some(now),
         published: std::time::Instant::now(),
     })
+}
+
+type Bundles = HashMap<TrustDomain, Arc<Bundle>>;
+
+fn same_bundles(one: &Bundles, other: &Bundles) -> bool {
+    let known =
+        |(name, bundle): (&TrustDomain, &Arc<Bundle>)| other.get(name).is_some_and(|it| Arc::ptr_eq(it, bundle));
+    one.len() == other.len() && one.iter().all(known)
+}
+
+fn is_own(svids: &[Arc<Svid>], trust_domain: &TrustDomain) -> bool {
+    svids.iter().any(|svid| svid.id.trust_domain_name() == trust_domain.as_str())
 }
 
 /// Chain equality stands for key equality: the leaf has the public key, and the private one was checked against it.
@@ -151,10 +212,11 @@ fn reuse_svid(known: &[Arc<Svid>], svid: Svid) -> Arc<Svid> {
 }
 
 fn reuse_bundle(known: &HashMap<TrustDomain, Arc<Bundle>>, bundle: Arc<Bundle>) -> Arc<Bundle> {
-    match known.get(&bundle.trust_domain) {
-        Some(known) if known.anchors.iter().map(|a| &a.der).eq(bundle.anchors.iter().map(|a| &a.der)) => known.clone(),
-        _ => bundle,
-    }
+    let same = |known: &&Arc<Bundle>| {
+        known.fetched == bundle.fetched
+            && known.anchors.iter().map(|a| &a.der).eq(bundle.anchors.iter().map(|a| &a.der))
+    };
+    known.get(&bundle.trust_domain).filter(same).cloned().unwrap_or(bundle)
 }
 
 fn log_warning(warning: &Warning) {

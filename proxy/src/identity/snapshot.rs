@@ -47,6 +47,8 @@ pub struct Bundle {
     pub anchors: Vec<Anchor>,
     /// When this content was received first.
     pub updated_at: SystemTime,
+    /// From its bundle endpoint: updates of the identity source leave it alone.
+    pub fetched: bool,
 }
 
 /// What the source says of itself at the moment.

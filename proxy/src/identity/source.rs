@@ -1,6 +1,7 @@
 //! Starts the source that the configuration names. The one entry for `app.rs`.
 
 use super::events::Counters;
+use super::federation::Relationship;
 use super::file_content::FilePaths;
 use super::files::FilesSource;
 use super::grace;
@@ -60,6 +61,14 @@ pub fn spawn(
 ) -> Result<SourceHandle, SourceError> {
     let strictness = if config.compat { Strictness::Compat } else { Strictness::Strict };
     let publisher = Publisher { store: store.clone(), counters };
+    let federated: Vec<_> = config.federation.iter().map(|endpoint| &endpoint.trust_domain).collect();
+    publisher.keep_fetched_of(&federated);
+    publisher.counters.keep_fetches_of(&federated);
+    let relationships = config.federation.iter().map(|endpoint| {
+        let relationship = Relationship::new(endpoint.clone(), publisher.clone(), strictness);
+        tokio::spawn(relationship.run()).abort_handle()
+    });
+    let mut tasks: Vec<AbortHandle> = relationships.collect();
     let grace = tokio::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
     let source = match &config.source {
         IdentitySource::WorkloadApi { endpoint } => {
@@ -79,7 +88,8 @@ pub fn spawn(
             tokio::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle()
         }
     };
-    Ok(SourceHandle { tasks: vec![grace, source] })
+    tasks.extend([grace, source]);
+    Ok(SourceHandle { tasks })
 }
 
 /// Follows the bundles of an agent alone, for a process that validates and has no identity.

@@ -51,6 +51,7 @@ impl Supervisor {
             }
             let delay = match end {
                 StreamEnd::NotSupported { .. } => Backoff::slow(fastrand::f64()),
+                _ if self.publisher.denial_runs() => backoff.next_of_denial(fastrand::f64()),
                 _ => backoff.next(fastrand::f64()),
             };
             if self.wait(delay, socket).await == Wake::SocketAppeared {
@@ -102,8 +103,10 @@ impl Supervisor {
         let (endpoint, now) = (address_of(&self.endpoint), SystemTime::now());
         match end {
             StreamEnd::Denied(_) => {
-                tracing::warn!(endpoint, error = chain(end), "no identity from the Workload API; will try again");
-                self.publisher.denied(now);
+                // Once a denial, not once an attempt.
+                if self.publisher.denied(now) {
+                    tracing::warn!(endpoint, error = chain(end), "no identity from the Workload API; will try again");
+                }
             }
             StreamEnd::NotSupported { .. } => {
                 tracing::error!(

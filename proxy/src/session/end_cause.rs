@@ -39,6 +39,20 @@ impl EndCause {
         }
     }
 
+    /// Is it one of the teardown table's (DESIGN, rulings): identity or policy took away what had been given? The others
+    /// are deadlines.
+    pub(super) fn ends_trust(self) -> bool {
+        match self {
+            Self::IdentityWithdrawn
+            | Self::AuthorityRemoved
+            | Self::TrustDomainRemoved
+            | Self::PolicyChanged
+            | Self::SvidExpired
+            | Self::SvidRotated => true,
+            Self::Idle | Self::HeaderTimeout | Self::Draining => false,
+        }
+    }
+
     pub(super) fn from_u8(value: u8) -> Option<Self> {
         [
             Self::IdentityWithdrawn,

@@ -25,6 +25,10 @@ impl SessionIo {
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
 }
 
 fn cut_error(session: &Session) -> io::Error {
@@ -111,7 +115,9 @@ impl Drop for SessionIo {
         if let Some((cause, latency)) = self.session.cut_latency() {
             // RST instead of FIN: bytes that are still in the send buffer belong to trust that has ended.
             let _ = self.tcp.set_zero_linger();
-            self.metrics.teardown(cause.as_str(), latency);
+            if cause.ends_trust() {
+                self.metrics.teardown(cause.as_str(), latency);
+            }
         }
     }
 }

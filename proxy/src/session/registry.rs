@@ -116,6 +116,8 @@ impl InFlight {
     /// Ends this request (its stream, or its HTTP/1 connection) and no other.
     pub fn cut(&self) {
         self.cut.set(true);
+        let cause = if self.has_idled_out() { EndCause::Idle } else { EndCause::PolicyChanged };
+        self.session.request_cut.store(cause as u8, Relaxed);
         self.waker.wake();
     }
 

@@ -17,6 +17,7 @@ pub struct PortMetrics {
     refusals: RefusalCounts,
     /// By status class, 1xx to 5xx.
     requests: [AtomicU64; 5],
+    requests_unanswered: AtomicU64,
     request_duration: RequestDuration,
     handshake_duration: HandshakeDuration,
     bytes_received: AtomicU64,
@@ -56,6 +57,11 @@ impl PortMetrics {
         self.request_duration.0.observe(seconds);
     }
 
+    /// A request that ended before there was a status.
+    pub fn request_unanswered(&self) {
+        self.requests_unanswered.fetch_add(1, Relaxed);
+    }
+
     pub fn bytes(&self, received: u64, sent: u64) {
         self.bytes_received.fetch_add(received, Relaxed);
         self.bytes_sent.fetch_add(sent, Relaxed);
@@ -82,6 +88,7 @@ impl PortMetrics {
             requests_active: self.requests_active.load(Relaxed),
             refusals: self.refusals.seen().collect(),
             requests: std::array::from_fn(|class| self.requests[class].load(Relaxed)),
+            requests_unanswered: self.requests_unanswered.load(Relaxed),
             request_duration: &self.request_duration.0,
             handshake_duration: &self.handshake_duration.0,
             bytes_received: self.bytes_received.load(Relaxed),
@@ -100,6 +107,7 @@ pub struct PortFigures<'a> {
     /// Only those that happened.
     pub refusals: Vec<(Refusal, u64)>,
     pub requests: [u64; 5],
+    pub requests_unanswered: u64,
     pub request_duration: &'a Histogram,
     pub handshake_duration: &'a Histogram,
     pub bytes_received: u64,

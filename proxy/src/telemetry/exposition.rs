@@ -58,6 +58,7 @@ fn ports(page: &mut Page, source: &Metrics) {
         for (class, requests) in CLASSES.into_iter().zip(figures.requests) {
             page.value(&metrics::REQUESTS, &with(class), requests as f64);
         }
+        page.value(&metrics::REQUESTS, &with("unanswered"), figures.requests_unanswered as f64);
         page.value(&metrics::REQUESTS_ACTIVE, &labels, figures.requests_active as f64);
         page.histogram(&metrics::REQUEST_DURATION, &labels, figures.request_duration);
         for (refusal, refusals) in figures.refusals {
@@ -78,6 +79,10 @@ fn identity(page: &mut Page, source: &Metrics) {
         page.value(&metrics::IDENTITY_DISCARDS, &[reason.as_str()], counters.discarded(reason) as f64);
     }
     page.value(&metrics::BUNDLES_REFUSED, &[], counters.bundles_refused.load(Relaxed) as f64);
+    for (trust_domain, fetches) in counters.fetches() {
+        page.value(&metrics::BUNDLE_FETCHES, &[trust_domain.as_str(), "success"], fetches.succeeded as f64);
+        page.value(&metrics::BUNDLE_FETCHES, &[trust_domain.as_str(), "failure"], fetches.failed as f64);
+    }
     page.value(&metrics::IDENTITY_RECONNECTS, &[], counters.reconnects.load(Relaxed) as f64);
     let figures = source.identity_figures();
     let states = [IdentityState::Fresh, IdentityState::ServingStale, IdentityState::Expired, IdentityState::NoIdentity];

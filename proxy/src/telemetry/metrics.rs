@@ -42,7 +42,7 @@ families! {
     START_TIME = "postern_start_time_seconds" Gauge &[], "When this process started, in seconds since 1970.";
     CONNECTIONS = "postern_connections_opened_total" Counter PORT, "Connections accepted (inbound) or asked for by the application (outbound).";
     CONNECTIONS_ACTIVE = "postern_connections_active" Gauge PORT, "Connections that are open now.";
-    REQUESTS = "postern_requests_total" Counter &["direction", "name", "status"], "Requests answered, by class of the status code (1xx to 5xx), refused ones included.";
+    REQUESTS = "postern_requests_total" Counter &["direction", "name", "status"], "Requests that have ended, by class of the status code (1xx to 5xx), refused ones included; `unanswered`: the caller left, or the connection was cut, before there was a status.";
     REQUESTS_ACTIVE = "postern_requests_active" Gauge PORT, "Requests in flight.";
     REQUEST_DURATION = "postern_request_duration_seconds" Histogram PORT, "From the end of a request's head to the end of its answer.";
     REFUSALS = "postern_refusals_total" Counter &["direction", "name", "code"], "Connections and requests refused, by reason code.";
@@ -61,6 +61,7 @@ families! {
     IDENTITY_UPDATES = "postern_identity_updates_total" Counter &[], "Messages of the identity source that were taken.";
     IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &["reason"], "Messages of the identity source that were refused whole; the last good one stays.";
     BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, and roots that may vouch for nobody.";
+    BUNDLE_FETCHES = "postern_bundle_fetches_total" Counter &["trust_domain", "result"], "Polls of the bundle endpoints in `identity.federation`.";
     IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
     CONFIG_GENERATION = "postern_config_generation" Gauge &[], "Rises with every configuration taken.";
     CONFIG_SUCCESS = "postern_config_last_load_success_timestamp_seconds" Gauge &[], "When a configuration was last taken.";

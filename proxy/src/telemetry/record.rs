@@ -27,8 +27,9 @@ pub struct RequestRecord<'a> {
     pub connection: ConnectionFacts<'a>,
     /// Unique in the mesh as far as chance allows; the application and the peer's sidecar see it too.
     pub decision: &'a str,
+    /// Empty: the head could not be read.
     pub method: &'a str,
-    /// Without query.
+    /// Without query; empty as the method.
     pub path: &'a str,
     /// Host or authority, without port.
     pub host: Option<&'a str>,
@@ -122,8 +123,8 @@ impl RequestRecord<'_> {
         let mut object = Object::begin(line);
         self.connection.write_head(&mut object, "request");
         object.text("decision", self.decision, NAME_BYTES_MAX);
-        object.text("http.request.method", self.method, METHOD_BYTES_MAX);
-        object.text("url.path", self.path, PATH_BYTES_MAX);
+        object.text_if("http.request.method", Some(self.method).filter(|it| !it.is_empty()), METHOD_BYTES_MAX);
+        object.text_if("url.path", Some(self.path).filter(|it| !it.is_empty()), PATH_BYTES_MAX);
         object.text_if("server.address", self.host, HOST_BYTES_MAX);
         object.text_if("network.protocol.version", self.http_version, NAME_BYTES_MAX);
         object.number_if("http.response.status_code", self.status);

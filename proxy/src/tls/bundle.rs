@@ -46,7 +46,7 @@ pub fn load_bundle_by(
             Err(problem) => problems.push(problem),
         }
     }
-    (Bundle { trust_domain, anchors, updated_at: now }, problems)
+    (Bundle { trust_domain, anchors, updated_at: now, fetched: false }, problems)
 }
 
 /// Why a certificate of a bundle vouches for nobody.

@@ -62,6 +62,7 @@ impl TlsError {
             (Role::Client, Self::Handshake(rustls::Error::InvalidCertificate(_)) | Self::ServerName { .. }) => {
                 Refusal::UpstreamNotVerified
             }
+            (Role::Client, Self::Alert(alert)) if is_about_our_certificate(*alert) => Refusal::UpstreamRefusedUs,
             (Role::Client, Self::NotTls | Self::Alert(_) | Self::Handshake(_)) => Refusal::UpstreamProtocol,
             (Role::Client, Self::Io(_)) => Refusal::UpstreamUnreachable,
             (Role::Client, Self::Closed) => Refusal::UpstreamClosed,
@@ -85,6 +86,35 @@ impl From<io::Error> for TlsError {
             None => Self::Io(error),
         }
     }
+}
+
+/// The alert about our certificate by which a TLS stream failed, if that is why. In TLS 1.3 it arrives after the handshake,
+/// see above.
+pub fn refused_us(error: &io::Error) -> Option<AlertDescription> {
+    error.get_ref().and_then(|inner| inner.downcast_ref()).and_then(alert_about_us)
+}
+
+pub fn alert_about_us(error: &rustls::Error) -> Option<AlertDescription> {
+    match error {
+        rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => Some(*alert),
+        _ => None,
+    }
+}
+
+/// RFC 8446 §6.2: what a server says of a client's certificate, and of one that is valid and not wanted.
+fn is_about_our_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+            | AlertDescription::CertificateRequired
+    )
 }
 
 /// The ways in which a socket says that the other side has gone.

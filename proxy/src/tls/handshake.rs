@@ -8,7 +8,7 @@ use crate::identity::{Snapshot, Svid};
 use crate::tls::error::TlsError;
 use crate::tls::peer::{Peer, Role};
 use crate::tls::verifier::{Strictness, verify_svid};
-use postern_config::SpiffePattern;
+use postern_config::{SpiffeId, SpiffePattern};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
@@ -29,7 +29,8 @@ pub struct Handshake {
 
 struct State {
     snapshot: Arc<Snapshot>,
-    own: Arc<CertifiedKey>,
+    /// `None`: a client that shows no certificate.
+    own: Option<Arc<CertifiedKey>>,
     expected: Expected,
     strictness: Strictness,
     verdict: Option<Result<Arc<Peer>, TlsError>>,
@@ -41,6 +42,7 @@ pub enum Expected {
     Anyone,
     /// A client accepts these alone (SPIFFE checklist A2.31).
     OneOf(Vec<SpiffePattern>),
+    Exactly(SpiffeId),
 }
 
 impl Handshake {
@@ -51,8 +53,27 @@ impl Handshake {
         expected: Expected,
         strictness: Strictness,
     ) -> Arc<Self> {
-        let state =
-            State { snapshot: snapshot.clone(), own: svid.certified.clone(), expected, strictness, verdict: None };
+        Self::with(provider, snapshot, Some(svid.certified.clone()), expected, strictness)
+    }
+
+    /// For a client that shows no certificate.
+    pub fn anonymous(
+        provider: &CryptoProvider,
+        snapshot: &Arc<Snapshot>,
+        expected: Expected,
+        strictness: Strictness,
+    ) -> Arc<Self> {
+        Self::with(provider, snapshot, None, expected, strictness)
+    }
+
+    fn with(
+        provider: &CryptoProvider,
+        snapshot: &Arc<Snapshot>,
+        own: Option<Arc<CertifiedKey>>,
+        expected: Expected,
+        strictness: Strictness,
+    ) -> Arc<Self> {
+        let state = State { snapshot: snapshot.clone(), own, expected, strictness, verdict: None };
         Arc::new(Self { algorithms: provider.signature_verification_algorithms, state: Mutex::new(Some(state)) })
     }
 
@@ -91,19 +112,19 @@ impl Handshake {
     }
 
     fn own(&self) -> Option<Arc<CertifiedKey>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|state| state.own.clone())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|state| state.own.clone())
     }
 }
 
 impl Expected {
     fn check(&self, peer: &Peer) -> Result<(), TlsError> {
-        let Self::OneOf(patterns) = self else {
-            return Ok(());
+        let expected = match self {
+            Self::Anyone => return Ok(()),
+            Self::OneOf(patterns) if patterns.iter().any(|pattern| pattern.matches(&peer.id)) => return Ok(()),
+            Self::Exactly(id) if *id == peer.id => return Ok(()),
+            Self::OneOf(patterns) => patterns.iter().map(SpiffePattern::to_string).collect::<Vec<_>>().join(", "),
+            Self::Exactly(id) => id.to_string(),
         };
-        if patterns.iter().any(|pattern| pattern.matches(&peer.id)) {
-            return Ok(());
-        }
-        let expected = patterns.iter().map(SpiffePattern::to_string).collect::<Vec<_>>().join(", ");
         Err(TlsError::WrongIdentity { found: peer.id.clone(), expected })
     }
 }

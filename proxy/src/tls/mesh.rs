@@ -109,7 +109,7 @@ where
 }
 
 /// Drives the handshake to its end or the deadline. The verifier's own reason goes before rustls' word for it.
-async fn conclude<S, F>(
+pub(super) async fn conclude<S, F>(
     driving: Pin<Box<F>>,
     handshake: &Handshake,
     deadline: Duration,

@@ -3,12 +3,13 @@
 //! Only `verifier` decides *who* a peer is. A handshake sees one identity snapshot whole: its configuration is made for
 //! it, and the verifier's verdict is read from it afterwards.
 //!
-//! Reading order: [`verifier`] (the rules), [`path`] and [`bundle`] (what it stands on), [`mesh`] (the handshake), [`web`].
+//! Reading order: [`verifier`] (the rules), [`path`] and [`bundle`] (what it stands on), [`mesh`] (the handshake), [`web`], [`endpoint`].
 
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
 pub mod der;
+pub mod endpoint;
 pub mod error;
 mod handshake;
 pub mod mesh;
@@ -22,6 +23,7 @@ pub mod web;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use endpoint::EndpointTrust;
 pub use error::TlsError;
 pub use mesh::{Accept, ClientAlpn, Connect, ServerAlpn, accept, connect};
 pub use peer::{Peer, Role};

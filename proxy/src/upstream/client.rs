@@ -4,7 +4,7 @@
 //! out again on another connection; one that was sent goes out again only if it is idempotent and has no body
 //! (RFC 9110 §9.2.2), once.
 
-use super::connect::{Connected, Own, connect};
+use super::connect::{Connected, Own, connect, upstream_refused_us};
 use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint, H1Connection, H2Connection, OwnSvid, Stream};
 use super::replay::{copy_of, is_replayable, was_refused};
@@ -153,7 +153,11 @@ pub async fn send(
                 request = returned;
             }
             // Not the endpoint's fault.
-            Err(Failed::Unsent(_, NotSent::Unreachable(refused))) if own.no_handshake.is_some() => return Err(refused),
+            Err(Failed::Unsent(_, NotSent::Unreachable(refused)))
+                if own.no_handshake.is_some() || refused.refusal == Refusal::Loop =>
+            {
+                return Err(refused);
+            }
             Err(Failed::Unsent(returned, NotSent::Unreachable(refused))) => {
                 endpoint.failed(Instant::now());
                 tried.push(endpoint);
@@ -297,6 +301,9 @@ impl Attempt<'_> {
 
     fn refused(&self, error: &hyper::Error, session: Option<&Session>) -> Refused {
         let plan = self.to.plan;
+        if let Some(alert) = session.and_then(|session| session.peer_refused_us.get()) {
+            return upstream_refused_us(plan, &self.endpoint.address, *alert);
+        }
         let refusal = if session.is_some_and(Session::is_cut) {
             Refusal::TrustEnded
         } else if error.is_parse() {

@@ -1,5 +1,6 @@
 //! One connection to an upstream: TCP or unix socket, then what the plan says protects it.
 
+use super::mesh_io::MeshIo;
 use super::plan::{Security, ServicePlan};
 use super::pool::{EndpointAddress, OwnSvid};
 use crate::capture;
@@ -10,6 +11,7 @@ use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered,
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};
 use crate::worker::Worker;
+use rustls::AlertDescription;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -22,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 pub enum UpstreamIo {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Mesh(Box<TlsStream<SessionIo>>),
+    Mesh(Box<MeshIo>),
     Web(Box<TlsStream<TcpStream>>),
 }
 
@@ -96,6 +98,13 @@ pub async fn connect(
         Ok(Err(error)) => return Err(unreachable(&error)),
         Err(_) => return Err(unreachable(&format_args!("no answer within {:?}", plan.connect_timeout))),
     };
+    if let (UpstreamIo::Tcp(tcp), EndpointAddress::Tcp(address)) = (&io, address)
+        && tcp.local_addr().is_ok_and(|ours| worker.policy().leads_back(plan.is_app(), ours, *address))
+    {
+        let why =
+            format!("{}: {address} is a listener of this proxy: what it receives would come back to it", plan.name);
+        return Err(Refused::new(Refusal::Loop, why));
+    }
     match (&plan.security, io) {
         (Security::Plaintext | Security::App, io) => Ok(Connected { io, session: None, registered: None, peer: None }),
         (Security::Mesh { expected, .. }, UpstreamIo::Tcp(tcp)) => {
@@ -171,9 +180,15 @@ async fn mesh(
         ));
     }
     Ok(Connected {
-        io: UpstreamIo::Mesh(Box::new(tls)),
+        io: UpstreamIo::Mesh(Box::new(MeshIo::new(tls))),
         session: Some(session),
         registered: Some(registered),
         peer: Some(peer),
     })
+}
+
+/// What an alert about our certificate means for whatever was to go there.
+pub fn upstream_refused_us(plan: &ServicePlan, address: &EndpointAddress, alert: AlertDescription) -> Refused {
+    let detail = format!("{}: {address} refused our certificate with the TLS alert {alert:?}", plan.name);
+    Refused::new(Refusal::UpstreamRefusedUs, detail)
 }

@@ -1,10 +1,10 @@
 //! L4: a connection of its own to an upstream, and a tunnel to it.
 
-use super::connect::{Connected, Own, connect};
+use super::connect::{Connected, Own, connect, upstream_refused_us};
 use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint};
 use crate::connection::Connection;
-use crate::refusal::Refused;
+use crate::refusal::{Refusal, Refused};
 use crate::session::Session;
 use crate::tls::mesh::ClientAlpn;
 use crate::tunnel::{self, TunnelEnd};
@@ -19,7 +19,7 @@ const ENDPOINTS_TRIED_MAX: usize = 3;
 /// Connects to an endpoint of `plan` and copies until both sides have ended.
 ///
 /// # Errors
-/// Before the first byte only: no identity, or nobody there who is expected.
+/// Before the first byte from there only: no identity, nobody there who is expected, or somebody who refuses us.
 pub async fn tunnel<IO>(
     connection: &Rc<Connection>,
     io: &mut IO,
@@ -54,7 +54,13 @@ where
         (_, Some(cause)) => connection.ended(cause.as_str().to_owned()),
         // The caller's own connection was cut: its session knows why.
         (None | Some(TunnelEnd::BothClosed), None) => {}
-        (Some(end), None) => connection.ended(end.to_string()),
+        (Some(end), None) => {
+            let alert = connected.session.as_ref().and_then(|session| session.peer_refused_us.get());
+            if let Some(alert) = alert {
+                return Err(upstream_refused_us(plan, &endpoint.address, *alert));
+            }
+            connection.ended(end.to_string());
+        }
     }
     Ok(())
 }
@@ -75,6 +81,7 @@ async fn reach(
                 endpoint.reached();
                 return Ok((endpoint, connected));
             }
+            Err(refused) if refused.refusal == Refusal::Loop => return Err(refused),
             Err(refused) => {
                 endpoint.failed(Instant::now());
                 tried.push(endpoint);

@@ -7,6 +7,7 @@ pub mod client;
 pub mod connect;
 pub mod discovery;
 pub mod l4;
+mod mesh_io;
 pub mod plan;
 pub mod pool;
 mod replay;

@@ -21,6 +21,14 @@ server {{
   data_dir = "{directory}/server"
   log_level = "INFO"
   ca_ttl = "24h"
+  federation {{
+    bundle_endpoint {{
+      address = "127.0.0.1"
+      port = {bundle_port}
+      refresh_hint = "60s"
+      profile "https_spiffe" {{}}
+    }}
+  }}
 }}
 plugins {{
   DataStore "sql" {{
@@ -64,7 +72,9 @@ class Spire:
         self.server_program, self.agent_program = tool("spire-server"), tool("spire-agent")
         if os.getuid() != 0:
             raise Skip("not root: two workloads on one machine need two uids")
+        self.bundle_port = free_port()
         values = {"directory": self.directory, "trust_domain": TRUST_DOMAIN, "port": free_port()}
+        values["bundle_port"] = self.bundle_port
         (self.directory / "server.conf").write_text(SERVER_CONFIG.format(**values))
         (self.directory / "agent.conf").write_text(AGENT_CONFIG.format(**values))
         self.starts = 0

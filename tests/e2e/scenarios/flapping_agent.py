@@ -20,6 +20,7 @@ def run(mesh):
     tunnels = mesh.pair(identity, echo.port, "tcp", suffix="-tcp")
     chats = mesh.pair(identity, websocket.socket.getsockname()[1], suffix="-ws")
     requests = mesh.pair(identity, app.port, suffix="-http")
+    sidecars = [sidecar for pair in (tunnels, chats, requests) for sidecar in (pair.client, pair.server)]
 
     tunnel = connect(tunnels.port, 30)
     chat = connect_websocket(f"ws://127.0.0.1:{chats.port}/").__enter__()
@@ -36,7 +37,8 @@ def run(mesh):
             time.sleep(0.5)
         for name in ("web", "orders"):
             identity.ctl("restore", name)
-        wait_until(lambda: tunnels.client.readiness()[0] == 200 and requests.client.readiness()[0] == 200, "readiness")
+        # Each of them, and soon: who misses this would see one long denial, and that ends live connections.
+        wait_until(lambda: all(sidecar.readiness()[0] == 200 for sidecar in sidecars), "readiness", 10)
         alive(tunnel, chat, download)
         wait_until(
             lambda: Http1(connect(requests.port)).get("/again").status == 200, f"new requests after flap {turn + 1}", 15

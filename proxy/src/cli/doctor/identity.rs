@@ -3,9 +3,9 @@
 use super::Report;
 use crate::cli::check::counted;
 use crate::cli::output::span;
-use crate::identity::{Counters, IdentityStore, NoSvid, Snapshot, SourceStatus, Svid, spawn};
+use crate::identity::{Counters, IdentityStore, NoSvid, Snapshot, SourceStatus, Svid, probe, spawn};
 use postern_config::authz::Principal;
-use postern_config::identity::{Endpoint, Identity, IdentitySource};
+use postern_config::identity::{BundleEndpoint, Endpoint, Identity, IdentitySource};
 use postern_config::{Config, SvidSelector, Transport, TrustDomain};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -28,7 +28,11 @@ pub(super) async fn examine(report: &mut Report, config: Option<&Config>, worklo
         }
         identity.source = IdentitySource::WorkloadApi { endpoint: Some(endpoint) };
     }
-    let snapshot = receive(&identity).await;
+    let endpoints = std::mem::take(&mut identity.federation);
+    let store = Arc::new(IdentityStore::default());
+    receive(&identity, &store).await;
+    federated(report, endpoints, &store, identity.compat).await;
+    let snapshot = store.load();
     if snapshot.svids.is_empty() {
         nothing_issued(report, &snapshot.source);
         return;
@@ -88,9 +92,8 @@ pub(super) fn socket_reachable(report: &mut Report, path: &Path) -> bool {
     false
 }
 
-/// What the source gives within [`PATIENCE`], or what it said instead.
-async fn receive(identity: &Identity) -> Arc<Snapshot> {
-    let store = Arc::new(IdentityStore::default());
+/// What the source gives within [`PATIENCE`], or what it said instead, is in `store` afterwards.
+async fn receive(identity: &Identity, store: &Arc<IdentityStore>) {
     let mut changed = store.subscribe();
     let source = spawn(identity, None, store.clone(), Arc::new(Counters::default()));
     if source.is_ok() {
@@ -105,7 +108,26 @@ async fn receive(identity: &Identity) -> Arc<Snapshot> {
         // Out of patience is judged by what the store then holds.
         let _ = tokio::time::timeout(PATIENCE, received).await;
     }
-    store.load()
+}
+
+/// Each bundle endpoint is asked once; what is kept on disk stays as it is.
+pub(super) async fn federated(
+    report: &mut Report,
+    endpoints: Vec<BundleEndpoint>,
+    store: &Arc<IdentityStore>,
+    compat: bool,
+) {
+    for endpoint in endpoints {
+        let what = format!("{} from {}", endpoint.trust_domain, endpoint.url);
+        match probe(endpoint, store.clone(), compat).await {
+            Ok(()) => report.ok("federation", what),
+            Err(reason) => report.fail(
+                "federation",
+                format!("{what}: {reason}"),
+                "correct `identity.federation`; with `https_spiffe`, a new bootstrap bundle mends trust that was lost",
+            ),
+        }
+    }
 }
 
 pub(super) fn nothing_issued(report: &mut Report, source: &SourceStatus) {
@@ -208,7 +230,7 @@ fn trusted(report: &mut Report, config: &Config, snapshot: &Snapshot) {
             0 => report.fail(
                 "trust",
                 format!("there is no usable bundle of {name}: its peers would be refused"),
-                "federate with it: a bundle endpoint, and `-federatesWith` in this workload's registration entry",
+                "federate with it: `-federatesWith` in this workload's registration entry, or `identity.federation`",
             ),
             roots => report.ok("trust", format!("{name}, {}", counted(roots, "usable root"))),
         }

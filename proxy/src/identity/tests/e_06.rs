@@ -221,6 +221,21 @@ async fn an_agent_that_denies_for_ten_seconds_cuts_nothing() {
     assert_eq!(default_id(&scene.follower.store.load()), A);
 }
 
+/// An agent that gives the identity back for no more than a moment is heard: it has not denied it for the whole grace.
+#[tokio::test(start_paused = true)]
+async fn an_identity_given_back_for_three_seconds_is_taken_back() {
+    let scene = Scene::serving_a().await;
+    for flap in 0..30 {
+        scene.agent.fail_next((0..1000).map(|_| Status::permission_denied("in passing")));
+        scene.agent.end(&Status::permission_denied("in passing"));
+        scene.follower.until("denied", |snapshot| matches!(snapshot.source, SourceStatus::Denied { .. })).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        scene.agent.fail_no_more();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(scene.follower.store.load().source, SourceStatus::Connected, "flap {flap}");
+    }
+}
+
 fn undecided(snapshot: &Snapshot) -> bool {
     matches!(snapshot.source, SourceStatus::Denied { cut: false, .. })
 }

@@ -1,7 +1,7 @@
 //! What the tests share: stores that are awaited with a bound, and configurations.
 
 use crate::identity::{Counters, IdentityStore, Snapshot, SourceError, SourceHandle, spawn};
-use postern_config::identity::{Endpoint, Identity, IdentitySource, SvidSelector};
+use postern_config::identity::{Endpoint, Identity, IdentitySource};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,5 +63,5 @@ impl Follower {
 }
 
 pub(super) fn identity(source: IdentitySource) -> Identity {
-    Identity { source, svid: SvidSelector::Default, permission_denied_grace: Duration::from_secs(30), compat: false }
+    Identity { source, ..Identity::default() }
 }

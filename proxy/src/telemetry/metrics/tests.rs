@@ -84,8 +84,12 @@ fn identity_is_shown_as_it_is_and_what_is_gone_is_gone() {
     let metrics = Metrics::new();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     let trust_domain = TrustDomain::parse("shop.example").unwrap();
-    let bundle =
-        Bundle { trust_domain: trust_domain.clone(), anchors: Vec::new(), updated_at: now - Duration::from_secs(60) };
+    let bundle = Bundle {
+        trust_domain: trust_domain.clone(),
+        anchors: Vec::new(),
+        updated_at: now - Duration::from_secs(60),
+        fetched: false,
+    };
     let snapshot = Snapshot {
         generation: 4,
         svids: vec![svid("web", now + Duration::from_secs(30)), svid("old", now - Duration::from_secs(5))],
@@ -147,7 +151,8 @@ fn every_declared_metric_can_be_seen() {
     let now = SystemTime::now();
     metrics.config_taken(1, "d1", now);
     let trust_domain = TrustDomain::parse("shop.example").unwrap();
-    let bundle = Bundle { trust_domain: trust_domain.clone(), anchors: Vec::new(), updated_at: now };
+    let bundle = Bundle { trust_domain: trust_domain.clone(), anchors: Vec::new(), updated_at: now, fetched: true };
+    metrics.identity_counters().fetched(&trust_domain, Ok(now));
     let snapshot = Snapshot {
         svids: vec![svid("web", now)],
         bundles: HashMap::from([(trust_domain, Arc::new(bundle))]),
