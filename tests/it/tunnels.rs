@@ -72,16 +72,16 @@ async fn ds_11_a_server_that_speaks_first_does_not_wait() {
 
 #[tokio::test]
 async fn ds_11_detection_waits_once_for_a_silent_caller_and_remembers() {
-    const DETECT: Duration = Duration::from_secs(1);
+    const DETECT: Duration = Duration::from_secs(3);
     let app = TcpApp::banner("220 ready\r\n").await;
     let port = format!("protocol: detect\nallow: [{{ spiffe: {WEB} }}]");
     // One worker each: what was learned is a worker's own.
     let (inbound, outbound) = (ports::free(), ports::free());
     let mesh = Mesh::start();
     let section = inbound_section(inbound, &app.address.to_string(), &port);
-    let _orders = mesh.sidecar("orders", &format!("{section}\nworkers: 1\ntimeouts: {{ detect: 1s }}\n")).await;
+    let _orders = mesh.sidecar("orders", &format!("{section}\nworkers: 1\ntimeouts: {{ detect: 3s }}\n")).await;
     let section = outbound_section(outbound, inbound, "protocol: detect");
-    let _web = mesh.sidecar("web", &format!("{section}\nworkers: 1\ntimeouts: {{ detect: 1s }}\n")).await;
+    let _web = mesh.sidecar("web", &format!("{section}\nworkers: 1\ntimeouts: {{ detect: 3s }}\n")).await;
 
     let started = Instant::now();
     let mut client = RawClient::connect(outbound).await;
