@@ -1,6 +1,7 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
 use crate::authz::{Allow, Principal};
+use crate::capture::{Capture, CaptureMode, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
@@ -21,6 +22,7 @@ impl Config {
         root.insert("identity".into(), identity(&self.identity));
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
         root.insert("outbound".into(), outbound(self));
+        put(&mut root, "capture", self.capture.as_ref().map(capture));
         root.insert("telemetry".into(), telemetry(self));
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
@@ -189,6 +191,36 @@ fn outbound(config: &Config) -> Value {
         "open_listeners": open,
         "services": config.outbound.services.iter().map(service).collect::<Value>(),
     })
+}
+
+fn capture(capture: &Capture) -> Value {
+    let mut section = Map::new();
+    put(&mut section, "inbound", capture.inbound.map(|port| json!(port)));
+    put(&mut section, "outbound", capture.outbound.map(|port| json!(port)));
+    let mode = match capture.mode {
+        CaptureMode::Redirect => "redirect",
+        CaptureMode::Tproxy => "tproxy",
+    };
+    put(&mut section, "mode", capture.inbound.map(|_| json!(mode)));
+    let redirect = &capture.redirect;
+    let ports = |ports: &Ports| match ports {
+        Ports::All => json!("all"),
+        Ports::Only(ports) => json!(ports),
+    };
+    let rules = json!({
+        "exempt_users": redirect.exempt_users,
+        "inbound_ports": ports(&redirect.inbound_ports),
+        "exclude_inbound_ports": redirect.exclude_inbound_ports,
+        "outbound_ports": ports(&redirect.outbound_ports),
+        "exclude_outbound_ports": redirect.exclude_outbound_ports,
+        "only_networks": words(&redirect.only_networks),
+        "exclude_networks": words(&redirect.exclude_networks),
+        "exclude_interfaces": redirect.exclude_interfaces,
+        "mark": format!("{:#x}", redirect.mark),
+        "closed_egress": redirect.closed_egress,
+    });
+    section.insert("redirect".into(), rules);
+    Value::Object(section)
 }
 
 fn service(service: &Service) -> Value {

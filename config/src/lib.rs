@@ -9,11 +9,13 @@
 
 pub mod authz;
 pub mod bounds;
+pub mod capture;
 mod cross_check;
 mod effective;
 pub mod identity;
 mod include;
 pub mod listener;
+pub mod network;
 pub mod pattern;
 pub mod problem;
 mod read;
@@ -36,8 +38,10 @@ use std::time::Duration;
 
 pub use authz::{Allow, Principal};
 pub use bounds::{Limits, Timeouts};
+pub use capture::{Capture, CaptureMode};
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
+pub use network::{Network, NetworkError};
 pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
 pub use problem::{Place, Problem, Problems};
 pub use route::{Route, Specificity};
@@ -52,6 +56,8 @@ pub struct Config {
     pub identity: Identity,
     pub inbound: Vec<Inbound>,
     pub outbound: Outbound,
+    /// `None`: nothing is redirected to us.
+    pub capture: Option<Capture>,
     pub telemetry: Telemetry,
     pub admin: Admin,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.

@@ -1,6 +1,7 @@
 //! The file as a whole: its sections, and the [`Config`] that they make.
 
 use crate::bounds::{Count, Limits, RawLimits, RawTimeouts, Timeouts};
+use crate::capture::RawCapture;
 use crate::identity::RawIdentity;
 use crate::listener::RawInbound;
 use crate::read::{Field, Keys, Reader, Section};
@@ -21,6 +22,8 @@ pub(crate) struct RawConfig {
     inbound: Field<Vec<RawInbound>>,
     /// Where the application may go.
     outbound: Field<RawOutbound>,
+    /// Traffic that is redirected here without the application's help.
+    capture: Field<RawCapture>,
     /// Metrics, readiness and logs.
     telemetry: Field<RawTelemetry>,
     /// Where the running program is asked and told.
@@ -49,6 +52,7 @@ impl Section for RawConfig {
             identity: keys.optional("identity"),
             inbound: keys.optional("inbound"),
             outbound: keys.optional("outbound"),
+            capture: keys.optional("capture"),
             telemetry: keys.optional("telemetry"),
             admin: keys.optional("admin"),
             workers: keys.optional("workers"),
@@ -78,6 +82,7 @@ impl RawConfig {
             identity,
             inbound,
             outbound: self.outbound.or_default().check(reader),
+            capture: self.capture.into_option().map(|capture| capture.check(reader)),
             // Its defaults are listeners, so it is checked also when nobody wrote it.
             telemetry: self.telemetry.or_default().check(reader),
             admin: self.admin.into_option().map_or_else(Admin::default, |admin| admin.check(reader)),

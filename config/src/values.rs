@@ -1,6 +1,7 @@
 //! Readers and schemas of the single values that sections are made of.
 
 use crate::identity::BundleUrl;
+use crate::network::Network;
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
 use crate::problem::Place;
 use crate::read::{FromNode, Reader};
@@ -203,6 +204,12 @@ impl FromNode for SpiffeId {
     }
 }
 
+impl FromNode for Network {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        reader.parsed(node, "a network such as `10.96.0.0/12`, or an address", Self::parse)
+    }
+}
+
 impl FromNode for TrustDomain {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
         reader.parsed(node, "a trust domain such as `shop.example`", Self::parse)
@@ -328,16 +335,17 @@ macro_rules! scalar_schema {
                 true
             }
 
-            fn schema_name() -> Cow<'static, str> {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
                 $title.into()
             }
 
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!($schema)
             }
         }
     };
 }
+pub(crate) use scalar_schema;
 
 // A macro, because `JsonSchema` is not ours: it cannot be implemented for every type of a trait of ours.
 scalar_schema!(SpiffePattern, "SPIFFE ID pattern", { "type": "string", "title": "SPIFFE ID pattern", "pattern": "^spiffe://[a-z0-9._-]+/" });
@@ -346,6 +354,7 @@ scalar_schema!(PathPattern, "path pattern", { "type": "string", "title": "path p
 scalar_schema!(Address, "IP:port", { "type": "string", "title": "IP:port" });
 scalar_schema!(TrustDomain, "trust domain", { "type": "string", "title": "trust domain", "pattern": "^[a-z0-9._-]{1,255}$" });
 scalar_schema!(BundleUrl, "bundle endpoint", { "type": "string", "title": "https URL", "pattern": "^https://" });
+scalar_schema!(Network, "network", { "type": "string", "title": "network" });
 scalar_schema!(FilePath, "file", { "type": "string", "title": "file", "minLength": 1 });
 scalar_schema!(SpiffeId, "SPIFFE ID", { "type": "string", "title": "SPIFFE ID", "pattern": "^spiffe://[a-z0-9._-]+/" });
 scalar_schema!(Method, "method", { "type": "string", "title": "method", "pattern": "^[A-Z0-9!#$%&'*+.^_`|~-]+$" });

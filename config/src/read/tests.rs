@@ -118,6 +118,23 @@ fn wrong_values_are_told_with_what_to_write() {
              profile: https_spiffe, bootstrap: b }] }",
             "f:1:39 `spiffe://p.example` is a trust domain, and no endpoint's certificate has such an ID",
         ),
+        ("capture: {}", "f:1:10 `capture` captures neither direction"),
+        ("capture: { mode: tproxy, outbound: 15001 }", "f:1:18 `mode` is about inbound connections"),
+        ("capture: { inbound: 0 }", "f:1:21 `inbound: 0` is not a whole number from 1 to 65535"),
+        (
+            "capture: { inbound: 15006, redirect: { exclude_networks: 10.0.0.1/8 } }",
+            "f:1:58 `exclude_networks: 10.0.0.1/8` has bits set behind its prefix",
+        ),
+        ("capture: { inbound: 1, redirect: { mark: 0 } }", "f:1:42 `mark: 0` is not a mark"),
+        (
+            "capture: { inbound: 1, redirect: { exempt_users: \"a b\" } }",
+            "f:1:50 `exempt_users: \"a b\"` is not a user",
+        ),
+        (
+            "capture: { inbound: 1, redirect: { exclude_interfaces: \"eth0; drop\" } }",
+            "f:1:56 `exclude_interfaces: \"eth0; drop\"` is not an interface",
+        ),
+        ("capture: { outbound: 15020 }", "f:1:22 capture.outbound"),
         ("outbound: { default: allow }", "f:1:22 `default: allow` would let through what nobody named"),
         ("5", "f:1:1 `5` is not a mapping, and the file is one"),
     ] {

@@ -1,0 +1,147 @@
+//! IP networks in CIDR notation.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A network such as `10.0.0.0/8` or `fd00::/8`; an address alone is the network of itself. Addresses are compared in their
+/// canonical form, so `::ffff:10.0.0.1` is in `10.0.0.0/8` (THREATS NW-04).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// The rule of the notation that a text breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    #[error("is not an IP address or network")]
+    Address,
+    #[error("has no prefix length that fits its address")]
+    Prefix,
+    #[error("has bits set behind its prefix: which network is meant is not clear")]
+    HostBits,
+    #[error("is an IPv4 address written as IPv6")]
+    Mapped,
+}
+
+impl Network {
+    /// # Errors
+    /// One variant a rule.
+    pub fn parse(text: &str) -> Result<Self, NetworkError> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().map_err(|_| NetworkError::Address)?;
+        if address.to_canonical() != address {
+            return Err(NetworkError::Mapped);
+        }
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => most,
+            Some(digits) if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                return Err(NetworkError::Prefix);
+            }
+            Some(digits) => digits.parse().ok().filter(|prefix| *prefix <= most).ok_or(NetworkError::Prefix)?,
+        };
+        let network = Self { address, prefix };
+        if network.masked(address) == address { Ok(network) } else { Err(NetworkError::HostBits) }
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.address.is_ipv4() && self.masked(address) == self.address
+    }
+
+    pub fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
+    /// In bits; the longer, the more specific.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    fn masked(&self, address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from(u32::from(v4) & mask))
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from(u128::from(v6) & mask))
+            }
+        }
+    }
+}
+
+/// An address alone is written without its prefix.
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = if self.address.is_ipv4() { 32 } else { 128 };
+        if self.prefix == whole { self.address.fmt(f) } else { write!(f, "{}/{}", self.address, self.prefix) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    #[test]
+    fn reads_networks_and_names_what_is_wrong() {
+        for (text, expected) in [
+            ("10.0.0.0/8", Ok("10.0.0.0/8")),
+            ("10.1.2.3", Ok("10.1.2.3")),
+            ("10.1.2.3/32", Ok("10.1.2.3")),
+            ("0.0.0.0/0", Ok("0.0.0.0/0")),
+            ("::/0", Ok("::/0")),
+            ("fd00::/8", Ok("fd00::/8")),
+            ("2001:db8::1", Ok("2001:db8::1")),
+            ("10.0.0.1/8", Err(NetworkError::HostBits)),
+            ("10.0.0.0/33", Err(NetworkError::Prefix)),
+            ("10.0.0.0/", Err(NetworkError::Prefix)),
+            ("10.0.0.0/+8", Err(NetworkError::Prefix)),
+            ("10.0.0.0/-1", Err(NetworkError::Prefix)),
+            ("fd00::/129", Err(NetworkError::Prefix)),
+            ("10.0.0", Err(NetworkError::Address)),
+            ("shop.example", Err(NetworkError::Address)),
+            ("fe80::1%eth0", Err(NetworkError::Address)),
+            ("::ffff:10.0.0.1", Err(NetworkError::Mapped)),
+            ("", Err(NetworkError::Address)),
+        ] {
+            let read = Network::parse(text);
+            assert_eq!(read.map(|network| network.to_string()).as_deref(), expected.as_deref(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nw_04_contains_addresses_of_its_family_and_mapped_ones() {
+        for (network, address, expected) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "10.0.0.1", false),
+            ("::/0", "::ffff:10.0.0.1", false),
+            ("fd00::/8", "fdff::1", true),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.4", false),
+        ] {
+            let found = Network::parse(network).unwrap().contains(address.parse().unwrap());
+            assert_eq!(found, expected, "{address} in {network}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_alike(bits in any::<u128>(), v4 in any::<bool>(), prefix in 0_u8..=128) {
+            let text = match v4 {
+                true => format!("{}/{}", Ipv4Addr::from(bits as u32), prefix.min(32)),
+                false => format!("{}/{prefix}", Ipv6Addr::from(bits)),
+            };
+            if let Ok(network) = Network::parse(&text) {
+                prop_assert_eq!(Network::parse(&network.to_string()), Ok(network));
+                prop_assert!(network.contains(network.address));
+            }
+        }
+    }
+}
