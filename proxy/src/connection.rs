@@ -3,7 +3,7 @@
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, UNROUTED};
 use crate::refusal::Refused;
-use crate::session::{Carries, Direction, EndCause, Registered, Session};
+use crate::session::{Carries, Direction, EndCause, InFlight, Registered, Session};
 use crate::shared::Shared;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
@@ -12,7 +12,7 @@ use crate::upstream::client::HttpVersion;
 use crate::worker::Worker;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -24,6 +24,8 @@ pub struct Connection {
     pub metrics: Arc<PortMetrics>,
     /// What the application is told of the caller; made once a connection.
     pub identity: OnceCell<RenderedIdentity>,
+    /// HTTP/2: the request that began with the present poll of its stream, for whoever polls it.
+    pub begun_stream: Cell<Option<Weak<InFlight>>>,
     version: Cell<HttpVersion>,
     policy_generation: u64,
     outcome: RefCell<ConnectionOutcome>,
@@ -79,6 +81,7 @@ impl Connection {
             door,
             metrics,
             identity: OnceCell::new(),
+            begun_stream: Cell::new(None),
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
             outcome: RefCell::default(),

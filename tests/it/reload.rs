@@ -378,3 +378,23 @@ async fn a_cut_reaches_a_caller_that_does_not_read() {
     orders.records_of("connection", 1).await;
     assert_eq!(orders.metric("postern_teardown_seconds_count{cause=\"policy_changed\"}"), 1.0);
 }
+
+#[tokio::test]
+async fn a_cut_reaches_one_http2_stream_of_a_caller_that_does_not_read() {
+    let blocked = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (mesh, app, listen) = (Mesh::start(), endless(blocked.clone()).await, ports::free());
+    let section = |rule: &str| {
+        let lines = format!("protocol: http\napp_http: 1\ntls: permissive\nallow: [{{ {rule} }}]");
+        inbound_section(listen, &app.address.to_string(), &lines)
+    };
+    let orders = mesh.sidecar("orders", &section("anonymous: true")).await;
+    let mut client = H2Client::connect(listen).await;
+    let request = client.request("GET", "/endless").body(empty()).unwrap();
+    let unread = within("a head", client.sender.send_request(request)).await.unwrap();
+    within("nothing moves any more", blocked.notified()).await;
+    orders.apply(&section(&format!("spiffe: {WEB}"))).await.unwrap();
+    let record = &orders.records_of("request", 1).await[0];
+    assert_eq!(record["end"], "cut", "{record}");
+    assert!(within("the stream breaks off", unread.into_body().collect()).await.is_err());
+    assert_eq!(client.get("/x").await.unwrap().status, 403, "the connection lives");
+}

@@ -215,6 +215,8 @@ impl Recorder {
             (Some(cause), _, _) => Some(cause.as_str()),
             (None, Some(end), _) => Some(end),
             (None, None, true) => None,
+            (None, None, false) if self.in_flight.as_ref().is_some_and(|it| it.has_idled_out()) => Some("stream_idle"),
+            (None, None, false) if self.in_flight.as_ref().is_some_and(|it| it.is_cut()) => Some("cut"),
             (None, None, false) if connection.worker.is_stopping() => Some(EndCause::Draining.as_str()),
             // Dropped before its end, by nobody on our side.
             (None, None, false) => Some("caller_closed"),

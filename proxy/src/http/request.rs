@@ -147,6 +147,9 @@ async fn proxy(
     );
 
     recorder.in_flight(&in_flight.request);
+    if connection.version() == HttpVersion::Http2 {
+        connection.begun_stream.set(Some(Rc::downgrade(&in_flight.request)));
+    }
     if forward::is_grpc(&head.headers) {
         in_flight.request.allow_quiet();
     }

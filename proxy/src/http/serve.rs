@@ -22,7 +22,7 @@ use postern_config::Limits;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -211,12 +211,38 @@ async fn next_bytes(connection: &Connection, io: &mut CallerIo) -> Option<Bytes>
     Some(Bytes::copy_from_slice(&first[..read]))
 }
 
+/// Runs the streams of one HTTP/2 connection, and ends those that were cut and that hyper does not end: as in HTTP/1, it
+/// looks at a response's body only when its caller takes more of it.
+#[derive(Clone)]
+struct StreamExecutor(Rc<Connection>);
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for StreamExecutor {
+    fn execute(&self, future: F) {
+        let connection = self.0.clone();
+        tokio::task::spawn_local(async move {
+            let mut future = pin!(future);
+            let mut request = Weak::new();
+            poll_fn(|context| {
+                let polled = future.as_mut().poll(context).map(drop);
+                if let Some(begun) = connection.begun_stream.take() {
+                    request = begun;
+                }
+                // Dropped with the task, the stream is reset.
+                let is_stuck = polled.is_pending() && request.upgrade().is_some_and(|request| request.is_cut());
+                if is_stuck { Poll::Ready(()) } else { polled }
+            })
+            .await;
+        });
+    }
+}
+
 async fn http2(connection: Rc<Connection>, io: Rewind<CallerIo>) -> Result<(), hyper::Error> {
     let session = connection.session.clone();
     let limits = connection.worker.policy().limits.clone();
+    let executor = StreamExecutor(connection.clone());
     let service = service_fn(move |request| request::handle(connection.clone(), request));
     let mut serving = pin!(
-        http2::Builder::new(LocalExecutor)
+        http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_KEEPALIVE_EVERY)
             .keep_alive_timeout(H2_KEEPALIVE_WITHIN)
