@@ -142,6 +142,7 @@ impl Common {
         let identity =
             Identity { source: IdentitySource::WorkloadApi { endpoint: endpoint.transpose()? }, ..Identity::default() };
         Ok(Config {
+            capture: None,
             identity,
             inbound,
             outbound,
