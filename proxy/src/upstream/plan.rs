@@ -246,8 +246,10 @@ impl From<&Endpoints> for EndpointSource {
     }
 }
 
+type ByAddress = HashMap<SocketAddr, Option<usize>>;
+
 /// What is written goes before the addresses of endpoints.
-fn destinations(all: &[Arc<ServicePlan>]) -> (HashMap<SocketAddr, Option<usize>>, Vec<(Destination, usize)>) {
+fn destinations(all: &[Arc<ServicePlan>]) -> (ByAddress, Vec<(Destination, usize)>) {
     let (mut by_address, mut by_network) = (HashMap::new(), Vec::new());
     for (index, service) in all.iter().enumerate() {
         let EndpointSource::Static(endpoints) = &service.source else { continue };
@@ -276,7 +278,7 @@ pub struct ServiceTable {
     /// Most specific first.
     patterns: Vec<(HostPattern, usize)>,
     /// Destinations that are one address and port. `None`: endpoints of several services, which the host has to tell apart.
-    by_address: HashMap<SocketAddr, Option<usize>>,
+    by_address: ByAddress,
     /// All others, most specific first.
     by_network: Vec<(Destination, usize)>,
 }
