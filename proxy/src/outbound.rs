@@ -30,6 +30,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         Some(DoorPlan::Inbound(_)) | None => return turn_away(&worker, door, accepted.client.0, gone(door)),
     };
     let connection = Connection::open(&worker, door, place, Direction::Local, name, metrics, accepted.client.0);
+    connection.called_by(&accepted);
     if service.is_none() {
         connection.session.set_subject(Subject::Shared);
     }
@@ -105,6 +106,7 @@ async fn tunnel(connection: &Rc<Connection>, mut io: impl AsyncRead + AsyncWrite
         return Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"));
     };
     drop(policy);
+    connection.check_user(&service)?;
     connection.session.set_subject(Subject::Service { plan: service.clone(), host: None });
     l4::tunnel(connection, &mut io, &service, None).await
 }

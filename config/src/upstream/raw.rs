@@ -3,7 +3,8 @@
 mod endpoints;
 mod transport;
 
-use super::{Endpoints, Outbound, Service};
+use super::{Endpoints, LocalUser, Outbound, Service};
+use crate::capture::User;
 use crate::identity::SvidSelector;
 use crate::listener::{OnExpiry, Protocol};
 use crate::pattern::HostPattern;
@@ -107,6 +108,10 @@ pub(crate) struct RawService {
     hosts: Field<OneOrMany<At<HostPattern>>>,
     /// A local listener of its own: everything that arrives there goes to this service.
     listen: Field<Address>,
+    /// The local users, names or numbers, that may use the service: those whose sockets connect to Postern. Others are
+    /// refused, and so is a connection whose user the kernel does not tell.
+    #[schemars(extend("x-default" = "all"))]
+    users: Field<OneOrMany<User>>,
     /// Where it is: a list of `IP:PORT`, `{ dns: "HOST:PORT" }`, or `{ port: PORT }` for the host that the request
     /// named at this port.
     #[schemars(extend("x-default" = "the host and port that the request named"))]
@@ -147,6 +152,7 @@ impl Section for RawService {
             name: keys.required("name", "give it a name: it appears in logs and metrics"),
             hosts: keys.optional("hosts"),
             listen: keys.optional("listen"),
+            users: keys.optional("users"),
             endpoints: keys.optional("endpoints"),
             protocol: keys.optional("protocol"),
             identity: keys.optional("identity"),
@@ -181,6 +187,7 @@ impl RawService {
             name: name?,
             hosts: self.hosts.or_default().0.into_iter().map(|host| host.value).collect(),
             listen,
+            users: self.users.or_default().0.into_iter().map(local_user).collect(),
             endpoints: endpoints?,
             protocol: self.protocol.or_default(),
             transport: transport?,
@@ -197,6 +204,11 @@ impl RawService {
             && hosts.0.is_empty()
         {
             reader.problem(place, "`hosts` has nothing that could fit", "name some, or remove the key");
+        }
+        if let (Some(users), Some(place)) = (self.users.get(), self.users.place())
+            && users.0.is_empty()
+        {
+            reader.problem(place, "`users` names nobody", "name some, or remove the key to let all users in");
         }
         if !self.hosts.is_written() && !self.listen.is_written() {
             let hint = "add `hosts:` (for shared listeners) or `listen:` (a listener of its own)";
@@ -221,4 +233,8 @@ impl RawService {
             reader.problem(place, "the service has nowhere to go: it has neither endpoints nor hosts", hint);
         }
     }
+}
+
+fn local_user(user: User) -> LocalUser {
+    user.0.parse().map_or(LocalUser::Name(user.0), LocalUser::Id)
 }

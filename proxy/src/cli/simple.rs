@@ -80,6 +80,7 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
         name: "upstream".to_owned(),
         hosts: Vec::new(),
         listen: Some(args.listen),
+        users: Vec::new(),
         endpoints: endpoints(&args.to)?,
         protocol: args.common.protocol(),
         transport: Transport::Mesh { identity: patterns("--peer", &args.peer)?, svid: SvidSelector::Default },

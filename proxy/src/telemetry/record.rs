@@ -65,6 +65,8 @@ pub struct ConnectionFacts<'a> {
     /// Number of the connection in this process.
     pub connection: u64,
     pub remote: Option<SocketAddr>,
+    /// The local user whose socket that is, where the application is the caller.
+    pub caller_uid: Option<u32>,
     /// `http` or `tcp`, as it was declared or detected.
     pub protocol: Option<&'a str>,
     pub tls: Option<TlsFacts<'a>>,
@@ -170,6 +172,7 @@ impl ConnectionFacts<'_> {
             object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
             object.number("network.peer.port", remote.port());
         }
+        object.number_if("process.user.id", self.caller_uid);
         object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
         object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
         object.hash_if(fingerprint_key, self.peer_fingerprint);

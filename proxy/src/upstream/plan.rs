@@ -1,6 +1,7 @@
 //! An upstream as compiled from the configuration: a declared service, one instance of a template, or our application.
 
 use super::discovery::{EndpointSource, may_be_dialled};
+use crate::capture::local_users::AllowedUsers;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
@@ -18,6 +19,8 @@ pub struct ServicePlan {
     pub name: Arc<str>,
     pub hosts: Vec<HostPattern>,
     pub protocol: Protocol,
+    /// The local users that may use it.
+    pub users: AllowedUsers,
     pub security: Security,
     pub source: EndpointSource,
     pub on_expiry: OnExpiry,
@@ -78,6 +81,7 @@ impl ServicePlan {
             name: Arc::from(service.name.as_str()),
             hosts: service.hosts.clone(),
             protocol: service.protocol,
+            users: AllowedUsers::of(&service.users),
             security,
             source: EndpointSource::from(&service.endpoints),
             on_expiry: service.on_expiry,
@@ -93,6 +97,7 @@ impl ServicePlan {
             name: name.clone(),
             hosts: Vec::new(),
             protocol: Protocol::Detect,
+            users: AllowedUsers::All,
             security: Security::App,
             source: match app {
                 AppAddress::Tcp(address) => EndpointSource::Static(Arc::from([*address])),
@@ -162,6 +167,7 @@ impl ServicePlan {
             name: self.name.clone(),
             hosts: Vec::new(),
             protocol: self.protocol,
+            users: self.users.clone(),
             security,
             source,
             on_expiry: self.on_expiry,

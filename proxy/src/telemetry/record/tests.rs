@@ -20,6 +20,7 @@ fn a_request_record_reads_as_documented() {
             name: "orders",
             connection: 7,
             remote: Some("[2001:db8::1]:4711".parse().unwrap()),
+            caller_uid: None,
             protocol: Some("http"),
             tls: Some(TlsFacts {
                 version: Some("1.3"),
