@@ -200,13 +200,16 @@ class PodSidecar(Sidecar):
         rules = f"""
 table inet hand {{
   chain out {{ type nat hook output priority -100;
+    oifname "lo" ip daddr 127.0.0.0/8 return
+    oifname "lo" ip6 daddr ::1 return
+    meta skuid {POSTERN_UID} oifname "lo" meta l4proto tcp redirect to :{CAPTURE_INBOUND}
     meta skuid {POSTERN_UID} return
     oifname "lo" return
-    meta l4proto tcp redirect to :{CAPTURE_OUTBOUND} }}
+    meta l4proto tcp redirect to :{CAPTURE_OUTBOUND}; }}
   chain in {{ type nat hook prerouting priority -100;
     iifname "lo" return
     tcp dport {{ {METRICS}, {READINESS}, {CAPTURE_INBOUND} }} return
-    meta l4proto tcp fib daddr type local redirect to :{CAPTURE_INBOUND} }}
+    meta l4proto tcp fib daddr type local redirect to :{CAPTURE_INBOUND}; }}
 }}
 """
         self.pod.must(tool("nft"), "-f", "-", stdin=rules.encode())
