@@ -3,10 +3,11 @@
 mod endpoints;
 mod transport;
 
-use super::{Endpoints, LocalUser, Outbound, Service};
+use super::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol};
 use crate::capture::User;
 use crate::identity::SvidSelector;
-use crate::listener::{OnExpiry, Protocol};
+use crate::listener::OnExpiry;
+use crate::network::Destination;
 use crate::pattern::HostPattern;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
@@ -86,6 +87,13 @@ enum Deny {
     Deny,
 }
 
+impl FromNode for ServiceProtocol {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        let words = [("http", Self::Http), ("tcp", Self::Tcp), ("tls", Self::Tls), ("detect", Self::Detect)];
+        reader.word(node, &words)
+    }
+}
+
 impl FromNode for Deny {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
         if reader.scalar(node, "`deny`")? == "deny" {
@@ -106,6 +114,9 @@ pub(crate) struct RawService {
     /// The hosts by which requests on a shared listener find this service: exact, `*` for one label, `{name}` for one
     /// label whose value `identity` may use, `**` first for one or more labels. The most specific one wins.
     hosts: Field<OneOrMany<At<HostPattern>>>,
+    /// The destinations by which captured connections find this service: `IP:PORT`, `IP`, `NETWORK/PREFIX`, or
+    /// `NETWORK/PREFIX:PORT`. The most specific one wins. Addresses in `endpoints` need not be written again.
+    addresses: Field<OneOrMany<Destination>>,
     /// A local listener of its own: everything that arrives there goes to this service.
     listen: Field<Address>,
     /// The local users, names or numbers, that may use the service: those whose sockets connect to Postern. Others are
@@ -116,9 +127,10 @@ pub(crate) struct RawService {
     /// named at this port.
     #[schemars(extend("x-default" = "the host and port that the request named"))]
     endpoints: Field<WrittenEndpoints>,
-    /// What the application speaks. `detect` reads the first bytes.
+    /// What the application speaks. `detect` reads the first bytes. `tls`: TLS of its own, passed through as it is; on
+    /// captured connections its SNI is looked for among `hosts`.
     #[schemars(extend("default" = "detect"))]
-    protocol: Field<Protocol>,
+    protocol: Field<ServiceProtocol>,
     /// Who has to answer: SPIFFE IDs or patterns, in which `{name}` stands for a capture of `hosts`. Mandatory with
     /// `tls: mesh`.
     identity: Field<OneOrMany<At<crate::pattern::SpiffePattern>>>,
@@ -151,6 +163,7 @@ impl Section for RawService {
         Self {
             name: keys.required("name", "give it a name: it appears in logs and metrics"),
             hosts: keys.optional("hosts"),
+            addresses: keys.optional("addresses"),
             listen: keys.optional("listen"),
             users: keys.optional("users"),
             endpoints: keys.optional("endpoints"),
@@ -186,6 +199,7 @@ impl RawService {
         Some(Service {
             name: name?,
             hosts: self.hosts.or_default().0.into_iter().map(|host| host.value).collect(),
+            addresses: self.addresses.or_default().0,
             listen,
             users: self.users.or_default().0.into_iter().map(local_user).collect(),
             endpoints: endpoints?,
@@ -210,21 +224,28 @@ impl RawService {
         {
             reader.problem(place, "`users` names nobody", "name some, or remove the key to let all users in");
         }
-        if !self.hosts.is_written() && !self.listen.is_written() {
-            let hint = "add `hosts:` (for shared listeners) or `listen:` (a listener of its own)";
+        let by_address = self.addresses.is_written();
+        if !self.hosts.is_written() && !self.listen.is_written() && !by_address {
+            let hint =
+                "add `hosts:` (for shared listeners), `listen:` (a listener of its own), or `addresses:` (captured)";
             reader.problem(place, "nothing can reach the service: it has neither hosts nor a listener", hint);
             return;
         }
-        let is_tcp = self.protocol.get() == Some(&Protocol::Tcp);
-        if is_tcp && !self.listen.is_written() {
-            let hint = "add `listen:`, a listener of its own; hosts are found in HTTP requests only";
+        let is_tcp = self.protocol.get() == Some(&ServiceProtocol::Tcp);
+        if is_tcp && !self.listen.is_written() && !by_address {
+            let hint = "add `listen:` (a listener of its own) or `addresses:` (captured); hosts are found in HTTP only";
             reader.problem(place, "nothing can reach the service: a `tcp` connection names no host", hint);
         }
         let by_host = match self.endpoints.place() {
             None => true,
             Some(_) => matches!(self.endpoints.get(), Some(WrittenEndpoints(Endpoints::Host { .. }))),
         };
-        if by_host && is_tcp {
+        if by_address && self.listen.is_written() && by_host {
+            let hint = "add `endpoints:`, or remove `listen:`";
+            reader.problem(place, "the service has nowhere to go from its own listener: that names no address", hint);
+        } else if by_address {
+            // It goes where it was meant to go.
+        } else if by_host && is_tcp {
             let hint = "add `endpoints:` with addresses, or `{ dns: \"HOST:PORT\" }`";
             reader.problem(place, "the service has nowhere to go: a `tcp` connection names no host", hint);
         } else if by_host && !self.hosts.is_written() {

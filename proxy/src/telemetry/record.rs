@@ -67,6 +67,8 @@ pub struct ConnectionFacts<'a> {
     pub remote: Option<SocketAddr>,
     /// The local user whose socket that is, where the application is the caller.
     pub caller_uid: Option<u32>,
+    /// Where a captured connection was meant to go.
+    pub original: Option<SocketAddr>,
     /// `http` or `tcp`, as it was declared or detected.
     pub protocol: Option<&'a str>,
     pub tls: Option<TlsFacts<'a>>,
@@ -173,6 +175,9 @@ impl ConnectionFacts<'_> {
             object.number("network.peer.port", remote.port());
         }
         object.number_if("process.user.id", self.caller_uid);
+        if let Some(original) = self.original {
+            object.number("capture.destination", format_args!("\"{original}\""));
+        }
         object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
         object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
         object.hash_if(fingerprint_key, self.peer_fingerprint);
