@@ -4,6 +4,7 @@ No rule of the packet filter, no route and no address is ever made in the machin
 """
 
 import ctypes
+import encodings.idna  # noqa: F401 - names are looked up as users who may not read our Python's files
 import os
 import threading
 
