@@ -7,7 +7,7 @@ use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
 use crate::units::{print_duration, print_size};
-use crate::upstream::{Endpoints, Service, Transport};
+use crate::upstream::{Endpoints, Service, ServiceProtocol, Transport};
 use crate::{Config, Limits, Timeouts};
 use serde_json::{Map, Value, json};
 use std::fmt::{Display, Write};
@@ -227,6 +227,7 @@ fn service(service: &Service) -> Value {
     let mut section = Map::new();
     section.insert("name".into(), json!(service.name));
     put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
+    put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
     put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
     let endpoints = match &service.endpoints {
         Endpoints::Static(addresses) => Some(words(addresses)),
@@ -234,7 +235,13 @@ fn service(service: &Service) -> Value {
         Endpoints::Host { port } => port.map(|port| json!({ "port": port })),
     };
     put(&mut section, "endpoints", endpoints);
-    section.insert("protocol".into(), json!(protocol(service.protocol)));
+    let spoken = match service.protocol {
+        ServiceProtocol::Http => "http",
+        ServiceProtocol::Tcp => "tcp",
+        ServiceProtocol::Tls => "tls",
+        ServiceProtocol::Detect => "detect",
+    };
+    section.insert("protocol".into(), json!(spoken));
     match &service.transport {
         Transport::Mesh { identity, svid: selector } => {
             section.insert("identity".into(), words(identity));

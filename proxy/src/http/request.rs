@@ -17,7 +17,7 @@ use crate::policy::{DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Direction, RequestGuard};
 use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
-use crate::upstream::plan::ServicePlan;
+use crate::upstream::plan::{Requested, ServicePlan};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -130,7 +130,7 @@ async fn proxy(
     headers::check_framing(&head)?;
     let upgrade = headers::requested_upgrade(&head)?;
     // HTTP/1.0 may come without a Host: it is addressed to the listener then (THREATS HD-02).
-    let listener = forward::lacks_host(&head).then(|| connection.door.0.to_string());
+    let listener = forward::lacks_host(&head).then(|| connection.listener_text());
     let target = read_target(&head, Some(forward::default_port(&head)), listener.as_deref())?;
     recorder.host(&target.host);
 
@@ -206,17 +206,22 @@ fn decide(
     match door {
         Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, plan, head, target, recorder),
         // Only routes can allow it, and services have none (DESIGN, ruling "methods").
-        Some(DoorPlan::Service(_) | DoorPlan::Shared) if head.method == Method::CONNECT => {
+        Some(DoorPlan::Service(_) | DoorPlan::Shared | DoorPlan::CapturedOutbound)
+            if head.method == Method::CONNECT =>
+        {
             Err(Refusal::ConnectRefused.into())
         }
         Some(DoorPlan::Service(service)) => to_service(connection, service, target, caller_version, recorder),
-        Some(DoorPlan::Shared) => {
-            let service = policy.services.by_host(&target.host).ok_or_else(|| {
+        Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
+            let service = policy.services.of_request(&target.host, connection.original()).ok_or_else(|| {
                 Refused::new(Refusal::UnknownService, format!("no service is declared for host {:?}", target.host))
             })?;
             to_service(connection, service, target, caller_version, recorder)
         }
-        None => Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration")),
+        // A connection that was captured on its way in is at the door of the port that was meant.
+        Some(DoorPlan::CapturedInbound) | None => {
+            Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"))
+        }
     }
 }
 
@@ -263,7 +268,8 @@ fn to_service(
     recorder.service(&service.name, &service.metrics);
     // What has no honest reading does not leave either: the other side could only guess.
     target.readings(true).map_err(bad_path)?;
-    let upstream = connection.worker.upstreams.instance(service, &target.host, target.port)?;
+    let requested = Requested { host: Some(&target.host), port: target.port, original: connection.original() };
+    let upstream = connection.worker.upstreams.instance(service, requested)?;
     Ok(Allowed { upstream, version, host: Box::from(&*target.host), port: target.port })
 }
 

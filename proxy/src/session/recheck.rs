@@ -4,7 +4,8 @@ use super::{Carries, Direction, EndCause, InFlight, Registry, Session};
 use crate::authz::{Decision, Principal};
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
-use crate::upstream::plan::{Security, ServicePlan};
+use crate::upstream::plan::{Requested, Security, ServicePlan};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,8 +13,9 @@ use std::time::Instant;
 pub enum Subject {
     /// A peer's connection to one of our doors.
     Door(Door),
-    /// A connection of the application to a shared listener: each of its requests names a service by its host.
-    Shared,
+    /// A connection of the application to a shared listener: each of its requests names a service by its host. A captured
+    /// one has said where it was meant to go besides.
+    Shared { original: Option<SocketAddr> },
     /// A connection of the application to a service, or ours for it. `host` fills a template.
     Service { plan: Arc<ServicePlan>, host: Option<Box<str>> },
 }
@@ -25,8 +27,8 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
     }
     for request in registry.requests() {
         let allowed = match (&request.service, request.session.subject()) {
-            (Some(service), Some(Subject::Shared)) => {
-                let now = policy.services.by_host(&request.host);
+            (Some(service), Some(Subject::Shared { original })) => {
+                let now = policy.services.of_request(&request.host, *original);
                 now.is_some_and(|now| now.name == service.name && is_protected_alike(now, service))
             }
             (Some(service), _) => service_stays(service, policy),
@@ -45,7 +47,7 @@ pub fn decide_again(session: &Session, policy: &Policy, event: Instant) {
     match session.subject() {
         Some(Subject::Door(door)) => recheck_inbound(session, *door, policy, event),
         Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy, event),
-        Some(Subject::Shared) | None => {}
+        Some(Subject::Shared { .. }) | None => {}
     }
 }
 
@@ -105,7 +107,9 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         (Direction::Upstream, None) => {}
         (Direction::Upstream, Some(trust)) => {
             let filled = match host {
-                Some(host) if now.is_template() => now.instance(host, None).map(Arc::new),
+                Some(host) if now.is_template() => {
+                    now.instance(Requested { host: Some(host), ..Requested::default() }).map(Arc::new)
+                }
                 _ => Some(now),
             };
             let still_expected = filled.is_some_and(|plan| match &plan.security {

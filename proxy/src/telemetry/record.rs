@@ -65,6 +65,8 @@ pub struct ConnectionFacts<'a> {
     /// Number of the connection in this process.
     pub connection: u64,
     pub remote: Option<SocketAddr>,
+    /// Where a captured connection was meant to go.
+    pub original: Option<SocketAddr>,
     /// `http` or `tcp`, as it was declared or detected.
     pub protocol: Option<&'a str>,
     pub tls: Option<TlsFacts<'a>>,
@@ -169,6 +171,9 @@ impl ConnectionFacts<'_> {
             // `Display` of an address has no character that JSON would escape.
             object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
             object.number("network.peer.port", remote.port());
+        }
+        if let Some(original) = self.original {
+            object.number("capture.destination", format_args!("\"{original}\""));
         }
         object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
         object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
