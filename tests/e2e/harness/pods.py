@@ -12,7 +12,7 @@ import shutil
 import socket
 
 from harness.mesh import Mesh, Sidecar, postern_binary
-from harness.processes import Skip, accepts, check, tool, wait_until
+from harness.processes import Skip, check, tool, wait_until
 
 # Unknown to the system's user database, which shows that none has to be made.
 POSTERN_UID = 61337
@@ -182,34 +182,9 @@ class PodSidecar(Sidecar):
         return self.pod.must(tool("curl"), "-sf", f"http://127.0.0.1:{METRICS}/metrics")
 
     def redirect(self):
-        def listens():
-            with self.pod.entered():
-                return self.alive() and accepts(CAPTURE_INBOUND)
-
-        wait_until(listens, f"{self.name} to listen")
-        if self.pod.run(self.mesh.postern, "redirect", "--help")[0] != 0:
-            return self.redirect_by_hand()
+        # Asked of its log: a connection to the port itself would be refused, and have a record.
+        wait_until(lambda: self.alive() and f"[::1]:{CAPTURE_OUTBOUND}" in self.log_text(), f"{self.name} to listen")
         self.pod.must(self.mesh.postern, "redirect", "install", "--config", self.config_path)
 
     def records_of(self, **wanted):
         return [record for record in self.records() if all(record.get(key) == value for key, value in wanted.items())]
-
-
-
-    def redirect_by_hand(self):
-        rules = f"""
-table inet hand {{
-  chain out {{ type nat hook output priority -100;
-    oifname "lo" ip daddr 127.0.0.0/8 return
-    oifname "lo" ip6 daddr ::1 return
-    meta skuid {POSTERN_UID} oifname "lo" meta l4proto tcp redirect to :{CAPTURE_INBOUND}
-    meta skuid {POSTERN_UID} return
-    oifname "lo" return
-    meta l4proto tcp redirect to :{CAPTURE_OUTBOUND}; }}
-  chain in {{ type nat hook prerouting priority -100;
-    iifname "lo" return
-    tcp dport {{ {METRICS}, {READINESS}, {CAPTURE_INBOUND} }} return
-    meta l4proto tcp fib daddr type local redirect to :{CAPTURE_INBOUND}; }}
-}}
-"""
-        self.pod.must(tool("nft"), "-f", "-", stdin=rules.encode())

@@ -165,8 +165,9 @@ def users(mesh, scene):
     redis = (tool("redis-cli"), "-h", mesh.orders.v4, "PING")
     expect("redis of the user who may", mesh.web.run(*redis, uid=APP_UID)[1].strip(), "PONG")
     check("PONG" not in mesh.web.run(*redis, uid=0)[1], "a user who may not use redis did")
-    found = scene.client.records_of(refusal="local_user_refused", service="redis")
-    check(found and found[0]["process.user.id"] == 0, f"no record of the refused user: {found}")
+    refused = {"refusal": "local_user_refused", "service": "redis"}
+    wait_until(lambda: scene.client.records_of(**refused), "the record of the refused user")
+    expect("the refused user", scene.client.records_of(**refused)[0]["process.user.id"], 0)
 
 
 def nothing_leaves_past_a_dead_sidecar(mesh, scene):
