@@ -153,6 +153,8 @@ class PodMesh(Mesh):
         sidecar.start(ready=False)
         sidecar.redirect()
         sidecar.wait_ready()
+        # Before, it says that its connections are not captured.
+        sidecar.log_before = len(sidecar.log_text())
         return sidecar
 
 

@@ -202,7 +202,9 @@ def records(scene, callers):
     ours = [record for record in scene.client.records() if record.get("service") in scene.orders.ports]
     ours += [record for record in scene.server.records() if record.get("listener") in scene.orders.ports]
     expect("refusals", [record for record in ours if "refusal" in record], [])
-    check(not re.search(r"\bERROR\b", scene.client.log_text() + scene.server.log_text()), "a sidecar logged an error")
+    for sidecar in (scene.client, scene.server):
+        faults = [line for line in sidecar.log_text()[sidecar.log_before:].splitlines() if re.search(r"\b(ERROR|WARN)\b", line)]
+        expect(f"errors and warnings of {sidecar.name}", faults, [])
 
 
 if __name__ == "__main__":
