@@ -5,9 +5,9 @@ mod raw;
 use crate::network::Network;
 use std::num::NonZeroU32;
 
-pub(crate) use raw::RawCapture;
 #[cfg(test)]
 pub(crate) use raw::RawRedirect;
+pub(crate) use raw::{RawCapture, User};
 
 /// Where captured connections arrive, and which are captured.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
 use crate::units::{print_duration, print_size};
-use crate::upstream::{Endpoints, Service, ServiceProtocol, Transport};
+use crate::upstream::{Endpoints, LocalUser, Service, ServiceProtocol, Transport};
 use crate::{Config, Limits, Timeouts};
 use serde_json::{Map, Value, json};
 use std::fmt::{Display, Write};
@@ -229,6 +229,11 @@ fn service(service: &Service) -> Value {
     put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
     put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
     put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
+    let users = service.users.iter().map(|user| match user {
+        LocalUser::Id(id) => json!(id),
+        LocalUser::Name(name) => json!(name),
+    });
+    put(&mut section, "users", (!service.users.is_empty()).then(|| users.collect()));
     let endpoints = match &service.endpoints {
         Endpoints::Static(addresses) => Some(words(addresses)),
         Endpoints::Dns { host, port } => Some(json!({ "dns": format!("{host}:{port}") })),

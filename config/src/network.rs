@@ -52,6 +52,11 @@ impl Network {
         address.is_ipv4() == self.address.is_ipv4() && self.masked(address) == self.address
     }
 
+    /// The first of the network.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
     pub fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
     }

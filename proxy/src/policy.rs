@@ -1,6 +1,7 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
 use crate::authz::{Decision, Principal, RuleSet};
+use crate::capture::local_users::{self, UserError};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
 use crate::refusal::Refusal;
@@ -68,6 +69,8 @@ pub struct Policy {
     pub limits: Arc<Limits>,
     pub strictness: Strictness,
     pub connections_max: usize,
+    /// Some service is not for all local users.
+    pub restricts_users: bool,
     /// Counts what no service was found for.
     pub unrouted: Arc<PortMetrics>,
     /// Captured inbound connections arrive with their destination unchanged.
@@ -106,6 +109,12 @@ pub enum CompileError {
         #[source]
         source: WebRootsError,
     },
+    #[error("service {service}: `users` names somebody who cannot be found")]
+    LocalUser {
+        service: String,
+        #[source]
+        source: UserError,
+    },
 }
 
 impl Policy {
@@ -129,6 +138,8 @@ impl Policy {
         let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
         let mut web_clients = WebClients::following(plans_before);
         for service in &config.outbound.services {
+            let service = &*local_users::resolved(service)
+                .map_err(|source| CompileError::LocalUser { service: service.name.clone(), source })?;
             let web = match &service.transport {
                 Transport::WebTls { roots, .. } => {
                     let client = web_clients.get(roots.as_deref());
@@ -163,6 +174,7 @@ impl Policy {
             digest: digest(config),
             doors,
             moved,
+            restricts_users: services.iter().any(|service| !service.users.is_all()),
             services: ServiceTable::compile(services),
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),

@@ -11,6 +11,7 @@ mod framing_http2;
 mod http_versions;
 mod identity_states;
 mod limbo;
+mod local_users;
 mod oracle_id;
 mod oracle_svid;
 mod outbound;

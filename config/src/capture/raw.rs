@@ -177,7 +177,7 @@ impl JsonSchema for Ports {
 }
 
 /// A name of the user database, or a number.
-struct User(String);
+pub(crate) struct User(pub String);
 
 impl FromNode for User {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {

@@ -271,6 +271,7 @@ fn to_service(
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
     recorder.service(&service.name, &service.metrics);
+    connection.check_user(service)?;
     // What has no honest reading does not leave either: the other side could only guess.
     target.readings(true).map_err(bad_path)?;
     let requested = Requested { host: Some(&target.host), port: target.port, original: connection.original() };
