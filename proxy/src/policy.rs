@@ -1,6 +1,7 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
 use crate::authz::{Decision, Principal, RuleSet};
+use crate::dns::{DnsError, DnsPlan};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
 use crate::refusal::Refusal;
@@ -44,6 +45,8 @@ pub struct Policy {
     /// service of the same name, which listens elsewhere now. An entry goes when its name does.
     moved: HashMap<Door, DoorPlan>,
     pub services: ServiceTable,
+    /// `None`: names are not captured.
+    pub dns: Option<Arc<DnsPlan>>,
     pub timeouts: Arc<Timeouts>,
     pub limits: Arc<Limits>,
     pub strictness: Strictness,
@@ -80,6 +83,8 @@ pub enum CompileError {
         #[source]
         source: WebRootsError,
     },
+    #[error(transparent)]
+    Dns(#[from] DnsError),
 }
 
 impl Policy {
@@ -119,6 +124,7 @@ impl Policy {
         for address in &config.outbound.listen {
             doors.insert(Door(*address), DoorPlan::Shared);
         }
+        let dns = DnsPlan::compile(config, previous.and_then(|previous| previous.dns.as_deref()))?.map(Arc::new);
         let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
@@ -126,6 +132,7 @@ impl Policy {
             doors,
             moved,
             services: ServiceTable::compile(services),
+            dns,
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),
             strictness,
