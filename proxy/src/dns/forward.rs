@@ -53,7 +53,7 @@ pub enum Failure {
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum Source {
     Cache,
     Upstream,
 }
@@ -90,15 +90,15 @@ impl Forwarder {
     ///
     /// # Cancellation
     /// The question goes on, and its answer is cached.
-    pub async fn resolve(self: &Arc<Self>, query: &Query) -> Result<(Arc<Reply>, Duration, From), Failure> {
+    pub async fn resolve(self: &Arc<Self>, query: &Query) -> Result<(Arc<Reply>, Duration, Source), Failure> {
         let key = Key::of(query);
         if let Some((reply, age)) = lock(&self.cache).get(&key, Instant::now()) {
-            return Ok((reply, age, From::Cache));
+            return Ok((reply, age, Source::Cache));
         }
         let mut outcome = self.join_or_start(key, query)?;
         // An error means that the task is gone without an outcome.
         let outcome = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        outcome.unwrap_or(Err(Failure::NoAnswer)).map(|reply| (reply, Duration::ZERO, From::Upstream))
+        outcome.unwrap_or(Err(Failure::NoAnswer)).map(|reply| (reply, Duration::ZERO, Source::Upstream))
     }
 
     fn join_or_start(self: &Arc<Self>, key: Key, query: &Query) -> Result<watch::Receiver<Option<Outcome>>, Failure> {
@@ -264,4 +264,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::dns) mod tests;

@@ -3,7 +3,7 @@
 use super::DnsPlan;
 use super::answer;
 use super::decide::{Decision, Reachable, decide, of_declared};
-use super::forward::{From, with_length};
+use super::forward::{Source, with_length};
 use super::names::{Existence, Named};
 use super::virtual_addresses::Addresses;
 use super::wire::{Code, Query, UDP_BYTES_MAX, kind};
@@ -194,7 +194,7 @@ impl Server {
 async fn forward(plan: &DnsPlan, query: &Query) -> (Vec<u8>, DnsResult) {
     match plan.forwarder.resolve(query).await {
         Ok((reply, age, from)) => {
-            let result = if from == From::Cache { DnsResult::Cached } else { DnsResult::Forwarded };
+            let result = if from == Source::Cache { DnsResult::Cached } else { DnsResult::Forwarded };
             (answer::passed_on(&reply, query, age), result)
         }
         Err(error) => {
