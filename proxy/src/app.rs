@@ -19,6 +19,7 @@ use listeners::{Bound, Listener, Listeners};
 use postern_config::Config;
 use postern_config::identity::Endpoint;
 use process_change::ProcessChange;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -68,6 +69,9 @@ impl App {
 
         // Doors: all are bound before one is opened.
         let wanted = Listener::wanted(&config, &shared.policy().load());
+        if !dns_upstreams(&config).is_empty() {
+            shared.discovery.ask(dns_upstreams(&config));
+        }
         let bound = Bound::new(wanted, config.admin.socket.as_deref())?;
         let dns = bind_dns(&config, None)?;
         let allowed = AllowedUids::new(&config.admin.uids)?;
@@ -138,6 +142,9 @@ impl App {
             self.dns = None;
         }
         self.open_dns(dns);
+        if dns_upstreams(&config) != dns_upstreams(&self.config) {
+            self.shared.discovery.ask(dns_upstreams(&config));
+        }
         process.commit(self, &config);
         self.listeners.commit(listeners).await;
         self.shared.metrics.retain_ports(|direction, name| names(&config, direction, name));
@@ -235,6 +242,12 @@ impl App {
 
 fn dns_port(config: &Config) -> Option<u16> {
     config.capture.as_ref()?.dns.as_ref().map(|dns| dns.listen)
+}
+
+/// Nameservers that the file names. Where it names none, those of the system are asked, and are not ourselves.
+fn dns_upstreams(config: &Config) -> &[SocketAddr] {
+    let dns = config.capture.as_ref().and_then(|capture| capture.dns.as_ref());
+    dns.map_or(&[], |dns| &dns.upstreams)
 }
 
 /// Sockets for name queries, unless `open` has them already or nobody asks for any.

@@ -204,7 +204,7 @@ impl RawService {
             return;
         }
         let is_tcp = self.protocol.get() == Some(&Protocol::Tcp);
-        let found_by_address = reader.names_have_addresses && self.hosts.is_written();
+        let found_by_address = reader.names_have_addresses && self.hosts.is_written() && !self.listen.is_written();
         if is_tcp && !self.listen.is_written() && !found_by_address {
             let hint =
                 "add `listen:`, a listener of its own; hosts are found in HTTP requests only, or with `capture.dns`";
@@ -214,7 +214,7 @@ impl RawService {
             None => true,
             Some(_) => matches!(self.endpoints.get(), Some(WrittenEndpoints(Endpoints::Host { .. }))),
         };
-        if by_host && is_tcp && !(found_by_address && !self.listen.is_written()) {
+        if by_host && is_tcp && !found_by_address {
             let hint = "add `endpoints:` with addresses, or `{ dns: \"HOST:PORT\" }`";
             reader.problem(place, "the service has nowhere to go: a `tcp` connection names no host", hint);
         } else if by_host && !self.hosts.is_written() {

@@ -75,7 +75,7 @@ def declared(bench):
 def expansions(bench):
     for domain in ("default.svc.cluster.local", "svc.cluster.local"):
         for kind in (A, AAAA):
-            expect(f"books.{domain}", ask(bench.port, f"payments.shop.svc.{domain}", kind).code, names.NXDOMAIN)
+            expect(f"payments.shop.svc.{domain}", ask(bench.port, f"payments.shop.svc.{domain}", kind).code, names.NXDOMAIN)
     expect("nobody upstream was asked", bench.upstream.asked, [])
     expect("expansions", bench.queries("expansion"), 4)
 
@@ -108,7 +108,8 @@ def forwarded(bench):
 
 def malformed(bench):
     broken = struct.pack(">6H", 7, 0, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1"
-    expect("a question that points to itself", names.Answer(ask_raw(bench.port, broken) + b"\0" * 5).code, names.FORMERR)
+    header = ask_raw(bench.port, broken)
+    expect("a question that points to itself", (header[:2], header[3] & 15), (broken[:2], names.FORMERR))
     expect("a response", ask_raw(bench.port, struct.pack(">6H", 7, 0x8000, 1, 0, 0, 0), 0.3), None)
     random.seed(7)
     for _ in range(300):
