@@ -15,9 +15,11 @@ pub enum Diagnosis {
 impl Diagnosis {
     pub fn fix(&self) -> String {
         match self {
-            Self::Capability => "give it CAP_NET_ADMIN (and CAP_NET_RAW for iptables-legacy): root, `docker run --cap-add \
+            Self::Capability => {
+                "give it CAP_NET_ADMIN (and CAP_NET_RAW for iptables-legacy): root, `docker run --cap-add \
                                  NET_ADMIN`, or an init container with `capabilities: { add: [NET_ADMIN, NET_RAW] }`"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::Module(module) => {
                 format!("load the kernel module on the host: `modprobe {module}`, and name it in /etc/modules-load.d/")
             }
@@ -61,7 +63,7 @@ pub fn iptables(stderr: &str, text: &str) -> Diagnosis {
         return Diagnosis::Capability;
     }
     if let Some(table) = between(stderr, "table `", "'").or_else(|| between(stderr, "table '", "'"))
-        && stderr.contains("can't initialize")
+        && (stderr.contains("can't initialize") || stderr.contains("unable to initialize"))
     {
         let prefix = if stderr.contains("ip6tables") { "ip6table" } else { "iptable" };
         return Diagnosis::Module(format!("{prefix}_{table}"));
@@ -148,6 +150,11 @@ mod tests {
                 "ip6tables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'nat'\nip6tables: can't \
                  initialize ip6tables table `nat'\n",
                 module("ip6table_nat"),
+            ),
+            (
+                "iptables-legacy-restore: iptables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table \
+                 'mangle'\n",
+                module("iptable_mangle"),
             ),
             ("iptables-restore: line 3 failed\n", module("xt_owner")),
             ("iptables-nft-restore: line 4 failed\n", module("xt_REDIRECT")),

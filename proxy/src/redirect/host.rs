@@ -3,7 +3,7 @@
 use super::diagnose::{self, Diagnosis};
 use super::nft::{self, Layout};
 use super::plan::{Family, RedirectPlan};
-use super::{iptables, routes};
+use super::{iptables, proc, routes};
 use std::fmt;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -90,7 +90,12 @@ pub fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, Hos
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    let diagnosis = if program.contains("tables") { diagnose::iptables(&words, input) } else { diagnose::nft(&words) };
+    let diagnosis = match program {
+        // What iptables-legacy says then is what it says of a module that is absent.
+        _ if !proc::has_capability(proc::CAP_NET_ADMIN) => Diagnosis::Capability,
+        program if program.contains("tables") => diagnose::iptables(&words, input),
+        _ => diagnose::nft(&words),
+    };
     Err(HostError::Refused { program: program.to_owned(), diagnosis, words })
 }
 
@@ -215,9 +220,9 @@ fn remove_family(flavour: &'static str, family: Family) -> Result<(), HostError>
             if text.is_empty() { Ok(()) } else { restore(flavour, family, &text) }
         }
         // A program that lacks, or a family or module that the kernel lacks, holds no rules.
-        Err(HostError::Missing { .. } | HostError::Refused { diagnosis: Diagnosis::Module(_) | Diagnosis::Other, .. }) => {
-            Ok(())
-        }
+        Err(
+            HostError::Missing { .. } | HostError::Refused { diagnosis: Diagnosis::Module(_) | Diagnosis::Other, .. },
+        ) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -245,8 +250,15 @@ fn restore(flavour: &str, family: Family, text: &str) -> Result<(), HostError> {
 #[derive(Debug)]
 pub enum Installed {
     /// The family of the table, and the table.
-    Nft { family: String, listing: String },
-    Iptables { flavour: &'static str, family: Family, saved: String },
+    Nft {
+        family: String,
+        listing: String,
+    },
+    Iptables {
+        flavour: &'static str,
+        family: Family,
+        saved: String,
+    },
 }
 
 /// Everything of ours that is installed, in whatever backend.

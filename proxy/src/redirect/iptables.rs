@@ -3,7 +3,7 @@
 //! Rules are written as `iptables-save` prints them, so that what is installed can be held against what should be. Each
 //! table is replaced at once; what others have in it stays.
 
-use super::plan::{Family, RedirectPlan};
+use super::plan::{DNS, Family, RedirectPlan};
 use postern_config::capture::Ports;
 use std::collections::BTreeSet;
 
@@ -91,9 +91,8 @@ fn restore_table(wanted: &[&Chain], saved: &[&str]) -> String {
         text += &format!(":{} - [0:0]\n", chain.name);
     }
     let present = saved.iter().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
-    let stale: Vec<&str> = present
-        .filter(|name| name.starts_with(PREFIX) && !wanted.iter().any(|chain| chain.name == *name))
-        .collect();
+    let stale: Vec<&str> =
+        present.filter(|name| name.starts_with(PREFIX) && !wanted.iter().any(|chain| chain.name == *name)).collect();
     let foreign = |line: &&&str| is_ours(line) && !line.starts_with(&format!("-A {PREFIX}"));
     for jump in saved.iter().filter(foreign) {
         text += &format!("-D {}\n", jump[3..].trim_end());
@@ -123,6 +122,7 @@ struct Writer<'a> {
 }
 
 const TCP: &str = "-p tcp ";
+const UDP_NAMES: &str = "-p udp -m udp --dport 53 ";
 
 impl Writer<'_> {
     fn chains(&self) -> Vec<Chain> {
@@ -159,6 +159,9 @@ impl Writer<'_> {
         }
         if let Some(port) = plan.outbound {
             chain("nat", "POSTERN_CAPTURE", None, self.capture(port));
+        }
+        if let Some(port) = plan.dns {
+            chain("nat", "POSTERN_NAMES", Some(("OUTPUT", UDP_NAMES)), self.names(port));
         }
         // A chain is known before a rule that jumps to it: `restore_table` declares all first.
         chains
@@ -204,7 +207,9 @@ impl Writer<'_> {
         let (plain, masked) = (self.plan.divert_mark(), mask(self.plan.divert_mark().get()));
         vec![
             format!("-m conntrack --ctdir REPLY -m connmark --mark {plain:#x} -j MARK --set-xmark {masked}"),
-            format!("-o lo -m conntrack --ctdir ORIGINAL -m addrtype ! --src-type LOCAL -j CONNMARK --set-xmark {masked}"),
+            format!(
+                "-o lo -m conntrack --ctdir ORIGINAL -m addrtype ! --src-type LOCAL -j CONNMARK --set-xmark {masked}"
+            ),
         ]
     }
 
@@ -216,11 +221,14 @@ impl Writer<'_> {
             let own = plan.exempt_uids.iter();
             rules.extend(own.map(|uid| format!("-o lo -m owner --uid-owner {uid} -j POSTERN_OURSELVES")));
         }
-        if plan.outbound.is_none() {
+        if plan.outbound.or(plan.dns).is_none() {
             return if ourselves { rules } else { Vec::new() };
         }
-        rules.push(format!("-m mark --mark {:#x} -j RETURN", plan.mark));
-        rules.extend(plan.exempt_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN")));
+        rules.extend(self.own_packets());
+        rules.extend(plan.dns.map(|port| format!("-p tcp -m tcp --dport {DNS} -j REDIRECT --to-ports {port}")));
+        if plan.outbound.is_none() {
+            return rules;
+        }
         rules.extend(to_ports(&plan.outbound_left_alone, "-j RETURN"));
         rules.extend(self.excluded_networks("RETURN"));
         if plan.only_networks.is_empty() {
@@ -233,6 +241,19 @@ impl Writer<'_> {
         rules
     }
 
+    fn own_packets(&self) -> Vec<String> {
+        let mark = format!("-m mark --mark {:#x} -j RETURN", self.plan.mark);
+        let users = self.plan.exempt_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN"));
+        std::iter::once(mark).chain(users).collect()
+    }
+
+    fn names(&self, port: u16) -> Vec<String> {
+        let mut rules = vec![format!("-d {} -o lo -j RETURN", self.loopback())];
+        rules.extend(self.own_packets());
+        rules.push(format!("-p udp -j REDIRECT --to-ports {port}"));
+        rules
+    }
+
     fn capture(&self, port: u16) -> Vec<String> {
         match &self.plan.outbound_ports {
             Ports::All => vec![format!("-p tcp -j REDIRECT --to-ports {port}")],
@@ -241,7 +262,8 @@ impl Writer<'_> {
     }
 
     fn calls_of_ourselves(&self) -> Vec<String> {
-        let application = self.plan.application.iter().filter(|address| address.is_ipv4() == (self.family == Family::V4));
+        let application =
+            self.plan.application.iter().filter(|address| address.is_ipv4() == (self.family == Family::V4));
         let length = if self.family == Family::V4 { 32 } else { 128 };
         let mut rules: Vec<String> = application
             .map(|address| format!("-d {}/{length} -p tcp -m tcp --dport {} -j RETURN", address.ip(), address.port()))
@@ -276,9 +298,10 @@ impl Writer<'_> {
         if plan.diverts() {
             rules.push(format!("-m mark --mark {:#x} -j RETURN", plan.divert_mark()));
         }
-        rules.push("-p udp -m udp --dport 53 -j RETURN".to_owned());
-        rules.push("-p tcp -m tcp --dport 53 -j RETURN".to_owned());
-        rules.extend(to_ports(&plan.outbound_left_alone, "-j RETURN"));
+        if plan.dns.is_none() {
+            rules.push(format!("{UDP_NAMES}-j RETURN"));
+        }
+        rules.extend(to_ports(&plan.open_ports(), "-j RETURN"));
         rules.extend(self.excluded_networks("RETURN"));
         match self.family {
             Family::V4 => rules.push("-j REJECT --reject-with icmp-admin-prohibited".to_owned()),
