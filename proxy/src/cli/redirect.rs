@@ -78,6 +78,9 @@ struct WantedArgs {
     /// Where connections of the application are to arrive
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     outbound_port: Option<u16>,
+    /// Where the application's name queries are to arrive, over UDP and TCP
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    dns_port: Option<u16>,
     /// Whose connections are not captured: the user that Postern runs as, by name or number
     #[arg(long, value_name = "USER")]
     exempt_user: Vec<String>,
@@ -218,6 +221,7 @@ fn summary(plan: &RedirectPlan) -> String {
         parts.push(format!("inbound to {port}{how}"));
     }
     parts.extend(plan.outbound.map(|port| format!("outbound to {port}")));
+    parts.extend(plan.dns.map(|port| format!("name queries to {port}")));
     if plan.closed_egress {
         parts.push("egress closed".to_owned());
     }
@@ -245,6 +249,7 @@ fn wanted(arguments: &WantedArgs) -> anyhow::Result<Wanted> {
         None if flags_name_a_port => Wanted { capture: nothing(), ..Wanted::without_a_file() },
         None => Wanted::without_a_file(),
     };
+    wanted.dns = arguments.dns_port.or(wanted.dns);
     let capture = &mut wanted.capture;
     capture.inbound = arguments.inbound_port.or(capture.inbound);
     capture.outbound = arguments.outbound_port.or(capture.outbound);
@@ -342,7 +347,7 @@ mod tests {
         assert_eq!((plan.inbound, plan.outbound), (Some(15006), Some(15001)));
         assert_eq!(plan.own_ports, [15001, 15006, 15020, 15021]);
         let plan = read(&["--exempt-user", "7", "--outbound-port", "9001", "--exclude-outbound-port", "25,26"]).unwrap();
-        assert_eq!((plan.inbound, plan.outbound, plan.outbound_left_alone), (None, Some(9001), vec![25, 26]));
+        assert_eq!((plan.inbound, plan.outbound, plan.outbound_left_alone), (None, Some(9001), vec![25, 26, 53]));
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub fn iptables(stderr: &str, text: &str) -> Diagnosis {
         return Diagnosis::Capability;
     }
     if let Some(table) = between(stderr, "table `", "'").or_else(|| between(stderr, "table '", "'"))
-        && stderr.contains("can't initialize")
+        && (stderr.contains("can't initialize") || stderr.contains("unable to initialize"))
     {
         let prefix = if stderr.contains("ip6tables") { "ip6table" } else { "iptable" };
         return Diagnosis::Module(format!("{prefix}_{table}"));
@@ -148,6 +148,11 @@ mod tests {
                 "ip6tables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'nat'\nip6tables: can't \
                  initialize ip6tables table `nat'\n",
                 module("ip6table_nat"),
+            ),
+            (
+                "iptables-legacy-restore: iptables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table \
+                 'mangle'\n",
+                module("iptable_mangle"),
             ),
             ("iptables-restore: line 3 failed\n", module("xt_owner")),
             ("iptables-nft-restore: line 4 failed\n", module("xt_REDIRECT")),

@@ -3,7 +3,7 @@
 use super::diagnose::{self, Diagnosis};
 use super::nft::{self, Layout};
 use super::plan::{Family, RedirectPlan};
-use super::{iptables, routes};
+use super::{iptables, proc, routes};
 use std::fmt;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -90,7 +90,12 @@ pub fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, Hos
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    let diagnosis = if program.contains("tables") { diagnose::iptables(&words, input) } else { diagnose::nft(&words) };
+    let diagnosis = match program {
+        // What iptables-legacy says then is what it says of a module that is absent.
+        _ if !proc::has_capability(proc::CAP_NET_ADMIN) => Diagnosis::Capability,
+        program if program.contains("tables") => diagnose::iptables(&words, input),
+        _ => diagnose::nft(&words),
+    };
     Err(HostError::Refused { program: program.to_owned(), diagnosis, words })
 }
 

@@ -3,7 +3,7 @@
 //! Rules are written as `iptables-save` prints them, so that what is installed can be held against what should be. Each
 //! table is replaced at once; what others have in it stays.
 
-use super::plan::{Family, RedirectPlan};
+use super::plan::{DNS, Family, RedirectPlan};
 use postern_config::capture::Ports;
 use std::collections::BTreeSet;
 
@@ -123,6 +123,7 @@ struct Writer<'a> {
 }
 
 const TCP: &str = "-p tcp ";
+const UDP_NAMES: &str = "-p udp -m udp --dport 53 ";
 
 impl Writer<'_> {
     fn chains(&self) -> Vec<Chain> {
@@ -159,6 +160,9 @@ impl Writer<'_> {
         }
         if let Some(port) = plan.outbound {
             chain("nat", "POSTERN_CAPTURE", None, self.capture(port));
+        }
+        if let Some(port) = plan.dns {
+            chain("nat", "POSTERN_NAMES", Some(("OUTPUT", UDP_NAMES)), self.names(port));
         }
         // A chain is known before a rule that jumps to it: `restore_table` declares all first.
         chains
@@ -216,11 +220,14 @@ impl Writer<'_> {
             let own = plan.exempt_uids.iter();
             rules.extend(own.map(|uid| format!("-o lo -m owner --uid-owner {uid} -j POSTERN_OURSELVES")));
         }
-        if plan.outbound.is_none() {
+        if plan.outbound.or(plan.dns).is_none() {
             return if ourselves { rules } else { Vec::new() };
         }
-        rules.push(format!("-m mark --mark {:#x} -j RETURN", plan.mark));
-        rules.extend(plan.exempt_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN")));
+        rules.extend(self.own_packets());
+        rules.extend(plan.dns.map(|port| format!("-p tcp -m tcp --dport {DNS} -j REDIRECT --to-ports {port}")));
+        if plan.outbound.is_none() {
+            return rules;
+        }
         rules.extend(to_ports(&plan.outbound_left_alone, "-j RETURN"));
         rules.extend(self.excluded_networks("RETURN"));
         if plan.only_networks.is_empty() {
@@ -230,6 +237,19 @@ impl Writer<'_> {
             let whole = whole(&network, self.family);
             rules.push(format!("{whole}-j POSTERN_CAPTURE"));
         }
+        rules
+    }
+
+    fn own_packets(&self) -> Vec<String> {
+        let mark = format!("-m mark --mark {:#x} -j RETURN", self.plan.mark);
+        let users = self.plan.exempt_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN"));
+        std::iter::once(mark).chain(users).collect()
+    }
+
+    fn names(&self, port: u16) -> Vec<String> {
+        let mut rules = vec![format!("-d {} -o lo -j RETURN", self.loopback())];
+        rules.extend(self.own_packets());
+        rules.push(format!("-p udp -j REDIRECT --to-ports {port}"));
         rules
     }
 
@@ -276,9 +296,10 @@ impl Writer<'_> {
         if plan.diverts() {
             rules.push(format!("-m mark --mark {:#x} -j RETURN", plan.divert_mark()));
         }
-        rules.push("-p udp -m udp --dport 53 -j RETURN".to_owned());
-        rules.push("-p tcp -m tcp --dport 53 -j RETURN".to_owned());
-        rules.extend(to_ports(&plan.outbound_left_alone, "-j RETURN"));
+        if plan.dns.is_none() {
+            rules.push(format!("{UDP_NAMES}-j RETURN"));
+        }
+        rules.extend(to_ports(&plan.open_ports(), "-j RETURN"));
         rules.extend(self.excluded_networks("RETURN"));
         match self.family {
             Family::V4 => rules.push("-j REJECT --reject-with icmp-admin-prohibited".to_owned()),

@@ -2,7 +2,7 @@
 //!
 //! Rules are written as `nft -y list` prints them, so that what is installed can be held against what should be.
 
-use super::plan::{Families, Family, RedirectPlan};
+use super::plan::{DNS, Families, Family, RedirectPlan};
 use postern_config::Network;
 use postern_config::capture::Ports;
 use std::fmt::Display;
@@ -179,18 +179,25 @@ impl Writer<'_> {
     /// Connections that are opened on this host.
     fn outbound(&self) -> Vec<String> {
         let plan = self.plan;
-        let mut rules = vec!["meta l4proto != tcp return".to_owned()];
+        let (mark, uids) = (hexadecimal(plan.mark.get()), set(&plan.exempt_uids));
+        let mut rules = Vec::new();
         for family in self.families.list() {
             let (word, loopback) = words(*family);
             rules.push(format!("oifname \"lo\" {word} daddr {loopback} return"));
         }
+        if let Some(port) = plan.dns {
+            rules.push(format!("udp dport {DNS} meta mark != {mark} meta skuid != {uids} redirect to :{port}"));
+        }
+        rules.push("meta l4proto != tcp return".to_owned());
         let ourselves = plan.inbound.filter(|_| !plan.exempt_uids.is_empty());
         rules.extend(ourselves.into_iter().flat_map(|port| self.calls_of_ourselves(port)));
-        let Some(port) = plan.outbound else {
+        if plan.outbound.or(plan.dns).is_none() {
             return if ourselves.is_some() { rules } else { Vec::new() };
-        };
-        rules.push(format!("meta mark {} return", hexadecimal(plan.mark.get())));
-        rules.push(format!("meta skuid {} return", set(&plan.exempt_uids)));
+        }
+        rules.push(format!("meta mark {mark} return"));
+        rules.push(format!("meta skuid {uids} return"));
+        rules.extend(plan.dns.map(|port| format!("tcp dport {DNS} redirect to :{port}")));
+        let Some(port) = plan.outbound else { return rules };
         if !plan.outbound_left_alone.is_empty() {
             rules.push(format!("tcp dport {} return", set(&plan.outbound_left_alone)));
         }
@@ -265,9 +272,12 @@ impl Writer<'_> {
         if plan.diverts() {
             rules.push(format!("meta mark {} accept", hexadecimal(plan.divert_mark().get())));
         }
-        rules.extend(["udp dport 53 accept".to_owned(), "tcp dport 53 accept".to_owned()]);
-        if !plan.outbound_left_alone.is_empty() {
-            rules.push(format!("tcp dport {} accept", set(&plan.outbound_left_alone)));
+        if plan.dns.is_none() {
+            rules.push(format!("udp dport {DNS} accept"));
+        }
+        let open = plan.open_ports();
+        if !open.is_empty() {
+            rules.push(format!("tcp dport {} accept", set(&open)));
         }
         rules.extend(self.to_networks(&plan.excluded_networks, "accept"));
         if self.families != Families::V4 {

@@ -10,6 +10,8 @@ use std::num::NonZeroU32;
 /// Istio's numbers (PEERS D3), where neither file nor flags say anything.
 pub const INBOUND_DEFAULT: u16 = 15006;
 pub const OUTBOUND_DEFAULT: u16 = 15001;
+/// The port of name servers.
+pub const DNS: u16 = 53;
 /// `IFNAMSIZ` less its end (Linux, `net/if.h`).
 const INTERFACE_BYTES_MAX: usize = 15;
 
@@ -18,6 +20,8 @@ const INTERFACE_BYTES_MAX: usize = 15;
 pub struct RedirectPlan {
     pub inbound: Option<u16>,
     pub outbound: Option<u16>,
+    /// Where name queries are to arrive, over UDP and TCP. `None`: they go their own way, and egress lets them out.
+    pub dns: Option<u16>,
     pub mode: CaptureMode,
     pub families: Families,
     pub exempt_uids: Vec<u32>,
@@ -130,6 +134,8 @@ pub enum PlanError {
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub capture: Capture,
+    /// Where name queries are to arrive.
+    pub dns: Option<u16>,
     /// Besides those of `capture`.
     pub own_ports: Vec<u16>,
     pub application: Vec<SocketAddr>,
@@ -150,7 +156,7 @@ impl Wanted {
             AppAddress::Tcp(address) => Some(*address),
             AppAddress::Unix(_) => None,
         });
-        Some(Self { capture: config.capture.clone()?, application: application.collect(), own_ports })
+        Some(Self { capture: config.capture.clone()?, dns: None, application: application.collect(), own_ports })
     }
 
     /// Both directions at the customary ports, for a Postern whose file is not at hand.
@@ -164,6 +170,7 @@ impl Wanted {
                 mode: CaptureMode::default(),
                 redirect: Redirect::default(),
             },
+            dns: None,
             own_ports: own_ports.collect(),
             application: Vec::new(),
         }
@@ -193,10 +200,10 @@ impl RedirectPlan {
             _ => {}
         }
         let exempt_uids = exempt_uids(&redirect.exempt_users, facts)?;
-        if exempt_uids.is_empty() && (outbound.is_some() || redirect.closed_egress) {
+        if exempt_uids.is_empty() && (outbound.or(wanted.dns).is_some() || redirect.closed_egress) {
             return Err(PlanError::NobodyExempt);
         }
-        let own_ports = ordered(wanted.own_ports.iter().chain(inbound).chain(outbound).copied());
+        let own_ports = ordered(wanted.own_ports.iter().chain(inbound).chain(outbound).chain(&wanted.dns).copied());
         if let Ports::Only(ports) = &redirect.inbound_ports
             && let Some(port) = ports.iter().find(|port| own_ports.contains(port))
         {
@@ -206,6 +213,7 @@ impl RedirectPlan {
         Ok(Self {
             inbound: *inbound,
             outbound: *outbound,
+            dns: wanted.dns,
             mode: *mode,
             families: facts.families,
             exempt_uids,
@@ -213,7 +221,7 @@ impl RedirectPlan {
             inbound_left_alone: ordered(own_ports.iter().chain(&redirect.exclude_inbound_ports).copied()),
             own_ports,
             outbound_ports: in_order(&redirect.outbound_ports),
-            outbound_left_alone: ordered(redirect.exclude_outbound_ports.iter().copied()),
+            outbound_left_alone: outbound_left_alone(redirect),
             only_networks: widest(&redirect.only_networks),
             excluded_networks: widest(&redirect.exclude_networks),
             excluded_interfaces: ordered(interfaces.collect::<Result<Vec<_>, _>>()?),
@@ -232,6 +240,13 @@ impl RedirectPlan {
 
     pub fn diverts(&self) -> bool {
         self.mode == CaptureMode::Tproxy && self.inbound.is_some()
+    }
+
+    /// Ports that closed egress lets connections out to.
+    pub fn open_ports(&self) -> Vec<u16> {
+        let names = self.dns.is_none().then_some(DNS);
+        let excluded = self.outbound_left_alone.iter().copied().filter(|port| *port != DNS);
+        ordered(excluded.chain(names))
     }
 
     pub fn networks_of(networks: &[Network], family: Family) -> Vec<Network> {
@@ -270,6 +285,13 @@ fn exempt_uids(users: &[String], facts: HostFacts<'_>) -> Result<Vec<u32>, PlanE
         Err(_) => uid_of(user, facts.passwd).ok_or_else(|| PlanError::UnknownUser(user.clone())),
     });
     Ok(ordered(uids.collect::<Result<Vec<_>, _>>()?))
+}
+
+/// Name queries over TCP are those that were too long for UDP: taken for connections to a service, they would be refused,
+/// and long answers lost. Who wants them there lists port 53 in `outbound_ports`.
+fn outbound_left_alone(redirect: &Redirect) -> Vec<u16> {
+    let names = (redirect.outbound_ports == Ports::All).then_some(DNS);
+    ordered(redirect.exclude_outbound_ports.iter().copied().chain(names))
 }
 
 /// `name:password:uid:…`, passwd(5).

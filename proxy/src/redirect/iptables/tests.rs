@@ -68,5 +68,5 @@ fn ports_are_split_where_multiport_ends() {
     let plan = plan(&format!("exempt_users: 1337\n    exclude_outbound_ports: [{}]", many.join(", ")));
     let text = install(&plan, Family::V4, "");
     assert!(text.contains("--dports 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15 -j RETURN"), "{text}");
-    assert!(text.contains("--dports 16,17 -j RETURN"), "{text}");
+    assert!(text.contains("--dports 16,17,53 -j RETURN"), "{text}");
 }

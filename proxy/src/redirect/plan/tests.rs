@@ -32,6 +32,7 @@ pub(crate) fn full(families: Families) -> RedirectPlan {
     ))
     .unwrap();
     wanted.capture.mode = CaptureMode::Tproxy;
+    wanted.dns = Some(15053);
     RedirectPlan::new(&wanted, facts(families)).unwrap()
 }
 
@@ -83,6 +84,14 @@ fn every_port_of_our_own_is_left_alone() {
     for (port, expected) in [(8080, true), (22, false), (15020, false)] {
         assert_eq!(plan.captures_inbound(port), expected, "{port}");
     }
+}
+
+#[test]
+fn name_queries_over_tcp_are_left_alone_unless_listed() {
+    assert_eq!(plan("exempt_users: 7\nexclude_outbound_ports: 25").outbound_left_alone, [25, 53]);
+    assert!(plan("exempt_users: 7\noutbound_ports: [53, 80]").outbound_left_alone.is_empty());
+    assert_eq!(plan("exempt_users: 7\nexclude_outbound_ports: 25").open_ports(), [25, 53]);
+    assert_eq!(full(Families::Both).open_ports(), [3306, 5432]);
 }
 
 #[test]
