@@ -1,7 +1,7 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
 use crate::authz::{Allow, Principal};
-use crate::capture::{Capture, CaptureMode, Ports};
+use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
@@ -220,6 +220,18 @@ fn capture(capture: &Capture) -> Value {
         "closed_egress": redirect.closed_egress,
     });
     section.insert("redirect".into(), rules);
+    put(&mut section, "dns", capture.dns.as_ref().map(dns));
+    Value::Object(section)
+}
+
+fn dns(dns: &Dns) -> Value {
+    let mut section = Map::new();
+    section.insert("listen".into(), json!(dns.listen));
+    // What is left out is read from /etc/resolv.conf.
+    put(&mut section, "upstreams", (!dns.upstreams.is_empty()).then(|| words(&dns.upstreams)));
+    put(&mut section, "search", dns.search.as_deref().map(words));
+    section.insert("virtual_networks".into(), words(&dns.virtual_networks));
+    section.insert("ttl".into(), json!(print_duration(dns.ttl)));
     Value::Object(section)
 }
 

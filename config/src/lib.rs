@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use authz::{Allow, Principal};
 pub use bounds::{Limits, Timeouts};
-pub use capture::{Capture, CaptureMode};
+pub use capture::{Capture, CaptureMode, Dns};
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
 pub use network::{Destination, Network, NetworkError};
@@ -119,6 +119,9 @@ impl Config {
             for rule in port.allow.iter_mut().chain(routes) {
                 rule.place = nowhere.clone();
             }
+        }
+        if let Some(dns) = config.capture.as_mut().and_then(|capture| capture.dns.as_mut()) {
+            dns.place = nowhere.clone();
         }
         for service in &mut config.outbound.services {
             service.place = nowhere.clone();

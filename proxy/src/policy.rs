@@ -2,6 +2,7 @@
 
 use crate::authz::{Decision, Principal, RuleSet};
 use crate::capture::local_users::{self, UserError};
+use crate::dns::{DnsError, DnsPlan};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
 use crate::refusal::Refusal;
@@ -65,6 +66,8 @@ pub struct Policy {
     /// service of the same name, which listens elsewhere now. An entry goes when its name does.
     moved: HashMap<Door, DoorPlan>,
     pub services: ServiceTable,
+    /// `None`: names are not captured.
+    pub dns: Option<Arc<DnsPlan>>,
     pub timeouts: Arc<Timeouts>,
     pub limits: Arc<Limits>,
     pub strictness: Strictness,
@@ -115,6 +118,8 @@ pub enum CompileError {
         #[source]
         source: UserError,
     },
+    #[error(transparent)]
+    Dns(#[from] DnsError),
 }
 
 impl Policy {
@@ -168,6 +173,7 @@ impl Policy {
             doors.extend(outbound.map(|address| (Door::At(address), DoorPlan::CapturedOutbound)));
         }
         let own_ports = listening_ports(config);
+        let dns = DnsPlan::compile(config, previous.and_then(|previous| previous.dns.as_deref()))?.map(Arc::new);
         let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
@@ -176,6 +182,7 @@ impl Policy {
             moved,
             restricts_users: services.iter().any(|service| !service.users.is_all()),
             services: ServiceTable::compile(services),
+            dns,
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),
             strictness,

@@ -5,6 +5,7 @@ mod deadlines;
 mod dependencies;
 mod exchanges;
 mod forged_identity;
+mod forward_proxy;
 mod framing;
 mod framing_http2;
 mod http_versions;

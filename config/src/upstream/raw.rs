@@ -232,8 +232,10 @@ impl RawService {
             return;
         }
         let is_tcp = self.protocol.get() == Some(&ServiceProtocol::Tcp);
-        if is_tcp && !self.listen.is_written() && !by_address {
-            let hint = "add `listen:` (a listener of its own) or `addresses:` (captured); hosts are found in HTTP only";
+        let by_name = reader.names_have_addresses && self.hosts.is_written() && !self.listen.is_written();
+        if is_tcp && !self.listen.is_written() && !by_address && !by_name {
+            let hint = "add `listen:` (a listener of its own) or `addresses:` (captured); hosts are found in HTTP requests \
+                        only, or with `capture.dns`";
             reader.problem(place, "nothing can reach the service: a `tcp` connection names no host", hint);
         }
         let by_host = match self.endpoints.place() {
@@ -243,7 +245,7 @@ impl RawService {
         if by_address && self.listen.is_written() && by_host {
             let hint = "add `endpoints:`, or remove `listen:`";
             reader.problem(place, "the service has nowhere to go from its own listener: that names no address", hint);
-        } else if by_address {
+        } else if by_address || by_name {
             // It goes where it was meant to go.
         } else if by_host && is_tcp {
             let hint = "add `endpoints:` with addresses, or `{ dns: \"HOST:PORT\" }`";

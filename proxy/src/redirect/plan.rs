@@ -169,6 +169,7 @@ impl Wanted {
                 outbound: Some(OUTBOUND_DEFAULT),
                 mode: CaptureMode::default(),
                 redirect: Redirect::default(),
+                dns: None,
             },
             dns: None,
             own_ports: own_ports.collect(),
@@ -193,7 +194,7 @@ impl RedirectPlan {
     /// # Errors
     /// One variant a rule.
     pub fn new(wanted: &Wanted, facts: HostFacts<'_>) -> Result<Self, PlanError> {
-        let Capture { inbound, outbound, mode, redirect } = &wanted.capture;
+        let Capture { inbound, outbound, mode, redirect, dns: _ } = &wanted.capture;
         match (inbound, outbound) {
             (None, None) => return Err(PlanError::NothingCaptured),
             (Some(inbound), Some(outbound)) if inbound == outbound => return Err(PlanError::SamePort(*inbound)),
