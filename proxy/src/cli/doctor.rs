@@ -9,8 +9,8 @@ mod network;
 
 use super::check::{counted, summary};
 use super::output::print;
-use super::redirect::check::{self, Privilege};
 use super::redirect::FamilyChoice;
+use super::redirect::check::{self, Privilege};
 use crate::redirect::Wanted;
 use clap::Args;
 use postern_config::Config;
