@@ -164,9 +164,11 @@ fn rules(report: &mut Report, plan: &RedirectPlan, installed: &[Installed]) {
     }
     for one in installed {
         let (place, difference, text) = match one {
-            Installed::Nft { family, listing } => {
-                (format!("table {family} {}", nft::TABLE), compare::tables(&nft::render(plan, family), listing), listing)
-            }
+            Installed::Nft { family, listing } => (
+                format!("table {family} {}", nft::TABLE),
+                compare::tables(&nft::render(plan, family), listing),
+                listing,
+            ),
             Installed::Iptables { flavour, family, saved } => {
                 let difference = compare::sets(&iptables::expected(plan, *family), &iptables::ours(saved));
                 (format!("{flavour}, {family}"), difference, saved)
@@ -250,7 +252,9 @@ fn routing(report: &mut Report, plan: &RedirectPlan) {
         if of("rp_filter") != 0 && of("src_valid_mark") != 0 {
             report.fail(
                 "settings",
-                format!("rp_filter and src_valid_mark are both on for {interface}: marked packets are dropped as martians"),
+                format!(
+                    "rp_filter and src_valid_mark are both on for {interface}: marked packets are dropped as martians"
+                ),
                 format!("`sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{interface}.src_valid_mark=0`"),
             );
         }
@@ -299,7 +303,8 @@ fn others(report: &mut Report, plan: &RedirectPlan, arrived: bool) {
     }
     for flavour in flavours() {
         for family in plan.families.list() {
-            suspects.extend(host::saved(flavour, *family).map_or(Vec::new(), |saved| others::in_iptables(&saved, flavour)));
+            suspects
+                .extend(host::saved(flavour, *family).map_or(Vec::new(), |saved| others::in_iptables(&saved, flavour)));
         }
     }
     let closes_input = |suspect: &Suspect| suspect.rule.contains("hook input") || suspect.rule.starts_with(":INPUT");
@@ -316,7 +321,9 @@ fn others(report: &mut Report, plan: &RedirectPlan, arrived: bool) {
                 "others",
                 format!("{place}: `{rule}` drops what nothing accepts"),
                 match plan.inbound {
-                    Some(port) if !plan.diverts() => format!("let it accept port {port}, where captured connections arrive"),
+                    Some(port) if !plan.diverts() => {
+                        format!("let it accept port {port}, where captured connections arrive")
+                    }
                     _ => "let it accept the application's ports".to_owned(),
                 },
             ),
