@@ -238,7 +238,9 @@ fn wanted(arguments: &WantedArgs) -> anyhow::Result<Wanted> {
                 .with_context(|| format!("{} cannot be used", path.display()))?;
             match Wanted::of_file(&config) {
                 Some(wanted) => wanted,
-                None if flags_name_a_port => Wanted::of_file(&Config { capture: Some(nothing()), ..config }).expect("set"),
+                None if flags_name_a_port => {
+                    Wanted::of_file(&Config { capture: Some(nothing()), ..config }).expect("set")
+                }
                 None => bail!(
                     "{} has no `capture:`; add `capture: {{ inbound: 15006, outbound: 15001 }}`, or give --inbound-port \
                      and --outbound-port",
@@ -312,7 +314,8 @@ fn rules(plan: &RedirectPlan, backend: BackendChoice) -> String {
     let mut text = match backend {
         BackendChoice::Auto | BackendChoice::Nft => format!("# nft -f -\n{}", nft::install(plan, Layout::Inet, &[])),
         _ => {
-            let program = |family: &Family| if *family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
+            let program =
+                |family: &Family| if *family == Family::V4 { "iptables-restore" } else { "ip6tables-restore" };
             let part = |family| format!("# {} --noflush\n{}", program(family), iptables::install(plan, *family, ""));
             plan.families.list().iter().map(part).collect()
         }
@@ -346,7 +349,8 @@ mod tests {
         let plan = read(&["--exempt-user", "1337"]).unwrap();
         assert_eq!((plan.inbound, plan.outbound), (Some(15006), Some(15001)));
         assert_eq!(plan.own_ports, [15001, 15006, 15020, 15021]);
-        let plan = read(&["--exempt-user", "7", "--outbound-port", "9001", "--exclude-outbound-port", "25,26"]).unwrap();
+        let plan =
+            read(&["--exempt-user", "7", "--outbound-port", "9001", "--exclude-outbound-port", "25,26"]).unwrap();
         assert_eq!((plan.inbound, plan.outbound, plan.outbound_left_alone), (None, Some(9001), vec![25, 26, 53]));
     }
 

@@ -15,9 +15,11 @@ pub enum Diagnosis {
 impl Diagnosis {
     pub fn fix(&self) -> String {
         match self {
-            Self::Capability => "give it CAP_NET_ADMIN (and CAP_NET_RAW for iptables-legacy): root, `docker run --cap-add \
+            Self::Capability => {
+                "give it CAP_NET_ADMIN (and CAP_NET_RAW for iptables-legacy): root, `docker run --cap-add \
                                  NET_ADMIN`, or an init container with `capabilities: { add: [NET_ADMIN, NET_RAW] }`"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::Module(module) => {
                 format!("load the kernel module on the host: `modprobe {module}`, and name it in /etc/modules-load.d/")
             }

@@ -220,9 +220,9 @@ fn remove_family(flavour: &'static str, family: Family) -> Result<(), HostError>
             if text.is_empty() { Ok(()) } else { restore(flavour, family, &text) }
         }
         // A program that lacks, or a family or module that the kernel lacks, holds no rules.
-        Err(HostError::Missing { .. } | HostError::Refused { diagnosis: Diagnosis::Module(_) | Diagnosis::Other, .. }) => {
-            Ok(())
-        }
+        Err(
+            HostError::Missing { .. } | HostError::Refused { diagnosis: Diagnosis::Module(_) | Diagnosis::Other, .. },
+        ) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -250,8 +250,15 @@ fn restore(flavour: &str, family: Family, text: &str) -> Result<(), HostError> {
 #[derive(Debug)]
 pub enum Installed {
     /// The family of the table, and the table.
-    Nft { family: String, listing: String },
-    Iptables { flavour: &'static str, family: Family, saved: String },
+    Nft {
+        family: String,
+        listing: String,
+    },
+    Iptables {
+        flavour: &'static str,
+        family: Family,
+        saved: String,
+    },
 }
 
 /// Everything of ours that is installed, in whatever backend.

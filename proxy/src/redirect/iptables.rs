@@ -91,9 +91,8 @@ fn restore_table(wanted: &[&Chain], saved: &[&str]) -> String {
         text += &format!(":{} - [0:0]\n", chain.name);
     }
     let present = saved.iter().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
-    let stale: Vec<&str> = present
-        .filter(|name| name.starts_with(PREFIX) && !wanted.iter().any(|chain| chain.name == *name))
-        .collect();
+    let stale: Vec<&str> =
+        present.filter(|name| name.starts_with(PREFIX) && !wanted.iter().any(|chain| chain.name == *name)).collect();
     let foreign = |line: &&&str| is_ours(line) && !line.starts_with(&format!("-A {PREFIX}"));
     for jump in saved.iter().filter(foreign) {
         text += &format!("-D {}\n", jump[3..].trim_end());
@@ -208,7 +207,9 @@ impl Writer<'_> {
         let (plain, masked) = (self.plan.divert_mark(), mask(self.plan.divert_mark().get()));
         vec![
             format!("-m conntrack --ctdir REPLY -m connmark --mark {plain:#x} -j MARK --set-xmark {masked}"),
-            format!("-o lo -m conntrack --ctdir ORIGINAL -m addrtype ! --src-type LOCAL -j CONNMARK --set-xmark {masked}"),
+            format!(
+                "-o lo -m conntrack --ctdir ORIGINAL -m addrtype ! --src-type LOCAL -j CONNMARK --set-xmark {masked}"
+            ),
         ]
     }
 
@@ -261,7 +262,8 @@ impl Writer<'_> {
     }
 
     fn calls_of_ourselves(&self) -> Vec<String> {
-        let application = self.plan.application.iter().filter(|address| address.is_ipv4() == (self.family == Family::V4));
+        let application =
+            self.plan.application.iter().filter(|address| address.is_ipv4() == (self.family == Family::V4));
         let length = if self.family == Family::V4 { 32 } else { 128 };
         let mut rules: Vec<String> = application
             .map(|address| format!("-d {}/{length} -p tcp -m tcp --dport {} -j RETURN", address.ip(), address.port()))

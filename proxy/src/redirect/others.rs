@@ -118,7 +118,9 @@ pub fn in_iptables(saved: &str, program: &str) -> Vec<Suspect> {
             {
                 suspect(chain, Effect::Diverts);
             }
-            ("-A", "DROP" | "REJECT") if chain != "FORWARD" && !line.contains("INVALID") => suspect(chain, Effect::Drops),
+            ("-A", "DROP" | "REJECT") if chain != "FORWARD" && !line.contains("INVALID") => {
+                suspect(chain, Effect::Drops)
+            }
             _ => {}
         }
     }

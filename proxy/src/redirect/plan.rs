@@ -115,7 +115,9 @@ impl fmt::Display for Interface {
 pub enum PlanError {
     #[error("`{0:?}` is no interface; write a name such as eth0, as `ip link` shows it")]
     Interface(String),
-    #[error("there is no user {0} in /etc/passwd here; write the number that Postern runs as, such as --exempt-user 1337")]
+    #[error(
+        "there is no user {0} in /etc/passwd here; write the number that Postern runs as, such as --exempt-user 1337"
+    )]
     UnknownUser(String),
     #[error(
         "nobody is exempt, so Postern's own connections would be captured; name the user that it runs as: \

@@ -90,9 +90,7 @@ pub fn ourselves(plan: &RedirectPlan, family: Family, own_uid: u32, may_change: 
 fn own_address(family: Family) -> Option<IpAddr> {
     let (from, to): (SocketAddr, SocketAddr) = match family {
         Family::V4 => ((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into()),
-        Family::V6 => {
-            ((Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into())
-        }
+        Family::V6 => ((Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()),
     };
     let socket = UdpSocket::bind(from).ok()?;
     socket.connect(to).ok()?;

@@ -71,7 +71,9 @@ impl Listener {
         let wanted = format!("socket:[{}]", self.inode);
         let holds = |process: &std::path::Path| {
             let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-            descriptors.flat_map(|entry| std::fs::read_link(entry.path())).any(|link| link.as_os_str() == wanted.as_str())
+            descriptors
+                .flat_map(|entry| std::fs::read_link(entry.path()))
+                .any(|link| link.as_os_str() == wanted.as_str())
         };
         let processes = std::fs::read_dir("/proc").ok()?.flatten();
         let mut paths = processes.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());

@@ -116,7 +116,8 @@ pub fn examine(plan: &RedirectPlan, family: Family) -> Result<Option<String>, Ho
 /// `20560:\tfrom all fwmark 0x5050 lookup 20560`
 fn own_rules(shown: &str) -> Vec<(u32, String)> {
     let rules = shown.lines().filter_map(|line| line.split_once(':'));
-    let numbered = rules.filter_map(|(preference, rule)| Some((preference.trim().parse().ok()?, rule.trim().to_owned())));
+    let numbered =
+        rules.filter_map(|(preference, rule)| Some((preference.trim().parse().ok()?, rule.trim().to_owned())));
     numbered.filter(|(preference, _)| PREFERENCES.contains(preference)).collect()
 }
 
