@@ -102,6 +102,9 @@ async fn on_a_shared_listener_each_request_is_decided_by_its_service() {
     let web = mesh.sidecar("web", &section).await;
     for (host, expected) in [("mine.shop.svc", 200), ("theirs.shop.svc", 403)] {
         assert_eq!(H1Client::named(listen, host).await.get("/").await.unwrap().status, expected, "{host}");
+        let connect = format!("CONNECT {host}:80 HTTP/1.1\r\nhost: {host}:80\r\n\r\n");
+        let reply = RawClient::connect(listen).await.response_to(&connect).await;
+        assert_eq!(reply.status, expected, "a tunnel to {host}");
     }
     if own != 0 {
         eprintln!("SKIPPED a request of another user: not root");

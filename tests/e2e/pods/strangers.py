@@ -155,9 +155,9 @@ def nowhere_but_to_services(mesh, scene):
 
 def users(mesh, scene):
     """A captured service for one local user."""
+    wanted = {"http": [APP_UID], "redis": [APP_UID], "raw": [0]}
     for service in scene.client.config["outbound"]["services"]:
-        if service["name"] in ("http", "redis"):
-            service["users"] = [APP_UID]
+        service.update({"users": wanted[service["name"]]} if service["name"] in wanted else {})
     scene.client.reload()
     url = f"http://{mesh.orders.v4}/who"
     wait_until(lambda: get(mesh, url, uid=0) == "403", "the reload")
@@ -168,6 +168,18 @@ def users(mesh, scene):
     refused = {"refusal": "local_user_refused", "service": "redis"}
     wait_until(lambda: scene.client.records_of(**refused), "the record of the refused user")
     expect("the refused user", scene.client.records_of(**refused)[0]["process.user.id"], 0)
+    nobody(mesh, scene)
+
+
+def nobody(mesh, scene):
+    """Of a socket that its process has closed the kernel says user 0, whoever it was: that is not root."""
+    before = scene.orders.raw.connections
+    scene.client.process.signal(signal.SIGSTOP)
+    with mesh.web.entered(), socket.create_connection((mesh.orders.v4, scene.orders.ports["raw"]), timeout=5) as caller:
+        caller.sendall(b"fire and forget")
+    scene.client.process.signal(signal.SIGCONT)
+    wait_until(lambda: scene.client.records_of(refusal="local_user_unknown", service="raw"), "the record of nobody")
+    expect("connections that reached the server", scene.orders.raw.connections, before)
 
 
 def nothing_leaves_past_a_dead_sidecar(mesh, scene):
