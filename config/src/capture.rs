@@ -1,13 +1,17 @@
 //! `capture:` traffic of the application that is redirected to Postern, in both directions, without the application's help.
 
+pub mod dns;
 mod raw;
 
 use crate::network::Network;
 use std::num::NonZeroU32;
 
-pub(crate) use raw::RawCapture;
+pub use dns::Dns;
+#[cfg(test)]
+pub(crate) use dns::RawDns;
 #[cfg(test)]
 pub(crate) use raw::RawRedirect;
+pub(crate) use raw::{RawCapture, User};
 
 /// Where captured connections arrive, and which are captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub struct Capture {
     pub outbound: Option<u16>,
     pub mode: CaptureMode,
     pub redirect: Redirect,
+    /// `None`: name queries are left alone.
+    pub dns: Option<Dns>,
 }
 
 /// How inbound connections are diverted.

@@ -1,6 +1,7 @@
 //! Rules between sections: what is right by itself and wrong beside something else.
 
 use crate::Config;
+use crate::capture;
 use crate::listener::Inbound;
 use crate::network::Destination;
 use crate::problem::Place;
@@ -20,6 +21,9 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
     service_hosts(&config.outbound.services, reader);
     service_addresses(config, reader);
     loops(&config.outbound.services, &config.outbound.listen, reader);
+    if let Some(dns) = config.capture.as_ref().and_then(|capture| capture.dns.as_ref()) {
+        capture::dns::check_hosts(dns, &config.outbound.services, reader);
+    }
     listeners(reader);
 }
 

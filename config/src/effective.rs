@@ -1,13 +1,13 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
 use crate::authz::{Allow, Principal};
-use crate::capture::{Capture, CaptureMode, Ports};
+use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
 use crate::units::{print_duration, print_size};
-use crate::upstream::{Endpoints, Service, ServiceProtocol, Transport};
+use crate::upstream::{Endpoints, LocalUser, Service, ServiceProtocol, Transport};
 use crate::{Config, Limits, Timeouts};
 use serde_json::{Map, Value, json};
 use std::fmt::{Display, Write};
@@ -220,6 +220,18 @@ fn capture(capture: &Capture) -> Value {
         "closed_egress": redirect.closed_egress,
     });
     section.insert("redirect".into(), rules);
+    put(&mut section, "dns", capture.dns.as_ref().map(dns));
+    Value::Object(section)
+}
+
+fn dns(dns: &Dns) -> Value {
+    let mut section = Map::new();
+    section.insert("listen".into(), json!(dns.listen));
+    // What is left out is read from /etc/resolv.conf.
+    put(&mut section, "upstreams", (!dns.upstreams.is_empty()).then(|| words(&dns.upstreams)));
+    put(&mut section, "search", dns.search.as_deref().map(words));
+    section.insert("virtual_networks".into(), words(&dns.virtual_networks));
+    section.insert("ttl".into(), json!(print_duration(dns.ttl)));
     Value::Object(section)
 }
 
@@ -229,6 +241,11 @@ fn service(service: &Service) -> Value {
     put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
     put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
     put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
+    let users = service.users.iter().map(|user| match user {
+        LocalUser::Id(id) => json!(id),
+        LocalUser::Name(name) => json!(name),
+    });
+    put(&mut section, "users", (!service.users.is_empty()).then(|| users.collect()));
     let endpoints = match &service.endpoints {
         Endpoints::Static(addresses) => Some(words(addresses)),
         Endpoints::Dns { host, port } => Some(json!({ "dns": format!("{host}:{port}") })),

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use authz::{Allow, Principal};
 pub use bounds::{Limits, Timeouts};
-pub use capture::{Capture, CaptureMode};
+pub use capture::{Capture, CaptureMode, Dns};
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
 pub use network::{Destination, Network, NetworkError};
@@ -48,7 +48,7 @@ pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
-pub use upstream::{Endpoints, Outbound, Service, ServiceProtocol, Transport};
+pub use upstream::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol, Transport};
 
 /// A whole, checked configuration: what the program runs, not what was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,6 +119,9 @@ impl Config {
             for rule in port.allow.iter_mut().chain(routes) {
                 rule.place = nowhere.clone();
             }
+        }
+        if let Some(dns) = config.capture.as_mut().and_then(|capture| capture.dns.as_mut()) {
+            dns.place = nowhere.clone();
         }
         for service in &mut config.outbound.services {
             service.place = nowhere.clone();

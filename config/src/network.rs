@@ -52,9 +52,25 @@ impl Network {
         address.is_ipv4() == self.address.is_ipv4() && self.masked(address) == self.address
     }
 
-    /// The first of the network.
+    /// Its first address.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// How many addresses it has; `::/0` has one less than it should.
+    pub fn size(&self) -> u128 {
+        let whole = if self.address.is_ipv4() { 32 } else { 128 };
+        1_u128.checked_shl(whole - u32::from(self.prefix)).unwrap_or(u128::MAX)
+    }
+
+    /// Whether each address of `other` is one of ours.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.prefix <= other.prefix && self.contains(other.address)
+    }
+
+    /// Whether some address is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
     }
 
     pub fn is_ipv4(&self) -> bool {
@@ -221,6 +237,23 @@ mod tests {
         let destination = Destination::parse("10.0.0.0/8:443").unwrap();
         for (address, expected) in [("10.1.1.1:443", true), ("10.1.1.1:80", false), ("[::ffff:10.1.1.1]:443", true)] {
             assert_eq!(destination.contains(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn networks_cover_overlap_and_have_sizes() {
+        for (one, other, covers, overlaps) in [
+            ("10.0.0.0/8", "10.1.0.0/16", true, true),
+            ("10.1.0.0/16", "10.0.0.0/8", false, true),
+            ("10.0.0.0/8", "10.0.0.0/8", true, true),
+            ("10.0.0.0/8", "11.0.0.0/8", false, false),
+            ("0.0.0.0/0", "::/0", false, false),
+        ] {
+            let [first, second] = [one, other].map(|text| Network::parse(text).unwrap());
+            assert_eq!((first.covers(&second), first.overlaps(&second)), (covers, overlaps), "{one} {other}");
+        }
+        for (network, size) in [("10.0.0.0/8", 1 << 24), ("10.1.2.3", 1), ("fd00::/64", 1 << 64), ("::/0", u128::MAX)] {
+            assert_eq!(Network::parse(network).unwrap().size(), size, "{network}");
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Reader {
     pub listeners: Vec<Listener>,
     /// What `identity.svid` says, for whoever names none of their own.
     pub svid: SvidSelector,
+    /// Is there a `capture.dns`, so that a connection's address tells which host was asked for?
+    pub names_have_addresses: bool,
     key: &'static str,
 }
 

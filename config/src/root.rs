@@ -77,6 +77,7 @@ impl RawConfig {
         }
         let identity = self.identity.into_option().map_or_else(Identity::default, |identity| identity.check(reader));
         reader.svid = identity.svid.clone();
+        reader.names_have_addresses = self.capture.get().is_some_and(RawCapture::has_dns);
         let inbound = self.inbound.or_default().into_iter().filter_map(|port| port.check(reader)).collect();
         Config {
             identity,

@@ -34,6 +34,8 @@ pub struct Service {
     pub addresses: Vec<Destination>,
     /// A local listener of its own: everything that arrives there goes to this service.
     pub listen: Option<SocketAddr>,
+    /// The local users that may use it. Empty: all.
+    pub users: Vec<LocalUser>,
     pub endpoints: Endpoints,
     pub protocol: ServiceProtocol,
     pub transport: Transport,
@@ -41,6 +43,14 @@ pub struct Service {
     /// How long one TCP connect may take. `None`: `timeouts.connect`.
     pub connect_timeout: Option<Duration>,
     pub place: Place,
+}
+
+/// A user of this host, as the file names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LocalUser {
+    Id(u32),
+    /// Of the host's user database, which is asked when the file comes into force.
+    Name(String),
 }
 
 /// What the application speaks to a service.

@@ -7,6 +7,7 @@ mod process_change;
 
 use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
 use crate::capture::probe;
+use crate::dns::server as dns_server;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
 use crate::policy::{Policy, UNROUTED};
 use crate::shared::Shared;
@@ -19,6 +20,7 @@ use listeners::{Bound, Listener, Listeners};
 use postern_config::Config;
 use postern_config::identity::Endpoint;
 use process_change::ProcessChange;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +44,7 @@ pub struct App {
     state: Arc<AdminState>,
     config: Config,
     listeners: Listeners,
+    dns: Option<dns_server::Open>,
     surroundings: Surroundings,
     counters: Arc<Counters>,
     source: SourceHandle,
@@ -67,7 +70,11 @@ impl App {
 
         // Doors: all are bound before one is opened.
         let wanted = Listener::wanted(&config, &shared.policy().load());
+        if !dns_upstreams(&config).is_empty() {
+            shared.discovery.ask(dns_upstreams(&config));
+        }
         let bound = Bound::new(wanted, config.admin.socket.as_deref())?;
+        let dns = bind_dns(&config, None)?;
         let allowed = AllowedUids::new(&config.admin.uids)?;
 
         // Open.
@@ -79,9 +86,21 @@ impl App {
         let drain_asked = Arc::new(Notify::new());
         let state = admin_state(&shared, &readiness, &workers, surroundings.log.clone(), &drain_asked);
         let listeners = Listeners::new(workers.handles.clone(), state.clone(), allowed);
-        let mut app =
-            Self { shared, readiness, workers, state, config, listeners, surroundings, counters, source, drain_asked };
+        let mut app = Self {
+            shared,
+            readiness,
+            workers,
+            state,
+            config,
+            listeners,
+            dns: None,
+            surroundings,
+            counters,
+            source,
+            drain_asked,
+        };
         app.listeners.open_all(bound).await;
+        app.open_dns(dns);
         app.report_configuration();
         app.readiness.set(Condition::Listeners, Ok(()));
         if app.shared.policy().load().captured_port().is_some() {
@@ -100,6 +119,7 @@ impl App {
         let before = self.shared.policy().load_full();
         let policy = Policy::compile(&config, Some(&before), &self.shared.metrics)?;
         let process = ProcessChange::prepare(self, &config)?;
+        let dns = bind_dns(&config, self.dns.as_ref())?;
         let wanted = Listener::wanted(&config, &policy);
         let listeners = self.listeners.prepare(&wanted, config.admin.socket.as_deref()).await?;
         let identity = (config.identity != self.config.identity).then(|| self.identity_source(&config)).transpose();
@@ -123,12 +143,27 @@ impl App {
             self.source = identity;
         }
         self.shared.publish_policy(policy);
+        if self.dns.as_ref().map(dns_server::Open::port) != dns_port(&config) {
+            self.dns = None;
+        }
+        self.open_dns(dns);
+        if dns_upstreams(&config) != dns_upstreams(&self.config) {
+            self.shared.discovery.ask(dns_upstreams(&config));
+        }
         process.commit(self, &config);
         self.listeners.commit(listeners).await;
         self.shared.metrics.retain_ports(|direction, name| names(&config, direction, name));
         self.config = config;
         self.report_configuration();
         Ok(())
+    }
+
+    fn open_dns(&mut self, bound: Option<dns_server::Bound>) {
+        let Some(bound) = bound else { return };
+        match bound.open(&self.shared) {
+            Ok(open) => self.dns = Some(open),
+            Err(error) => tracing::error!(%error, "name queries cannot be answered"),
+        }
     }
 
     fn identity_source(&self, config: &Config) -> Result<SourceHandle, SourceError> {
@@ -208,6 +243,22 @@ impl App {
             last_error: None,
         }));
     }
+}
+
+fn dns_port(config: &Config) -> Option<u16> {
+    config.capture.as_ref()?.dns.as_ref().map(|dns| dns.listen)
+}
+
+/// Nameservers that the file names. Where it names none, those of the system are asked, and are not ourselves.
+fn dns_upstreams(config: &Config) -> &[SocketAddr] {
+    let dns = config.capture.as_ref().and_then(|capture| capture.dns.as_ref());
+    dns.map_or(&[], |dns| &dns.upstreams)
+}
+
+/// Sockets for name queries, unless `open` has them already or nobody asks for any.
+fn bind_dns(config: &Config, open: Option<&dns_server::Open>) -> std::io::Result<Option<dns_server::Bound>> {
+    let wanted = dns_port(config).filter(|port| open.map(dns_server::Open::port) != Some(*port));
+    wanted.map(dns_server::Bound::new).transpose()
 }
 
 /// Metrics of what is no longer in the file end with it.

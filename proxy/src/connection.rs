@@ -1,5 +1,7 @@
 //! One accepted connection, from the moment it is accepted to its last byte: what is known of it, and its one record.
 
+mod local_caller;
+
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, UNROUTED};
 use crate::refusal::Refused;
@@ -26,6 +28,8 @@ pub struct Connection {
     pub identity: OnceCell<RenderedIdentity>,
     /// HTTP/2: the request that began with the present poll of its stream, for whoever polls it.
     pub begun_stream: Cell<Option<Weak<InFlight>>>,
+    /// Where the application's socket is connected to, as it sees it.
+    called: Cell<Option<SocketAddr>>,
     /// Where it was meant to go, if it was captured.
     original: Cell<Option<SocketAddr>>,
     version: Cell<HttpVersion>,
@@ -84,6 +88,7 @@ impl Connection {
             metrics,
             identity: OnceCell::new(),
             begun_stream: Cell::new(None),
+            called: Cell::new(None),
             original: Cell::new(None),
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
@@ -160,6 +165,7 @@ impl Connection {
             name: &session.name,
             connection: session.id,
             remote: Some(session.remote),
+            caller_uid: session.caller_uid.get().and_then(|uid| uid.ok()),
             original: self.original(),
             protocol: match session.carries() {
                 Carries::Unknown => None,

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod connection;
 mod delegate;
 pub mod detect;
+pub mod dns;
 pub mod drain;
 pub mod http;
 pub mod identity;

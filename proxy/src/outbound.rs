@@ -45,6 +45,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         None => (Arc::from(SHARED_NAME), policy.unrouted.clone()),
     };
     let connection = Connection::open(&worker, door, place, Direction::Local, name, metrics, remote);
+    connection.called_by(&accepted);
     match by {
         By::Address(original) => {
             connection.set_original(original);
@@ -196,6 +197,7 @@ async fn tunnel(
         return Err(Refused::new(Refusal::NoRoute, "what it is for is no longer in the configuration"));
     };
     drop(policy);
+    connection.check_user(&service)?;
     let host = if let By::Name(host) = &by { Some(host.as_str()) } else { None };
     let original = connection.original();
     let requested = Requested { host, port: original.map(|original| original.port()), original };

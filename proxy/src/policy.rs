@@ -1,6 +1,8 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
 use crate::authz::{Decision, Principal, RuleSet};
+use crate::capture::local_users::{self, UserError};
+use crate::dns::{DnsError, DnsPlan};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
 use crate::refusal::Refusal;
@@ -64,10 +66,14 @@ pub struct Policy {
     /// service of the same name, which listens elsewhere now. An entry goes when its name does.
     moved: HashMap<Door, DoorPlan>,
     pub services: ServiceTable,
+    /// `None`: names are not captured.
+    pub dns: Option<Arc<DnsPlan>>,
     pub timeouts: Arc<Timeouts>,
     pub limits: Arc<Limits>,
     pub strictness: Strictness,
     pub connections_max: usize,
+    /// Some service is not for all local users.
+    pub restricts_users: bool,
     /// Counts what no service was found for.
     pub unrouted: Arc<PortMetrics>,
     /// Captured inbound connections arrive with their destination unchanged.
@@ -106,6 +112,14 @@ pub enum CompileError {
         #[source]
         source: WebRootsError,
     },
+    #[error("service {service}: `users` names somebody who cannot be found")]
+    LocalUser {
+        service: String,
+        #[source]
+        source: UserError,
+    },
+    #[error(transparent)]
+    Dns(#[from] DnsError),
 }
 
 impl Policy {
@@ -129,6 +143,8 @@ impl Policy {
         let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
         let mut web_clients = WebClients::following(plans_before);
         for service in &config.outbound.services {
+            let service = &*local_users::resolved(service)
+                .map_err(|source| CompileError::LocalUser { service: service.name.clone(), source })?;
             let web = match &service.transport {
                 Transport::WebTls { roots, .. } => {
                     let client = web_clients.get(roots.as_deref());
@@ -157,13 +173,16 @@ impl Policy {
             doors.extend(outbound.map(|address| (Door::At(address), DoorPlan::CapturedOutbound)));
         }
         let own_ports = listening_ports(config);
+        let dns = DnsPlan::compile(config, previous.and_then(|previous| previous.dns.as_deref()))?.map(Arc::new);
         let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
             digest: digest(config),
             doors,
             moved,
+            restricts_users: services.iter().any(|service| !service.users.is_all()),
             services: ServiceTable::compile(services),
+            dns,
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),
             strictness,

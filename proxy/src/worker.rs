@@ -4,6 +4,7 @@
 //! worker; each connection goes to the one with the fewest.
 
 use crate::admin::ConnectionInfo;
+use crate::capture::caller_uid::CallerUids;
 use crate::capture::original::{inbound_door, original_destination};
 use crate::capture::{Accepted, ClientAddr, CloseAsked};
 use crate::connection::{Place, turn_away};
@@ -151,6 +152,7 @@ pub struct Worker {
     pub registry: Rc<Registry>,
     pub upstreams: Upstreams,
     pub detect_memory: RefCell<DetectMemory<DetectKey>>,
+    pub caller_uids: CallerUids,
     pub executor: LocalExecutor,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
@@ -217,6 +219,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         registry: Rc::default(),
         upstreams: Upstreams::default(),
         detect_memory: RefCell::default(),
+        caller_uids: CallerUids::default(),
         executor: LocalExecutor,
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),

@@ -1,6 +1,7 @@
 //! `capture:` as it is written, and its checks.
 
-use super::{Capture, CaptureMode, Ports, Redirect};
+use super::dns::RawDns;
+use super::{Capture, CaptureMode, Dns, Ports, Redirect};
 use crate::network::Network;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
@@ -30,6 +31,8 @@ pub(crate) struct RawCapture {
     mode: Field<CaptureMode>,
     /// What is captured.
     redirect: Field<RawRedirect>,
+    /// The application's name queries. Absent: they are left alone.
+    dns: Field<RawDns>,
     #[schemars(skip)]
     place: Place,
 }
@@ -43,12 +46,17 @@ impl Section for RawCapture {
             outbound: keys.optional("outbound"),
             mode: keys.optional("mode"),
             redirect: keys.optional("redirect"),
+            dns: keys.optional("dns"),
             place: keys.place(),
         }
     }
 }
 
 impl RawCapture {
+    pub fn has_dns(&self) -> bool {
+        self.dns.is_written()
+    }
+
     pub fn check(self, reader: &mut Reader) -> Capture {
         let ports = [
             (&self.inbound, "capture.inbound", Ipv4Addr::UNSPECIFIED),
@@ -68,11 +76,38 @@ impl RawCapture {
             let hint = "add `inbound: 15006`, or remove `mode`";
             reader.problem(place, "`mode` is about inbound connections, and none are captured", hint);
         }
+        let dns_place = self.dns.place().cloned();
+        let redirect = self.redirect.into_option().map_or_else(Redirect::default, RawRedirect::check);
+        let dns = self.dns.into_option().map(|dns| dns.check(reader));
+        if let (Some(place), false) = (&dns_place, self.outbound.is_written()) {
+            let hint = "add `outbound: 15001`, or remove `dns`";
+            let what = "`dns` hands out addresses that captured connections alone reach, and none are captured";
+            reader.problem(place, what, hint);
+        }
+        if let (Some(place), Some(dns)) = (&dns_place, &dns) {
+            are_captured(place, dns, &redirect, reader);
+        }
         Capture {
             inbound: self.inbound.into_option(),
             outbound: self.outbound.into_option(),
             mode: self.mode.or_default(),
-            redirect: self.redirect.into_option().map_or_else(Redirect::default, RawRedirect::check),
+            redirect,
+            dns,
+        }
+    }
+}
+
+/// Connections to virtual addresses that are not captured lead nowhere.
+fn are_captured(place: &Place, dns: &Dns, redirect: &Redirect, reader: &mut Reader) {
+    for network in &dns.virtual_networks {
+        if let Some(excluded) = redirect.exclude_networks.iter().find(|excluded| excluded.overlaps(network)) {
+            let what = format!("`exclude_networks` has `{excluded}`, and `dns` hands out addresses of `{network}`");
+            reader.problem(place, what, "write other `virtual_networks`, or exclude less");
+        }
+        let only = &redirect.only_networks;
+        if !only.is_empty() && !only.iter().any(|only| only.covers(network)) {
+            let what = format!("`only_networks` leaves out `{network}`, of which `dns` hands out addresses");
+            reader.problem(place, what, format!("add `{network}` to `only_networks`"));
         }
     }
 }
@@ -178,7 +213,7 @@ impl JsonSchema for Ports {
 }
 
 /// A name of the user database, or a number.
-struct User(String);
+pub(crate) struct User(pub String);
 
 impl FromNode for User {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::authz::RawAllow;
 use crate::bounds::{RawLimits, RawTimeouts};
-use crate::capture::{RawCapture, RawRedirect};
+use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
 use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::read::{Section, known_keys};
@@ -34,6 +34,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawFiles>();
     check::<RawCapture>();
     check::<RawRedirect>();
+    check::<RawDns>();
     check::<RawBundleEndpoint>();
     check::<RawSvid>();
     check::<RawInbound>();
@@ -57,7 +58,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 20);
+    assert_eq!(objects + 1, 21);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -3,7 +3,8 @@
 mod endpoints;
 mod transport;
 
-use super::{Endpoints, Outbound, Service, ServiceProtocol};
+use super::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol};
+use crate::capture::User;
 use crate::identity::SvidSelector;
 use crate::listener::OnExpiry;
 use crate::network::Destination;
@@ -118,6 +119,10 @@ pub(crate) struct RawService {
     addresses: Field<OneOrMany<Destination>>,
     /// A local listener of its own: everything that arrives there goes to this service.
     listen: Field<Address>,
+    /// The local users, names or numbers, that may use the service: those whose sockets connect to Postern. Others are
+    /// refused, and so is a connection whose user the kernel does not tell.
+    #[schemars(extend("x-default" = "all"))]
+    users: Field<OneOrMany<User>>,
     /// Where it is: a list of `IP:PORT`, `{ dns: "HOST:PORT" }`, or `{ port: PORT }` for the host that the request
     /// named at this port.
     #[schemars(extend("x-default" = "the host and port that the request named"))]
@@ -160,6 +165,7 @@ impl Section for RawService {
             hosts: keys.optional("hosts"),
             addresses: keys.optional("addresses"),
             listen: keys.optional("listen"),
+            users: keys.optional("users"),
             endpoints: keys.optional("endpoints"),
             protocol: keys.optional("protocol"),
             identity: keys.optional("identity"),
@@ -195,6 +201,7 @@ impl RawService {
             hosts: self.hosts.or_default().0.into_iter().map(|host| host.value).collect(),
             addresses: self.addresses.or_default().0,
             listen,
+            users: self.users.or_default().0.into_iter().map(local_user).collect(),
             endpoints: endpoints?,
             protocol: self.protocol.or_default(),
             transport: transport?,
@@ -212,6 +219,11 @@ impl RawService {
         {
             reader.problem(place, "`hosts` has nothing that could fit", "name some, or remove the key");
         }
+        if let (Some(users), Some(place)) = (self.users.get(), self.users.place())
+            && users.0.is_empty()
+        {
+            reader.problem(place, "`users` names nobody", "name some, or remove the key to let all users in");
+        }
         let by_address = self.addresses.is_written();
         if !self.hosts.is_written() && !self.listen.is_written() && !by_address {
             let hint =
@@ -220,8 +232,10 @@ impl RawService {
             return;
         }
         let is_tcp = self.protocol.get() == Some(&ServiceProtocol::Tcp);
-        if is_tcp && !self.listen.is_written() && !by_address {
-            let hint = "add `listen:` (a listener of its own) or `addresses:` (captured); hosts are found in HTTP only";
+        let by_name = reader.names_have_addresses && self.hosts.is_written() && !self.listen.is_written();
+        if is_tcp && !self.listen.is_written() && !by_address && !by_name {
+            let hint = "add `listen:` (a listener of its own) or `addresses:` (captured); hosts are found in HTTP requests \
+                        only, or with `capture.dns`";
             reader.problem(place, "nothing can reach the service: a `tcp` connection names no host", hint);
         }
         let by_host = match self.endpoints.place() {
@@ -231,7 +245,7 @@ impl RawService {
         if by_address && self.listen.is_written() && by_host {
             let hint = "add `endpoints:`, or remove `listen:`";
             reader.problem(place, "the service has nowhere to go from its own listener: that names no address", hint);
-        } else if by_address {
+        } else if by_address || by_name {
             // It goes where it was meant to go.
         } else if by_host && is_tcp {
             let hint = "add `endpoints:` with addresses, or `{ dns: \"HOST:PORT\" }`";
@@ -242,4 +256,8 @@ impl RawService {
             reader.problem(place, "the service has nowhere to go: it has neither endpoints nor hosts", hint);
         }
     }
+}
+
+fn local_user(user: User) -> LocalUser {
+    user.0.parse().map_or(LocalUser::Name(user.0), LocalUser::Id)
 }

@@ -1,7 +1,9 @@
 //! How connections reach us: listening, accepting, and (with redirection) where they were meant to go.
 
 pub mod caller;
+pub mod caller_uid;
 mod closing;
+pub mod local_users;
 pub mod original;
 pub mod probe;
 

@@ -81,6 +81,7 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
         hosts: Vec::new(),
         addresses: Vec::new(),
         listen: Some(args.listen),
+        users: Vec::new(),
         endpoints: endpoints(&args.to)?,
         protocol: match args.common.protocol {
             ProtocolArg::Http => ServiceProtocol::Http,

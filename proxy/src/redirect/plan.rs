@@ -158,7 +158,9 @@ impl Wanted {
             AppAddress::Tcp(address) => Some(*address),
             AppAddress::Unix(_) => None,
         });
-        Some(Self { capture: config.capture.clone()?, dns: None, application: application.collect(), own_ports })
+        let capture = config.capture.clone()?;
+        let dns = capture.dns.as_ref().map(|dns| dns.listen);
+        Some(Self { capture, dns, application: application.collect(), own_ports })
     }
 
     /// Both directions at the customary ports, for a Postern whose file is not at hand.
@@ -171,6 +173,7 @@ impl Wanted {
                 outbound: Some(OUTBOUND_DEFAULT),
                 mode: CaptureMode::default(),
                 redirect: Redirect::default(),
+                dns: None,
             },
             dns: None,
             own_ports: own_ports.collect(),
@@ -195,7 +198,7 @@ impl RedirectPlan {
     /// # Errors
     /// One variant a rule.
     pub fn new(wanted: &Wanted, facts: HostFacts<'_>) -> Result<Self, PlanError> {
-        let Capture { inbound, outbound, mode, redirect } = &wanted.capture;
+        let Capture { inbound, outbound, mode, redirect, dns: _ } = &wanted.capture;
         match (inbound, outbound) {
             (None, None) => return Err(PlanError::NothingCaptured),
             (Some(inbound), Some(outbound)) if inbound == outbound => return Err(PlanError::SamePort(*inbound)),

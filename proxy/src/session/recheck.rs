@@ -2,6 +2,7 @@
 
 use super::{Carries, Direction, EndCause, InFlight, Registry, Session};
 use crate::authz::{Decision, Principal};
+use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
 use crate::upstream::plan::{Requested, Security, ServicePlan};
@@ -29,9 +30,9 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
         let allowed = match (&request.service, request.session.subject()) {
             (Some(service), Some(Subject::Shared { original })) => {
                 let now = policy.services.of_request(&request.host, *original);
-                now.is_some_and(|now| now.name == service.name && is_protected_alike(now, service))
+                now.is_some_and(|now| now.name == service.name && still_served(&request.session, now, service))
             }
-            (Some(service), _) => service_stays(service, policy),
+            (Some(service), _) => service_stays(&request.session, service, policy),
             (None, Some(Subject::Door(door))) => is_allowed_again(&request, *door, policy),
             (None, _) => continue,
         };
@@ -62,10 +63,20 @@ fn is_allowed_again(request: &InFlight, door: Door, policy: &Policy) -> bool {
     })
 }
 
-/// A request that the application sends: is its service still declared, and protected in the same way? Who answers in the
-/// mesh is the affair of the upstream's own session.
-fn service_stays(before: &ServicePlan, policy: &Policy) -> bool {
-    policy.services.by_name(&before.name).is_some_and(|now| is_protected_alike(&now, before))
+/// A request that the application sends: is its service still declared, for whoever called, and protected in the same way?
+/// Who answers in the mesh is the affair of the upstream's own session.
+fn service_stays(session: &Session, before: &ServicePlan, policy: &Policy) -> bool {
+    policy.services.by_name(&before.name).is_some_and(|now| still_served(session, &now, before))
+}
+
+fn still_served(session: &Session, now: &ServicePlan, before: &ServicePlan) -> bool {
+    is_protected_alike(now, before) && admits_caller(session, now)
+}
+
+/// Nobody asked for the user of a connection when no service and no record wanted to know it: then it counts as another.
+fn admits_caller(session: &Session, now: &ServicePlan) -> bool {
+    let uid = session.caller_uid.get().copied().unwrap_or(Err(CallerUnknown::NotAsked));
+    now.users.is_all() || uid.is_ok_and(|uid| now.users.admits(uid))
 }
 
 fn is_protected_alike(one: &ServicePlan, other: &ServicePlan) -> bool {
@@ -99,7 +110,7 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         // The application's side of a tunnel. Who answers is the affair of the other side, which has a session of its own
         // where the service is in the mesh.
         (Direction::Local | Direction::Inbound, _) => {
-            if !is_protected_alike(&now, before) {
+            if !still_served(session, &now, before) {
                 session.cut(EndCause::PolicyChanged, event);
             }
         }

@@ -1,6 +1,7 @@
 //! From numbers to Prometheus' text format, through the `prometheus` crate's model and encoder.
 
 use super::counters::{Histogram, PortFigures};
+use super::dns::DnsResult;
 use super::metrics::{self, Family, Kind, Metrics, unix_seconds};
 use super::process;
 use crate::identity::{DiscardReason, IdentityState};
@@ -35,6 +36,9 @@ fn process_and_configuration(page: &mut Page, source: &Metrics) {
     page.value(&metrics::ACCEPT_ERRORS, &[], count(&global.accept_errors));
     page.value(&metrics::DESCRIPTOR_EXHAUSTION, &[], count(&global.descriptor_exhaustion));
     page.value(&metrics::TASK_PANICS, &[], count(&global.task_panics));
+    for result in DnsResult::ALL {
+        page.value(&metrics::DNS_QUERIES, &[result.as_str()], global.dns.count(result) as f64);
+    }
     for (family, figure) in [
         (&metrics::RESIDENT_MEMORY, process::resident_memory_bytes()),
         (&metrics::CPU_SECONDS, process::cpu_seconds()),

@@ -5,6 +5,7 @@
 //! and `["a","bc"]` share one series there. The crate does what it does well, the exposition format.
 
 use super::counters::{Histogram, PortMetrics};
+use super::dns::{DnsCounters, DnsResult};
 use super::{Direction, exposition};
 use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
 use std::collections::BTreeMap;
@@ -73,6 +74,7 @@ families! {
     OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed at once because `limits.connections` were open.";
     ACCEPT_ERRORS = "postern_accept_errors_total" Counter &[], "Connections that could not be accepted.";
     DESCRIPTOR_EXHAUSTION = "postern_descriptor_exhaustion_total" Counter &[], "Times that no file descriptor was left for a connection; raise `nofile` or lower `limits.connections`.";
+    DNS_QUERIES = "postern_dns_queries_total" Counter &["result"], "Name queries of the application (`capture.dns`): `declared` and `expansion` were answered here, `forwarded` upstream and `cached` by what upstream said before; `failed`: no nameserver answered.";
     TASK_PANICS = "postern_task_panics_total" Counter &[], "Connections ended by a defect in Postern.";
     RESIDENT_MEMORY = "process_resident_memory_bytes" Gauge &[], "Memory of this process that is in RAM.";
     CPU_SECONDS = "process_cpu_seconds_total" Counter &[], "CPU time of this process, user and system.";
@@ -111,6 +113,7 @@ pub(super) struct Global {
     pub(super) accept_errors: AtomicU64,
     pub(super) descriptor_exhaustion: AtomicU64,
     pub(super) task_panics: AtomicU64,
+    pub(super) dns: DnsCounters,
 }
 
 /// What a scrape says about the identity snapshot; see [`Metrics::update_identity`].
@@ -266,6 +269,14 @@ impl Metrics {
 
     pub fn task_panicked(&self) {
         self.global.task_panics.fetch_add(1, Relaxed);
+    }
+
+    pub fn dns_query(&self, result: DnsResult) {
+        self.global.dns.add(result);
+    }
+
+    pub fn dns_queries(&self, result: DnsResult) -> u64 {
+        self.global.dns.count(result)
     }
 
     /// Everything in Prometheus' text format.

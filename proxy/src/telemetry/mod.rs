@@ -7,6 +7,7 @@
 
 pub mod access_log;
 pub mod counters;
+mod dns;
 mod exposition;
 pub mod json;
 mod log_file;
@@ -17,6 +18,7 @@ pub mod record;
 
 pub use access_log::AccessLog;
 pub use counters::PortMetrics;
+pub use dns::DnsResult;
 pub use metrics::Metrics;
 pub use process_log::LogHandle;
 pub use record::{ConnectionRecord, RequestRecord};

@@ -65,6 +65,8 @@ pub struct ConnectionFacts<'a> {
     /// Number of the connection in this process.
     pub connection: u64,
     pub remote: Option<SocketAddr>,
+    /// The local user whose socket that is, where the application is the caller.
+    pub caller_uid: Option<u32>,
     /// Where a captured connection was meant to go.
     pub original: Option<SocketAddr>,
     /// `http` or `tcp`, as it was declared or detected.
@@ -172,6 +174,7 @@ impl ConnectionFacts<'_> {
             object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
             object.number("network.peer.port", remote.port());
         }
+        object.number_if("process.user.id", self.caller_uid);
         if let Some(original) = self.original {
             object.number("capture.destination", format_args!("\"{original}\""));
         }

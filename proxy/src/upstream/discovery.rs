@@ -1,8 +1,12 @@
 //! Names into addresses, on the control plane. Workers read the last good answer and never wait for a resolver, but for
 //! the first answer of a name.
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::read_system_conf;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -86,7 +90,7 @@ type Name = (Arc<str>, u16, bool);
 
 /// Every name that something still uses.
 pub struct Discovery {
-    resolver: Option<TokioResolver>,
+    resolver: ArcSwapOption<TokioResolver>,
     control: Handle,
     names: Mutex<HashMap<Name, Weak<EndpointSet>>>,
 }
@@ -94,11 +98,20 @@ pub struct Discovery {
 impl Discovery {
     /// Resolves as the system is configured to (`/etc/resolv.conf`, `/etc/hosts`).
     pub fn new(control: Handle) -> Self {
-        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+        let resolver = resolver(&[]);
         let resolver = resolver
             .inspect_err(|error| tracing::warn!(%error, "no DNS configuration could be read: names use the C library"))
             .ok();
+        let resolver = ArcSwapOption::new(resolver.map(Arc::new));
         Self { resolver, control, names: Mutex::new(HashMap::new()) }
+    }
+
+    /// From now on these nameservers are asked instead of the system's, which may be ourselves; none: the system's again.
+    pub fn ask(&self, nameservers: &[SocketAddr]) {
+        match resolver(nameservers) {
+            Ok(resolver) => self.resolver.store(Some(Arc::new(resolver))),
+            Err(error) => tracing::warn!(%error, "names are resolved as before"),
+        }
     }
 
     /// The set for a name; its refresh task ends when the last user has dropped it. `None`: too many names.
@@ -122,7 +135,7 @@ impl Discovery {
     }
 
     async fn lookup(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
-        let Some(resolver) = &self.resolver else {
+        let Some(resolver) = self.resolver.load_full() else {
             let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| error.to_string())?;
             return Ok((found.map(|address| address.ip()).collect(), REFRESH_MAX));
         };
@@ -130,6 +143,26 @@ impl Discovery {
         let lifetime = answer.valid_until().saturating_duration_since(Instant::now());
         Ok((answer.iter().collect(), lifetime.clamp(REFRESH_MIN, REFRESH_MAX)))
     }
+}
+
+/// As the system is configured, but for `nameservers` if there are any.
+fn resolver(nameservers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    if nameservers.is_empty() {
+        return TokioResolver::builder_tokio()?.build();
+    }
+    let (system, options) = read_system_conf().unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default()));
+    let nameservers = nameservers.iter().map(|address| {
+        let mut nameserver = NameServerConfig::udp_and_tcp(address.ip());
+        for connection in &mut nameserver.connections {
+            connection.port = address.port();
+        }
+        nameserver
+    });
+    let domain = system.domain().cloned();
+    let config = ResolverConfig::from_parts(domain, system.search().to_vec(), nameservers.collect());
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    builder.build()
 }
 
 async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_template: bool, set: Weak<EndpointSet>) {

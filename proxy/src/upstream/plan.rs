@@ -1,6 +1,7 @@
 //! An upstream as compiled from the configuration: a declared service, one instance of a template, or our application.
 
 use super::discovery::{EndpointSource, may_be_dialled};
+use crate::capture::local_users::AllowedUsers;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
@@ -29,6 +30,8 @@ pub struct ServicePlan {
     /// Where captured connections to it were meant to go.
     addresses: Vec<Destination>,
     pub protocol: ServiceProtocol,
+    /// The local users that may use it.
+    pub users: AllowedUsers,
     pub security: Security,
     pub source: EndpointSource,
     pub on_expiry: OnExpiry,
@@ -90,6 +93,7 @@ impl ServicePlan {
             hosts: service.hosts.clone(),
             addresses: service.addresses.clone(),
             protocol: service.protocol,
+            users: AllowedUsers::of(&service.users),
             security,
             source: EndpointSource::from(&service.endpoints),
             on_expiry: service.on_expiry,
@@ -106,6 +110,7 @@ impl ServicePlan {
             hosts: Vec::new(),
             addresses: Vec::new(),
             protocol: ServiceProtocol::Detect,
+            users: AllowedUsers::All,
             security: Security::App,
             source: match app {
                 AppAddress::Tcp(address) => EndpointSource::Static(Arc::from([*address])),
@@ -193,6 +198,7 @@ impl ServicePlan {
             hosts: Vec::new(),
             addresses: Vec::new(),
             protocol: self.protocol,
+            users: self.users.clone(),
             security,
             source,
             on_expiry: self.on_expiry,

@@ -20,6 +20,7 @@ fn a_request_record_reads_as_documented() {
             name: "orders",
             connection: 7,
             remote: Some("[2001:db8::1]:4711".parse().unwrap()),
+            caller_uid: None,
             original: Some("[2001:db8::2]:8080".parse().unwrap()),
             protocol: Some("http"),
             tls: Some(TlsFacts {
