@@ -102,7 +102,7 @@ def name_queries(mesh, cable):
     for address in ("127.0.0.1", "::1"):
         serve_datagrams(cable.pod, address, DNS, b"here")
     Answering(cable.pod, [("127.0.0.1", DNS), ("::1", DNS)], lambda *_: "here", PROXY_UID)
-    for address in ("0.0.0.0", "::"):
+    for address in ELSEWHERE.values():
         serve_datagrams(cable.outside, address, 53, b"elsewhere")
     Answering(cable.outside, [("0.0.0.0", 53), ("::", 53)], lambda *_: "elsewhere")
     for backend, flags in [(name, flags) for name in ("nft", *FLAVOURS) for flags in ([], ["--closed-egress"])]:

@@ -95,6 +95,17 @@ fn name_queries_over_tcp_are_left_alone_unless_listed() {
 }
 
 #[test]
+fn virtual_addresses_are_captured_where_only_some_networks_are() {
+    let text = "capture:\n  outbound: 15001\n  dns: { listen: 15053, virtual_networks: [240.240.0.0/16] }\n  \
+                redirect: { exempt_users: 7, only_networks: 10.0.0.0/8 }\n";
+    let config = Config::from_str(Path::new("test.yaml"), text).unwrap_or_else(|problems| panic!("{problems}"));
+    let plan = RedirectPlan::new(&Wanted::of_file(&config).unwrap(), facts(Families::Both)).unwrap();
+    assert_eq!(plan.dns, Some(15053));
+    assert!(plan.captures_outbound("240.240.0.1:80".parse().unwrap()));
+    assert!(!plan.captures_outbound("192.0.2.1:80".parse().unwrap()));
+}
+
+#[test]
 fn networks_that_lie_in_another_are_not_repeated() {
     let shown: Vec<String> = full(Families::Both).only_networks.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.96.0.0/12", "fd00::/8"]);
