@@ -299,7 +299,7 @@ fn outbound_left_alone(redirect: &Redirect) -> Vec<u16> {
     ordered(redirect.exclude_outbound_ports.iter().copied().chain(names))
 }
 
-/// What our answers to name queries lead to has to come here as well.
+/// What our answers to name queries lead to has to come here as well. A file has to say so; flags may not know of it.
 fn only_networks(redirect: &Redirect, dns: Option<&Dns>) -> Vec<Network> {
     let mut networks = redirect.only_networks.clone();
     if let (false, Some(dns)) = (networks.is_empty(), dns) {
