@@ -1,6 +1,6 @@
 //! What is to be captured, resolved and checked: the rules' texts are made of this alone.
 
-use postern_config::capture::{Ports, Redirect};
+use postern_config::capture::{Dns, Ports, Redirect};
 use postern_config::{AppAddress, Capture, CaptureMode, Config, Network, Telemetry};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -198,7 +198,7 @@ impl RedirectPlan {
     /// # Errors
     /// One variant a rule.
     pub fn new(wanted: &Wanted, facts: HostFacts<'_>) -> Result<Self, PlanError> {
-        let Capture { inbound, outbound, mode, redirect, dns: _ } = &wanted.capture;
+        let Capture { inbound, outbound, mode, redirect, dns } = &wanted.capture;
         match (inbound, outbound) {
             (None, None) => return Err(PlanError::NothingCaptured),
             (Some(inbound), Some(outbound)) if inbound == outbound => return Err(PlanError::SamePort(*inbound)),
@@ -227,7 +227,7 @@ impl RedirectPlan {
             own_ports,
             outbound_ports: in_order(&redirect.outbound_ports),
             outbound_left_alone: outbound_left_alone(redirect),
-            only_networks: widest(&redirect.only_networks),
+            only_networks: only_networks(redirect, dns.as_ref()),
             excluded_networks: widest(&redirect.exclude_networks),
             excluded_interfaces: ordered(interfaces.collect::<Result<Vec<_>, _>>()?),
             application: ordered(wanted.application.iter().copied().filter(|address| !address.ip().is_loopback())),
@@ -297,6 +297,15 @@ fn exempt_uids(users: &[String], facts: HostFacts<'_>) -> Result<Vec<u32>, PlanE
 fn outbound_left_alone(redirect: &Redirect) -> Vec<u16> {
     let names = (redirect.outbound_ports == Ports::All).then_some(DNS);
     ordered(redirect.exclude_outbound_ports.iter().copied().chain(names))
+}
+
+/// What our answers to name queries lead to has to come here as well. A file has to say so; flags may not know of it.
+fn only_networks(redirect: &Redirect, dns: Option<&Dns>) -> Vec<Network> {
+    let mut networks = redirect.only_networks.clone();
+    if let (false, Some(dns)) = (networks.is_empty(), dns) {
+        networks.extend(&dns.virtual_networks);
+    }
+    widest(&networks)
 }
 
 /// `name:password:uid:…`, passwd(5).

@@ -1,5 +1,5 @@
 use super::{Families, HostFacts, Interface, PlanError, RedirectPlan, Wanted};
-use postern_config::{Capture, CaptureMode, Config};
+use postern_config::{Capture, CaptureMode, Config, Network};
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 use std::path::Path;
 
@@ -92,6 +92,19 @@ fn name_queries_over_tcp_are_left_alone_unless_listed() {
     assert!(plan("exempt_users: 7\noutbound_ports: [53, 80]").outbound_left_alone.is_empty());
     assert_eq!(plan("exempt_users: 7\nexclude_outbound_ports: 25").open_ports(), [25, 53]);
     assert_eq!(full(Families::Both).open_ports(), [3306, 5432]);
+}
+
+#[test]
+fn virtual_addresses_are_captured_where_only_some_networks_are() {
+    let text = "capture:\n  outbound: 15001\n  dns: { listen: 15053, virtual_networks: [240.240.0.0/16] }\n  \
+                redirect: { exempt_users: 7 }\n";
+    let config = Config::from_str(Path::new("test.yaml"), text).unwrap_or_else(|problems| panic!("{problems}"));
+    let mut wanted = Wanted::of_file(&config).unwrap();
+    wanted.capture.redirect.only_networks = vec![Network::parse("10.0.0.0/8").unwrap()];
+    let plan = RedirectPlan::new(&wanted, facts(Families::Both)).unwrap();
+    assert_eq!(plan.dns, Some(15053));
+    assert!(plan.captures_outbound("240.240.0.1:80".parse().unwrap()));
+    assert!(!plan.captures_outbound("192.0.2.1:80".parse().unwrap()));
 }
 
 #[test]
