@@ -9,9 +9,9 @@ use std::num::NonZeroU32;
 pub use dns::Dns;
 #[cfg(test)]
 pub(crate) use dns::RawDns;
-pub(crate) use raw::RawCapture;
 #[cfg(test)]
 pub(crate) use raw::RawRedirect;
+pub(crate) use raw::{RawCapture, User};
 
 /// Where captured connections arrive, and which are captured.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use crate::Config;
 use crate::capture;
 use crate::listener::Inbound;
+use crate::network::Destination;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
 use crate::route::Route;
@@ -18,6 +19,7 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
     }
     service_names(&config.outbound.services, reader);
     service_hosts(&config.outbound.services, reader);
+    service_addresses(config, reader);
     loops(&config.outbound.services, &config.outbound.listen, reader);
     if let Some(dns) = config.capture.as_ref().and_then(|capture| capture.dns.as_ref()) {
         capture::dns::check_hosts(dns, &config.outbound.services, reader);
@@ -134,6 +136,24 @@ fn service_hosts(services: &[Service], reader: &mut Reader) {
                 ),
             };
             reader.problem(&service.place, what, "write more of one host's labels out, or remove it");
+        }
+    }
+}
+
+/// Destinations of captured connections: none twice, and none where nothing is captured.
+fn service_addresses(config: &Config, reader: &mut Reader) {
+    let captures = config.capture.as_ref().is_some_and(|capture| capture.outbound.is_some());
+    let mut known: HashMap<Destination, &Service> = HashMap::new();
+    for service in &config.outbound.services {
+        if !captures && !service.addresses.is_empty() {
+            let what = format!("`addresses` of service `{}` are for captured connections, and none are", service.name);
+            reader.problem(&service.place, what, "add `capture: { outbound: 15001 }`, or remove `addresses`");
+        }
+        for destination in &service.addresses {
+            let Some(other) = known.insert(*destination, service) else { continue };
+            let what =
+                format!("{destination} leads to `{}` and to `{}` (at {})", service.name, other.name, other.place);
+            reader.problem(&service.place, what, "keep it at one of the two");
         }
     }
 }

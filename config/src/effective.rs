@@ -7,7 +7,7 @@ use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
 use crate::units::{print_duration, print_size};
-use crate::upstream::{Endpoints, Service, Transport};
+use crate::upstream::{Endpoints, LocalUser, Service, ServiceProtocol, Transport};
 use crate::{Config, Limits, Timeouts};
 use serde_json::{Map, Value, json};
 use std::fmt::{Display, Write};
@@ -239,14 +239,26 @@ fn service(service: &Service) -> Value {
     let mut section = Map::new();
     section.insert("name".into(), json!(service.name));
     put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
+    put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
     put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
+    let users = service.users.iter().map(|user| match user {
+        LocalUser::Id(id) => json!(id),
+        LocalUser::Name(name) => json!(name),
+    });
+    put(&mut section, "users", (!service.users.is_empty()).then(|| users.collect()));
     let endpoints = match &service.endpoints {
         Endpoints::Static(addresses) => Some(words(addresses)),
         Endpoints::Dns { host, port } => Some(json!({ "dns": format!("{host}:{port}") })),
         Endpoints::Host { port } => port.map(|port| json!({ "port": port })),
     };
     put(&mut section, "endpoints", endpoints);
-    section.insert("protocol".into(), json!(protocol(service.protocol)));
+    let spoken = match service.protocol {
+        ServiceProtocol::Http => "http",
+        ServiceProtocol::Tcp => "tcp",
+        ServiceProtocol::Tls => "tls",
+        ServiceProtocol::Detect => "detect",
+    };
+    section.insert("protocol".into(), json!(spoken));
     match &service.transport {
         Transport::Mesh { identity, svid: selector } => {
             section.insert("identity".into(), words(identity));

@@ -41,14 +41,14 @@ pub use bounds::{Limits, Timeouts};
 pub use capture::{Capture, CaptureMode, Dns};
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
-pub use network::{Network, NetworkError};
+pub use network::{Destination, Network, NetworkError};
 pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
 pub use problem::{Place, Problem, Problems};
 pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
-pub use upstream::{Endpoints, Outbound, Service, Transport};
+pub use upstream::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol, Transport};
 
 /// A whole, checked configuration: what the program runs, not what was written.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! IP networks in CIDR notation.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A network such as `10.0.0.0/8` or `fd00::/8`; an address alone is the network of itself. Addresses are compared in their
 /// canonical form, so `::ffff:10.0.0.1` is in `10.0.0.0/8` (THREATS NW-04).
@@ -22,6 +22,8 @@ pub enum NetworkError {
     HostBits,
     #[error("is an IPv4 address written as IPv6")]
     Mapped,
+    #[error("has no port from 1 to 65535")]
+    Port,
 }
 
 impl Network {
@@ -94,6 +96,64 @@ impl Network {
     }
 }
 
+/// Where captured connections were meant to go: a network, and on which port. `10.96.0.12:5432`, `10.96.0.0/12`,
+/// `[fd00::1]:5432`, `[fd00::/8]:443`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    pub network: Network,
+    /// `None`: every port.
+    pub port: Option<u16>,
+}
+
+impl Destination {
+    /// # Errors
+    /// As for [`Network::parse`].
+    pub fn parse(text: &str) -> Result<Self, NetworkError> {
+        let bracketed = text.strip_prefix('[').map(|rest| rest.split_once(']').ok_or(NetworkError::Address));
+        let (network, port) = match bracketed.transpose()? {
+            Some((network, "")) => (network, None),
+            Some((network, rest)) => (network, Some(rest.strip_prefix(':').ok_or(NetworkError::Address)?)),
+            // More than one colon: IPv6 without a port.
+            None if text.bytes().filter(|byte| *byte == b':').count() > 1 => (text, None),
+            None => text.split_once(':').map_or((text, None), |(network, port)| (network, Some(port))),
+        };
+        let port = match port {
+            None => None,
+            Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(digits.parse().ok().filter(|port| *port != 0).ok_or(NetworkError::Port)?)
+            }
+            Some(_) => return Err(NetworkError::Port),
+        };
+        Ok(Self { network: Network::parse(network)?, port })
+    }
+
+    pub fn contains(&self, address: SocketAddr) -> bool {
+        self.port.is_none_or(|port| port == address.port()) && self.network.contains(address.ip())
+    }
+
+    /// The one address and port that fits, if there is but one.
+    pub fn exact(&self) -> Option<SocketAddr> {
+        let whole = if self.network.is_ipv4() { 32 } else { 128 };
+        let port = self.port.filter(|_| self.network.prefix == whole)?;
+        Some(SocketAddr::new(self.network.address, port))
+    }
+
+    /// The more specific of two that fit wins: the longer prefix, then the one with a port.
+    pub fn specificity(&self) -> (u8, bool) {
+        (self.network.prefix(), self.port.is_some())
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            None => self.network.fmt(f),
+            Some(port) if self.network.is_ipv4() => write!(f, "{}:{port}", self.network),
+            Some(port) => write!(f, "[{}]:{port}", self.network),
+        }
+    }
+}
+
 /// An address alone is written without its prefix.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,6 +209,34 @@ mod tests {
         ] {
             let found = Network::parse(network).unwrap().contains(address.parse().unwrap());
             assert_eq!(found, expected, "{address} in {network}");
+        }
+    }
+
+    #[test]
+    fn reads_destinations() {
+        for (text, expected) in [
+            ("10.96.0.12:5432", Ok("10.96.0.12:5432")),
+            ("10.96.0.12", Ok("10.96.0.12")),
+            ("10.96.0.0/12", Ok("10.96.0.0/12")),
+            ("10.96.0.0/12:443", Ok("10.96.0.0/12:443")),
+            ("[fd00::1]:5432", Ok("[fd00::1]:5432")),
+            ("[fd00::/8]:443", Ok("[fd00::/8]:443")),
+            ("[fd00::1]", Ok("fd00::1")),
+            ("fd00::/8", Ok("fd00::/8")),
+            ("10.0.0.1:0", Err(NetworkError::Port)),
+            ("10.0.0.1:", Err(NetworkError::Port)),
+            ("10.0.0.1:+1", Err(NetworkError::Port)),
+            ("10.0.0.1:99999", Err(NetworkError::Port)),
+            ("[fd00::1", Err(NetworkError::Address)),
+            ("[fd00::1]5432", Err(NetworkError::Address)),
+            ("shop.svc:80", Err(NetworkError::Address)),
+        ] {
+            let read = Destination::parse(text);
+            assert_eq!(read.map(|it| it.to_string()).as_deref(), expected.as_deref(), "{text:?}");
+        }
+        let destination = Destination::parse("10.0.0.0/8:443").unwrap();
+        for (address, expected) in [("10.1.1.1:443", true), ("10.1.1.1:80", false), ("[::ffff:10.1.1.1]:443", true)] {
+            assert_eq!(destination.contains(address.parse().unwrap()), expected, "{address}");
         }
     }
 

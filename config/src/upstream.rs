@@ -3,9 +3,11 @@
 mod raw;
 
 use crate::identity::SvidSelector;
-use crate::listener::{OnExpiry, Protocol};
+use crate::listener::OnExpiry;
+use crate::network::Destination;
 use crate::pattern::{HostPattern, SpiffePattern};
 use crate::problem::Place;
+use schemars::JsonSchema;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,15 +30,39 @@ pub struct Service {
     pub name: String,
     /// Found by these on shared listeners. May have captures (a template).
     pub hosts: Vec<HostPattern>,
+    /// Found by these when captured: where the application meant to go.
+    pub addresses: Vec<Destination>,
     /// A local listener of its own: everything that arrives there goes to this service.
     pub listen: Option<SocketAddr>,
+    /// The local users that may use it. Empty: all.
+    pub users: Vec<LocalUser>,
     pub endpoints: Endpoints,
-    pub protocol: Protocol,
+    pub protocol: ServiceProtocol,
     pub transport: Transport,
     pub on_expiry: OnExpiry,
     /// How long one TCP connect may take. `None`: `timeouts.connect`.
     pub connect_timeout: Option<Duration>,
     pub place: Place,
+}
+
+/// A user of this host, as the file names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LocalUser {
+    Id(u32),
+    /// Of the host's user database, which is asked when the file comes into force.
+    Name(String),
+}
+
+/// What the application speaks to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+pub enum ServiceProtocol {
+    Http,
+    Tcp,
+    /// TLS of its own, which is passed through. Its SNI may name the service.
+    Tls,
+    #[default]
+    Detect,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +73,8 @@ pub enum Endpoints {
         host: String,
         port: u16,
     },
-    /// The host that the request named (it matched `hosts`), at this port or, when `None`, the port that it named.
+    /// The host that the request named (it matched `hosts`), at this port or, when `None`, the port that it named. Of a
+    /// captured connection: where it was meant to go, at this port or that one.
     Host {
         port: Option<u16>,
     },

@@ -1,7 +1,7 @@
 //! Readers and schemas of the single values that sections are made of.
 
 use crate::identity::BundleUrl;
-use crate::network::Network;
+use crate::network::{Destination, Network};
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
 use crate::problem::Place;
 use crate::read::{FromNode, Reader};
@@ -210,6 +210,12 @@ impl FromNode for Network {
     }
 }
 
+impl FromNode for Destination {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        reader.parsed(node, "a destination such as `10.96.0.12:5432`, or a network", Self::parse)
+    }
+}
+
 impl FromNode for TrustDomain {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
         reader.parsed(node, "a trust domain such as `shop.example`", Self::parse)
@@ -355,6 +361,7 @@ scalar_schema!(Address, "IP:port", { "type": "string", "title": "IP:port" });
 scalar_schema!(TrustDomain, "trust domain", { "type": "string", "title": "trust domain", "pattern": "^[a-z0-9._-]{1,255}$" });
 scalar_schema!(BundleUrl, "bundle endpoint", { "type": "string", "title": "https URL", "pattern": "^https://" });
 scalar_schema!(Network, "network", { "type": "string", "title": "network" });
+scalar_schema!(Destination, "destination", { "type": "string", "title": "destination" });
 scalar_schema!(FilePath, "file", { "type": "string", "title": "file", "minLength": 1 });
 scalar_schema!(SpiffeId, "SPIFFE ID", { "type": "string", "title": "SPIFFE ID", "pattern": "^spiffe://[a-z0-9._-]+/" });
 scalar_schema!(Method, "method", { "type": "string", "title": "method", "pattern": "^[A-Z0-9!#$%&'*+.^_`|~-]+$" });

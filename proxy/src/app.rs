@@ -6,6 +6,7 @@ mod listeners;
 mod process_change;
 
 use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
+use crate::capture::probe;
 use crate::dns::server as dns_server;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
 use crate::policy::{Policy, UNROUTED};
@@ -102,6 +103,10 @@ impl App {
         app.open_dns(dns);
         app.report_configuration();
         app.readiness.set(Condition::Listeners, Ok(()));
+        if app.shared.policy().load().captured_port().is_some() {
+            app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
+        }
+        tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
         Ok(app)
     }
 

@@ -1,5 +1,7 @@
 //! One accepted connection, from the moment it is accepted to its last byte: what is known of it, and its one record.
 
+mod local_caller;
+
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, UNROUTED};
 use crate::refusal::Refused;
@@ -26,6 +28,10 @@ pub struct Connection {
     pub identity: OnceCell<RenderedIdentity>,
     /// HTTP/2: the request that began with the present poll of its stream, for whoever polls it.
     pub begun_stream: Cell<Option<Weak<InFlight>>>,
+    /// Where the application's socket is connected to, as it sees it.
+    called: Cell<Option<SocketAddr>>,
+    /// Where it was meant to go, if it was captured.
+    original: Cell<Option<SocketAddr>>,
     version: Cell<HttpVersion>,
     policy_generation: u64,
     outcome: RefCell<ConnectionOutcome>,
@@ -82,6 +88,8 @@ impl Connection {
             metrics,
             identity: OnceCell::new(),
             begun_stream: Cell::new(None),
+            called: Cell::new(None),
+            original: Cell::new(None),
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
             outcome: RefCell::default(),
@@ -92,6 +100,19 @@ impl Connection {
     /// The verified caller; `None` is `anonymous`, or the application.
     pub fn peer(&self) -> Option<&Arc<Peer>> {
         self.session.trust().map(|trust| &trust.peer)
+    }
+
+    pub fn original(&self) -> Option<SocketAddr> {
+        self.original.get()
+    }
+
+    pub fn set_original(&self, original: SocketAddr) {
+        self.original.set(Some(original));
+    }
+
+    /// What a request without a host is addressed to.
+    pub fn listener_text(&self) -> String {
+        self.original().map_or_else(|| self.door.to_string(), |original| original.to_string())
     }
 
     pub fn version(&self) -> HttpVersion {
@@ -144,6 +165,8 @@ impl Connection {
             name: &session.name,
             connection: session.id,
             remote: Some(session.remote),
+            caller_uid: session.caller_uid.get().and_then(|uid| uid.ok()),
+            original: self.original(),
             protocol: match session.carries() {
                 Carries::Unknown => None,
                 Carries::Stream => Some("tcp"),
@@ -221,7 +244,10 @@ pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refus
     let (direction, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Inbound(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
         Some(DoorPlan::Service(service)) => (telemetry::Direction::Outbound, &*service.name, &service.metrics),
-        Some(DoorPlan::Shared) => (telemetry::Direction::Outbound, SHARED_NAME, &policy.unrouted),
+        Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
+            (telemetry::Direction::Outbound, SHARED_NAME, &policy.unrouted)
+        }
+        Some(DoorPlan::CapturedInbound) => (telemetry::Direction::Inbound, CAPTURED_NAME, &policy.unrouted),
         None => (telemetry::Direction::Outbound, UNROUTED, &policy.unrouted),
     };
     metrics.connection_opened();
@@ -252,5 +278,7 @@ pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refus
     });
 }
 
+/// What the listener for captured connections of peers is called in records, before it is known for which port one is.
+pub const CAPTURED_NAME: &str = "capture";
 /// What a shared listener is called in records, before a request names a service.
 pub const SHARED_NAME: &str = "outbound";

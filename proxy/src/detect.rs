@@ -2,6 +2,7 @@
 //! that saves the wait.
 
 mod opaque;
+pub mod sni;
 
 pub use opaque::Opaque;
 

@@ -16,7 +16,7 @@ use crate::tls::mesh::{self, Accept, ServerAlpn};
 use crate::tls::{Peer, Role};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::l4;
-use crate::worker::{Worker, gone};
+use crate::worker::{DetectKey, Worker, gone};
 use bytes::BytesMut;
 use postern_config::{InboundTls, Protocol};
 use std::rc::Rc;
@@ -35,6 +35,9 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     // 1 register, before the first check.
     let (name, metrics) = (plan.name.clone(), plan.metrics.clone());
     let connection = Connection::open(&worker, door, place, Direction::Inbound, name, metrics, accepted.client.0);
+    if let Some(original) = accepted.original {
+        connection.set_original(original.0);
+    }
     connection.session.set_subject(Subject::Door(door));
     if worker.is_draining() {
         connection.session.retire(crate::session::EndCause::Draining);
@@ -168,8 +171,8 @@ async fn carry(
         None => {
             // Only now is it known that waiting is in vain here: a caller that is merely silent must not have the next
             // one's requests taken for a stream.
-            let (worker, door) = (connection.worker.clone(), connection.door);
-            let remember = move || worker.detect_memory.borrow_mut().record(&door, None, Instant::now());
+            let (worker, key) = (connection.worker.clone(), DetectKey::Door(connection.door));
+            let remember = move || worker.detect_memory.borrow_mut().record(&key, None, Instant::now());
             return tunnel(connection, Opaque::telling(io, Box::new(remember))).await;
         }
     }
@@ -184,7 +187,8 @@ async fn first_bytes<IO: AsyncRead + Unpin>(
     let worker = &connection.worker;
     let timeouts = worker.policy().timeouts.clone();
     let rules = if plan.has_l7_rules { Rules::L7 } else { Rules::L4Only };
-    let skip = worker.detect_memory.borrow_mut().may_skip_wait(&connection.door, rules, Instant::now());
+    let key = DetectKey::Door(connection.door);
+    let skip = worker.detect_memory.borrow_mut().may_skip_wait(&key, rules, Instant::now());
     // Where HTTP is declared there is nothing else to find out: a caller may take as long as for a request's head.
     let deadline = match plan.config.protocol {
         Protocol::Http => timeouts.request_headers,
@@ -195,7 +199,7 @@ async fn first_bytes<IO: AsyncRead + Unpin>(
     let detected = detect::detect(io, &mut first, deadline).await;
     let detected = detected.map_err(|error| Refused::new(Refusal::ProtocolRefused, error.to_string()))?;
     if rules == Rules::L4Only && !skip && detected.is_some() {
-        worker.detect_memory.borrow_mut().record(&connection.door, detected, Instant::now());
+        worker.detect_memory.borrow_mut().record(&key, detected, Instant::now());
     }
     Ok((detected, first))
 }

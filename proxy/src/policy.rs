@@ -1,6 +1,7 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
 use crate::authz::{Decision, Principal, RuleSet};
+use crate::capture::local_users::{self, UserError};
 use crate::dns::{DnsError, DnsPlan};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
@@ -12,17 +13,33 @@ use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
 use http::Method;
-use postern_config::{AppAddress, Config, Inbound, Limits, Protocol, Timeouts, Transport};
-use std::collections::HashMap;
+use postern_config::{AppAddress, CaptureMode, Config, Inbound, Limits, Protocol, Timeouts, Transport};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// Counts outbound traffic for which no service was found; no service can have this name.
 pub const UNROUTED: &str = "(unknown)";
 
-/// A listening address, stable over reloads.
+/// Where a connection came in, stable over reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Door(pub SocketAddr);
+pub enum Door {
+    /// A listening address.
+    At(SocketAddr),
+    /// A port of the application: what was meant for it was captured.
+    Port(u16),
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Port(port) => write!(f, "captured port {port}"),
+        }
+    }
+}
 
 /// What stands behind a door.
 #[derive(Clone)]
@@ -33,6 +50,10 @@ pub enum DoorPlan {
     Service(Arc<ServicePlan>),
     /// Our application → the service that the request names.
     Shared,
+    /// Captured: peers → the door of the port that was meant.
+    CapturedInbound,
+    /// Captured: our application → the service that request, server name or destination names.
+    CapturedOutbound,
 }
 
 pub struct Policy {
@@ -51,8 +72,16 @@ pub struct Policy {
     pub limits: Arc<Limits>,
     pub strictness: Strictness,
     pub connections_max: usize,
+    /// Some service is not for all local users.
+    pub restricts_users: bool,
     /// Counts what no service was found for.
     pub unrouted: Arc<PortMetrics>,
+    /// Captured inbound connections arrive with their destination unchanged.
+    pub transparent: bool,
+    /// Told apart by the packet filter, where we may set it.
+    pub mark: Option<NonZeroU32>,
+    /// Of all our listeners, telemetry's and admin's too.
+    own_ports: HashSet<u16>,
 }
 
 /// One inbound port, ready to decide.
@@ -83,6 +112,12 @@ pub enum CompileError {
         #[source]
         source: WebRootsError,
     },
+    #[error("service {service}: `users` names somebody who cannot be found")]
+    LocalUser {
+        service: String,
+        #[source]
+        source: UserError,
+    },
     #[error(transparent)]
     Dns(#[from] DnsError),
 }
@@ -97,14 +132,19 @@ impl Policy {
         let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
         for inbound in &config.inbound {
             let plan = Arc::new(InboundPlan::compile(inbound, config, previous, metrics));
+            if config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
+                doors.insert(Door::Port(inbound.port), DoorPlan::Inbound(plan.clone()));
+            }
             if let Some(address) = inbound.listen {
-                doors.insert(Door(address), DoorPlan::Inbound(plan));
+                doors.insert(Door::At(address), DoorPlan::Inbound(plan));
             }
         }
         let mut services = Vec::new();
         let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
         let mut web_clients = WebClients::following(plans_before);
         for service in &config.outbound.services {
+            let service = &*local_users::resolved(service)
+                .map_err(|source| CompileError::LocalUser { service: service.name.clone(), source })?;
             let web = match &service.transport {
                 Transport::WebTls { roots, .. } => {
                     let client = web_clients.get(roots.as_deref());
@@ -117,13 +157,22 @@ impl Policy {
                 .filter(|before| before.same_upstream(service, &config.timeouts, web.clone()))
                 .unwrap_or_else(|| Arc::new(ServicePlan::service(service, &config.timeouts, web, metrics)));
             if let Some(address) = service.listen {
-                doors.insert(Door(address), DoorPlan::Service(plan.clone()));
+                doors.insert(Door::At(address), DoorPlan::Service(plan.clone()));
             }
             services.push(plan);
         }
         for address in &config.outbound.listen {
-            doors.insert(Door(*address), DoorPlan::Shared);
+            doors.insert(Door::At(*address), DoorPlan::Shared);
         }
+        if let Some(capture) = &config.capture {
+            let inbound = capture.inbound.into_iter().flat_map(|port| [any(port), any_v6(port)]);
+            doors.extend(inbound.map(|address| (Door::At(address), DoorPlan::CapturedInbound)));
+            let outbound = capture.outbound.into_iter().flat_map(|port| {
+                [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))]
+            });
+            doors.extend(outbound.map(|address| (Door::At(address), DoorPlan::CapturedOutbound)));
+        }
+        let own_ports = listening_ports(config);
         let dns = DnsPlan::compile(config, previous.and_then(|previous| previous.dns.as_deref()))?.map(Arc::new);
         let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
@@ -131,6 +180,7 @@ impl Policy {
             digest: digest(config),
             doors,
             moved,
+            restricts_users: services.iter().any(|service| !service.users.is_all()),
             services: ServiceTable::compile(services),
             dns,
             timeouts: Arc::new(config.timeouts.clone()),
@@ -138,6 +188,9 @@ impl Policy {
             strictness,
             connections_max: config.limits.connections.unwrap_or_else(connections_max),
             unrouted: metrics.outbound(UNROUTED),
+            transparent: config.capture.as_ref().is_some_and(|capture| capture.mode == CaptureMode::Tproxy),
+            mark: config.capture.as_ref().map(|capture| capture.redirect.mark),
+            own_ports,
         })
     }
 
@@ -160,17 +213,28 @@ impl Policy {
     /// port, and a service no outbound one; the application may call its own service through the mesh. `ours` is our end of
     /// the connection to `to`: an address on both ends is this host's.
     pub fn leads_back(&self, to_app: bool, ours: SocketAddr, to: SocketAddr) -> bool {
-        let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, to.port()));
-        let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, to.port()));
         ours.ip() == to.ip()
-            && [to, any_v4, any_v6].into_iter().any(|address| {
-                self.door(Door(address)).is_some_and(|door| (door.direction() == Direction::Inbound) == to_app)
+            && [to, any(to.port()), any_v6(to.port())].into_iter().any(|address| {
+                self.door(Door::At(address)).is_some_and(|door| (door.direction() == Direction::Inbound) == to_app)
             })
     }
 
-    /// Those to listen on.
-    pub fn doors(&self) -> impl Iterator<Item = Door> + '_ {
-        self.doors.keys().copied()
+    /// A declared port on which connections of peers are captured. `None`: none are.
+    pub fn captured_port(&self) -> Option<u16> {
+        let ports = self.doors.keys().filter_map(|door| if let Door::Port(port) = door { Some(*port) } else { None });
+        ports.min()
+    }
+
+    pub fn listens_on_port(&self, port: u16) -> bool {
+        self.own_ports.contains(&port)
+    }
+
+    /// What to listen on, and what for.
+    pub fn listening(&self) -> impl Iterator<Item = (SocketAddr, &DoorPlan)> + '_ {
+        self.doors.iter().filter_map(|(door, plan)| match door {
+            Door::At(address) => Some((*address, plan)),
+            Door::Port(_) => None,
+        })
     }
 
     pub fn inbound(&self, door: Door) -> Option<&Arc<InboundPlan>> {
@@ -266,17 +330,37 @@ impl DoorPlan {
         match (self, before) {
             (Self::Inbound(now), Self::Inbound(before)) => now.name == before.name,
             (Self::Service(now), Self::Service(before)) => now.name == before.name,
-            (Self::Shared, Self::Shared) => true,
+            (Self::Shared, Self::Shared)
+            | (Self::CapturedInbound, Self::CapturedInbound)
+            | (Self::CapturedOutbound, Self::CapturedOutbound) => true,
             _ => false,
         }
     }
 
     pub fn direction(&self) -> Direction {
         match self {
-            Self::Inbound(_) => Direction::Inbound,
-            Self::Service(_) | Self::Shared => Direction::Local,
+            Self::Inbound(_) | Self::CapturedInbound => Direction::Inbound,
+            Self::Service(_) | Self::Shared | Self::CapturedOutbound => Direction::Local,
         }
     }
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+fn any_v6(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
+fn listening_ports(config: &Config) -> HashSet<u16> {
+    let of_services = config.outbound.services.iter().filter_map(|service| service.listen);
+    let addresses = config.inbound.iter().filter_map(|inbound| inbound.listen).chain(of_services);
+    let addresses = addresses.chain(config.outbound.listen.iter().copied());
+    let addresses = addresses
+        .chain([config.telemetry.metrics, config.telemetry.readiness, config.admin.listen].into_iter().flatten());
+    let captured = config.capture.iter().flat_map(|capture| [capture.inbound, capture.outbound]).flatten();
+    addresses.map(|address| address.port()).chain(captured).collect()
 }
 
 fn digest(config: &Config) -> String {

@@ -51,6 +51,10 @@ pub enum Refusal {
     ConnectRefused,
     /// An upgrade that this port does not carry, or one with a body.
     UpgradeRefused,
+    /// Outbound: the local user that called is not one of the service's.
+    LocalUserRefused,
+    /// Outbound: the service is for some local users, and nobody knows which one called.
+    LocalUserUnknown,
     /// Outbound: no service is declared for this destination.
     UnknownService,
     /// Outbound: the answerer's SVID is valid, but not one of the expected identities.
@@ -122,6 +126,8 @@ impl Refusal {
             Self::TargetTooLong         => ("target_too_long",         414,  8),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
             Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
+            Self::LocalUserRefused      => ("local_user_refused",      403,  7),
+            Self::LocalUserUnknown      => ("local_user_unknown",      403,  7),
             Self::UnknownService        => ("unknown_service",         403,  7),
             Self::WrongUpstreamIdentity => ("wrong_upstream_identity", 502, 14),
             Self::UpstreamNotVerified   => ("upstream_not_verified",   502, 14),

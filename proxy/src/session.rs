@@ -8,15 +8,18 @@
 
 mod end_cause;
 mod io;
+mod negotiated;
 mod recheck;
 mod registry;
 
 pub use end_cause::EndCause;
 pub use io::SessionIo;
+pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{InFlight, Registered, Registry, RequestGuard};
 
 use crate::admin::ConnectionInfo;
+use crate::capture::caller_uid::CallerUnknown;
 use crate::identity::{Snapshot, SourceStatus, Svid};
 use crate::telemetry::PortMetrics;
 use crate::telemetry::json::rfc3339;
@@ -84,22 +87,6 @@ pub struct Trust {
     pub negotiated: Negotiated,
 }
 
-/// What TLS agreed on, for records: whether a hop is post-quantum can be read off the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Negotiated {
-    pub cipher: Option<&'static str>,
-    pub group: Option<&'static str>,
-}
-
-impl Negotiated {
-    pub fn of(connection: &rustls::CommonState) -> Self {
-        Self {
-            cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
-            group: connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
-        }
-    }
-}
-
 impl Trust {
     /// When the first of the two SVIDs ends.
     pub fn not_after(&self) -> SystemTime {
@@ -114,6 +101,8 @@ pub struct Session {
     /// Listener or service, as named in the file.
     pub name: Arc<str>,
     pub remote: SocketAddr,
+    /// The local user that called, once that was asked.
+    pub caller_uid: OnceLock<Result<u32, CallerUnknown>>,
     pub opened_at: SystemTime,
     pub opened: Instant,
     metrics: Arc<PortMetrics>,
@@ -160,6 +149,7 @@ impl Session {
             direction,
             name,
             remote,
+            caller_uid: OnceLock::new(),
             opened_at: SystemTime::now(),
             opened: Instant::now(),
             metrics,

@@ -1,5 +1,6 @@
 //! What every worker may reach. All of it is immutable snapshots, counters, or lives on the control plane.
 
+use crate::capture::probe::Probes;
 use crate::identity::IdentityStore;
 use crate::policy::Policy;
 use crate::telemetry::{AccessLog, Metrics};
@@ -17,6 +18,7 @@ pub struct Shared {
     pub access_log: AccessLog,
     pub discovery: Arc<Discovery>,
     pub budget: ConnectionBudget,
+    pub probes: Probes,
     draining: AtomicBool,
     /// Makes the decision ids of one process differ from another's.
     pub boot_id: u32,
@@ -32,6 +34,7 @@ impl Shared {
     ) -> Self {
         Self {
             budget: ConnectionBudget::new(policy.connections_max),
+            probes: Probes::default(),
             identity,
             policy: ArcSwap::from_pointee(policy),
             policy_changed: watch::Sender::new(0),

@@ -4,6 +4,8 @@
 //! worker; each connection goes to the one with the fewest.
 
 use crate::admin::ConnectionInfo;
+use crate::capture::caller_uid::CallerUids;
+use crate::capture::original::{inbound_door, original_destination};
 use crate::capture::{Accepted, ClientAddr, CloseAsked};
 use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
@@ -135,13 +137,22 @@ impl Workers {
     }
 }
 
+/// What detection remembers something of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DetectKey {
+    Door(Door),
+    /// Of captured connections.
+    Destination(SocketAddr),
+}
+
 /// One worker, as its connections see it.
 pub struct Worker {
     pub index: usize,
     pub shared: Arc<Shared>,
     pub registry: Rc<Registry>,
     pub upstreams: Upstreams,
-    pub detect_memory: RefCell<DetectMemory<Door>>,
+    pub detect_memory: RefCell<DetectMemory<DetectKey>>,
+    pub caller_uids: CallerUids,
     pub executor: LocalExecutor,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
@@ -208,6 +219,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         registry: Rc::default(),
         upstreams: Upstreams::default(),
         detect_memory: RefCell::default(),
+        caller_uids: CallerUids::default(),
         executor: LocalExecutor,
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
@@ -296,7 +308,7 @@ fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener, mut asked: Close
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(address = %door.0, %error, "the listener could not be opened");
+            tracing::error!(address = %door, %error, "the listener could not be opened");
             return;
         }
     };
@@ -341,9 +353,22 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
         let place = Place::new(load, worker.shared.clone());
-        match worker.policy().door(door).map(DoorPlan::direction) {
-            Some(Direction::Inbound) => inbound::serve(worker, door, accepted, place).await,
-            Some(_) => outbound::serve(worker, door, accepted, place).await,
+        let policy = worker.policy();
+        match policy.door(door) {
+            Some(DoorPlan::Inbound(_)) => inbound::serve(worker, door, accepted, place).await,
+            Some(DoorPlan::CapturedInbound) if worker.shared.probes.recognises(accepted.client.0) => {}
+            Some(DoorPlan::CapturedInbound) => {
+                let original = original_destination(&accepted.tcp, policy.transparent);
+                match inbound_door(original, &policy) {
+                    Ok(door) => inbound::serve(worker, door, accepted.captured(original), place).await,
+                    Err(refused) => turn_away(&worker, door, accepted.client.0, refused),
+                }
+            }
+            Some(DoorPlan::CapturedOutbound) => {
+                let original = original_destination(&accepted.tcp, false);
+                outbound::serve(worker, door, accepted.captured(original), place).await;
+            }
+            Some(DoorPlan::Service(_) | DoorPlan::Shared) => outbound::serve(worker, door, accepted, place).await,
             None => turn_away(&worker, door, accepted.client.0, gone(door)),
         }
     });
@@ -351,5 +376,5 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
 
 /// The door was taken out of the file while the connection waited.
 pub fn gone(door: Door) -> Refused {
-    Refused::new(Refusal::NoRoute, format!("the listener {} is no longer in the configuration", door.0))
+    Refused::new(Refusal::NoRoute, format!("the listener {door} is no longer in the configuration"))
 }

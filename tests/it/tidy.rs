@@ -28,6 +28,12 @@ const PURE: &[&str] = &[
     "proxy/src/http/normalize",
     "proxy/src/http/route",
     "proxy/src/http/target",
+    "proxy/src/redirect/compare",
+    "proxy/src/redirect/diagnose",
+    "proxy/src/redirect/iptables",
+    "proxy/src/redirect/nft",
+    "proxy/src/redirect/others",
+    "proxy/src/redirect/plan",
     "proxy/src/tls/der.rs",
     "proxy/src/tls/certificate.rs",
 ];

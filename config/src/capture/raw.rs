@@ -131,7 +131,7 @@ pub(crate) struct RawRedirect {
     inbound_ports: Field<Ports>,
     /// Ports of this host that are left alone. Our own, such as those of `telemetry`, need not be named.
     exclude_inbound_ports: Field<OneOrMany<u16>>,
-    /// Ports to which the application's connections are captured: `all`, or a list.
+    /// Ports to which the application's connections are captured: `all` (53, DNS over TCP, excepted), or a list.
     #[schemars(extend("default" = "all"))]
     outbound_ports: Field<Ports>,
     /// Ports to which the application connects by itself.
@@ -145,7 +145,8 @@ pub(crate) struct RawRedirect {
     /// The mark that tells Postern's own packets, set where it has CAP_NET_ADMIN.
     #[schemars(extend("x-default" = "0x504f"))]
     mark: Field<Mark>,
-    /// Drop what leaves this host past Postern: of every user but the exempt ones. DNS stays open.
+    /// Refuse what leaves this host past Postern: of every user but the exempt ones. DNS, excluded ports and excluded
+    /// networks stay open.
     #[schemars(extend("default" = false))]
     closed_egress: Field<bool>,
 }
@@ -212,7 +213,7 @@ impl JsonSchema for Ports {
 }
 
 /// A name of the user database, or a number.
-struct User(String);
+pub(crate) struct User(pub String);
 
 impl FromNode for User {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {

@@ -135,6 +135,14 @@ fn wrong_values_are_told_with_what_to_write() {
             "f:1:56 `exclude_interfaces: \"eth0; drop\"` is not an interface",
         ),
         ("capture: { outbound: 15020 }", "f:1:22 capture.outbound"),
+        (
+            "outbound: { services: [{ name: a, hosts: a, identity: spiffe://td/a, users: [] }] }",
+            "f:1:77 `users` names nobody",
+        ),
+        (
+            "outbound: { services: [{ name: a, hosts: a, identity: spiffe://td/a, users: \"a:b\" }] }",
+            "f:1:77 `users: \"a:b\"` is not a user",
+        ),
         ("outbound: { default: allow }", "f:1:22 `default: allow` would let through what nobody named"),
         ("5", "f:1:1 `5` is not a mapping, and the file is one"),
     ] {

@@ -3,9 +3,11 @@
 mod endpoints;
 mod transport;
 
-use super::{Endpoints, Outbound, Service};
+use super::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol};
+use crate::capture::User;
 use crate::identity::SvidSelector;
-use crate::listener::{OnExpiry, Protocol};
+use crate::listener::OnExpiry;
+use crate::network::Destination;
 use crate::pattern::HostPattern;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
@@ -85,6 +87,13 @@ enum Deny {
     Deny,
 }
 
+impl FromNode for ServiceProtocol {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        let words = [("http", Self::Http), ("tcp", Self::Tcp), ("tls", Self::Tls), ("detect", Self::Detect)];
+        reader.word(node, &words)
+    }
+}
+
 impl FromNode for Deny {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
         if reader.scalar(node, "`deny`")? == "deny" {
@@ -105,15 +114,23 @@ pub(crate) struct RawService {
     /// The hosts by which requests on a shared listener find this service: exact, `*` for one label, `{name}` for one
     /// label whose value `identity` may use, `**` first for one or more labels. The most specific one wins.
     hosts: Field<OneOrMany<At<HostPattern>>>,
+    /// The destinations by which captured connections find this service: `IP:PORT`, `IP`, `NETWORK/PREFIX`, or
+    /// `NETWORK/PREFIX:PORT`. The most specific one wins. Addresses in `endpoints` need not be written again.
+    addresses: Field<OneOrMany<Destination>>,
     /// A local listener of its own: everything that arrives there goes to this service.
     listen: Field<Address>,
+    /// The local users, names or numbers, that may use the service: those whose sockets connect to Postern. Others are
+    /// refused, and so is a connection whose user the kernel does not tell.
+    #[schemars(extend("x-default" = "all"))]
+    users: Field<OneOrMany<User>>,
     /// Where it is: a list of `IP:PORT`, `{ dns: "HOST:PORT" }`, or `{ port: PORT }` for the host that the request
     /// named at this port.
     #[schemars(extend("x-default" = "the host and port that the request named"))]
     endpoints: Field<WrittenEndpoints>,
-    /// What the application speaks. `detect` reads the first bytes.
+    /// What the application speaks. `detect` reads the first bytes. `tls`: TLS of its own, passed through as it is; on
+    /// captured connections its SNI is looked for among `hosts`.
     #[schemars(extend("default" = "detect"))]
-    protocol: Field<Protocol>,
+    protocol: Field<ServiceProtocol>,
     /// Who has to answer: SPIFFE IDs or patterns, in which `{name}` stands for a capture of `hosts`. Mandatory with
     /// `tls: mesh`.
     identity: Field<OneOrMany<At<crate::pattern::SpiffePattern>>>,
@@ -146,7 +163,9 @@ impl Section for RawService {
         Self {
             name: keys.required("name", "give it a name: it appears in logs and metrics"),
             hosts: keys.optional("hosts"),
+            addresses: keys.optional("addresses"),
             listen: keys.optional("listen"),
+            users: keys.optional("users"),
             endpoints: keys.optional("endpoints"),
             protocol: keys.optional("protocol"),
             identity: keys.optional("identity"),
@@ -180,7 +199,9 @@ impl RawService {
         Some(Service {
             name: name?,
             hosts: self.hosts.or_default().0.into_iter().map(|host| host.value).collect(),
+            addresses: self.addresses.or_default().0,
             listen,
+            users: self.users.or_default().0.into_iter().map(local_user).collect(),
             endpoints: endpoints?,
             protocol: self.protocol.or_default(),
             transport: transport?,
@@ -198,23 +219,35 @@ impl RawService {
         {
             reader.problem(place, "`hosts` has nothing that could fit", "name some, or remove the key");
         }
-        if !self.hosts.is_written() && !self.listen.is_written() {
-            let hint = "add `hosts:` (for shared listeners) or `listen:` (a listener of its own)";
+        if let (Some(users), Some(place)) = (self.users.get(), self.users.place())
+            && users.0.is_empty()
+        {
+            reader.problem(place, "`users` names nobody", "name some, or remove the key to let all users in");
+        }
+        let by_address = self.addresses.is_written();
+        if !self.hosts.is_written() && !self.listen.is_written() && !by_address {
+            let hint =
+                "add `hosts:` (for shared listeners), `listen:` (a listener of its own), or `addresses:` (captured)";
             reader.problem(place, "nothing can reach the service: it has neither hosts nor a listener", hint);
             return;
         }
-        let is_tcp = self.protocol.get() == Some(&Protocol::Tcp);
-        let found_by_address = reader.names_have_addresses && self.hosts.is_written() && !self.listen.is_written();
-        if is_tcp && !self.listen.is_written() && !found_by_address {
-            let hint =
-                "add `listen:`, a listener of its own; hosts are found in HTTP requests only, or with `capture.dns`";
+        let is_tcp = self.protocol.get() == Some(&ServiceProtocol::Tcp);
+        let by_name = reader.names_have_addresses && self.hosts.is_written() && !self.listen.is_written();
+        if is_tcp && !self.listen.is_written() && !by_address && !by_name {
+            let hint = "add `listen:` (a listener of its own) or `addresses:` (captured); hosts are found in HTTP requests \
+                        only, or with `capture.dns`";
             reader.problem(place, "nothing can reach the service: a `tcp` connection names no host", hint);
         }
         let by_host = match self.endpoints.place() {
             None => true,
             Some(_) => matches!(self.endpoints.get(), Some(WrittenEndpoints(Endpoints::Host { .. }))),
         };
-        if by_host && is_tcp && !found_by_address {
+        if by_address && self.listen.is_written() && by_host {
+            let hint = "add `endpoints:`, or remove `listen:`";
+            reader.problem(place, "the service has nowhere to go from its own listener: that names no address", hint);
+        } else if by_address || by_name {
+            // It goes where it was meant to go.
+        } else if by_host && is_tcp {
             let hint = "add `endpoints:` with addresses, or `{ dns: \"HOST:PORT\" }`";
             reader.problem(place, "the service has nowhere to go: a `tcp` connection names no host", hint);
         } else if by_host && !self.hosts.is_written() {
@@ -223,4 +256,8 @@ impl RawService {
             reader.problem(place, "the service has nowhere to go: it has neither endpoints nor hosts", hint);
         }
     }
+}
+
+fn local_user(user: User) -> LocalUser {
+    user.0.parse().map_or(LocalUser::Name(user.0), LocalUser::Id)
 }

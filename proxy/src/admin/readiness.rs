@@ -14,6 +14,8 @@ use std::time::SystemTime;
 pub enum Condition {
     Configuration,
     Listeners,
+    /// Redirection is expected and not there: peers would reach the application past us, or nobody.
+    Capture,
     Draining,
 }
 
@@ -22,6 +24,7 @@ impl Condition {
         match self {
             Self::Configuration => "configuration",
             Self::Listeners => "listeners",
+            Self::Capture => "capture",
             Self::Draining => "draining",
         }
     }

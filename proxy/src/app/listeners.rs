@@ -6,7 +6,7 @@
 
 use crate::admin::{self, AdminState, AllowedUids, bind_unix_socket};
 use crate::capture::{self, Closer};
-use crate::policy::{Door, Policy};
+use crate::policy::{Door, DoorPlan, Policy};
 use crate::worker::{Command, WorkerHandle};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -21,7 +21,11 @@ use tokio::net::UnixListener;
 /// What listens on TCP, by what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Listener {
-    Door(Door),
+    Door(SocketAddr),
+    /// For redirected connections, of one family alone.
+    Captured(SocketAddr),
+    /// For connections that arrive with the destination that was meant (`mode: tproxy`).
+    Transparent(SocketAddr),
     Metrics(SocketAddr),
     Readiness(SocketAddr),
     Admin(SocketAddr),
@@ -31,26 +35,51 @@ impl Listener {
     /// All that the configuration asks for.
     pub fn wanted(config: &Config, policy: &Policy) -> BTreeSet<Self> {
         policy
-            .doors()
-            .map(Self::Door)
+            .listening()
+            .filter_map(|(address, plan)| Self::of(address, plan, policy.transparent))
             .chain(config.telemetry.metrics.map(Self::Metrics))
             .chain(config.telemetry.readiness.map(Self::Readiness))
             .chain(config.admin.listen.map(Self::Admin))
             .collect()
     }
 
+    /// `None`: this host does not speak the address' family, which is no reason not to serve the other.
+    fn of(address: SocketAddr, plan: &DoorPlan, transparent: bool) -> Option<Self> {
+        match plan {
+            DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound if !capture::is_available(address.ip()) => None,
+            DoorPlan::CapturedInbound if transparent => Some(Self::Transparent(address)),
+            DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound => Some(Self::Captured(address)),
+            DoorPlan::Inbound(_) | DoorPlan::Service(_) | DoorPlan::Shared => Some(Self::Door(address)),
+        }
+    }
+
     fn address(self) -> SocketAddr {
         match self {
-            Self::Door(Door(address)) | Self::Metrics(address) | Self::Readiness(address) | Self::Admin(address) => {
-                address
-            }
+            Self::Door(address)
+            | Self::Captured(address)
+            | Self::Transparent(address)
+            | Self::Metrics(address)
+            | Self::Readiness(address)
+            | Self::Admin(address) => address,
+        }
+    }
+
+    fn bind(self) -> io::Result<TcpListener> {
+        match self {
+            Self::Captured(address) => capture::bind_captured(address, false),
+            Self::Transparent(address) => capture::bind_captured(address, true),
+            _ => capture::bind(self.address()),
         }
     }
 
     /// Would the kernel refuse `other` while this one listens? A wildcard takes the port of every address; that `0.0.0.0`
     /// leaves those of IPv6 alone makes no difference to a listener that is to be closed anyway.
-    fn is_in_the_way_of(self, other: Self) -> bool {
-        let (mine, other) = (self.address(), other.address());
+    fn is_in_the_way_of(self, wanted: Self) -> bool {
+        let (mine, other) = (self.address(), wanted.address());
+        let one_family = |it: Self| matches!(it, Self::Captured(_) | Self::Transparent(_));
+        if one_family(self) && one_family(wanted) && mine.is_ipv4() != other.is_ipv4() {
+            return false;
+        }
         let overlaps = mine.ip() == other.ip() || mine.ip().is_unspecified() || other.ip().is_unspecified();
         mine.port() == other.port() && overlaps
     }
@@ -77,7 +106,7 @@ impl Bound {
 }
 
 fn bind(wanted: impl IntoIterator<Item = Listener>) -> io::Result<Vec<(Listener, TcpListener)>> {
-    wanted.into_iter().map(|listener| Ok((listener, capture::bind(listener.address())?))).collect()
+    wanted.into_iter().map(|listener| Ok((listener, listener.bind()?))).collect()
 }
 
 /// A change that needs nothing more that could fail.
@@ -215,7 +244,8 @@ impl Listeners {
             let state = self.state.clone();
             let mut worker = None;
             let opened = match listener {
-                Listener::Door(door) => {
+                Listener::Door(address) | Listener::Captured(address) | Listener::Transparent(address) => {
+                    let door = Door::At(address);
                     let chosen = self.worker_with_the_fewest_doors();
                     worker = Some(chosen);
                     self.workers[chosen].send(Command::Open(door, socket, asked)).await;

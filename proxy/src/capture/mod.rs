@@ -1,14 +1,19 @@
 //! How connections reach us: listening, accepting, and (with redirection) where they were meant to go.
 
 pub mod caller;
+pub mod caller_uid;
 mod closing;
+pub mod local_users;
+pub mod original;
+pub mod probe;
 
 pub use closing::{CloseAsked, Closer, closing};
 
 use crate::shared::Shared;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// PEERS D1: keepalive 60 s / 20 s / 4 probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -39,6 +44,10 @@ impl Accepted {
     pub fn direct(tcp: TcpStream, client: ClientAddr) -> Self {
         Self { tcp, client, original: None }
     }
+
+    pub fn captured(self, original: Option<OriginalDst>) -> Self {
+        Self { original, ..self }
+    }
 }
 
 /// Binds a listening socket. `SO_REUSEPORT` is not set: a second process on the same address is an error, not a share.
@@ -46,15 +55,47 @@ impl Accepted {
 /// # Errors
 /// The system's, with the address in its words.
 pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    bind_with(address, |socket| match address.is_ipv6() {
+        true => socket.set_only_v6(!address.ip().is_unspecified()),
+        false => Ok(()),
+    })
+}
+
+/// As [`bind`], for redirected connections: `[::]` takes no IPv4, which has a listener of its own. `transparent`: for
+/// connections to addresses that are not the listener's (TPROXY); that needs CAP_NET_ADMIN.
+///
+/// # Errors
+/// As of [`bind`].
+pub fn bind_captured(address: SocketAddr, transparent: bool) -> std::io::Result<std::net::TcpListener> {
+    bind_with(address, |socket| {
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        let set = match (transparent, address.is_ipv4()) {
+            (false, _) => Ok(()),
+            (true, true) => socket.set_ip_transparent_v4(true),
+            (true, false) => socket.set_ip_transparent_v6(true),
+        };
+        set.map_err(|error| std::io::Error::new(error.kind(), format!("`mode: tproxy` needs CAP_NET_ADMIN: {error}")))
+    })
+}
+
+/// Does this host speak the family of `address`? Found out by binding, because IPv6 can be switched off in many ways.
+pub fn is_available(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
+fn bind_with(
+    address: SocketAddr,
+    prepare: impl FnOnce(&socket2::Socket) -> std::io::Result<()>,
+) -> std::io::Result<std::net::TcpListener> {
+    let failed =
+        |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     // Only lets us bind while connections of an earlier process are in TIME_WAIT.
     socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
+    prepare(&socket).map_err(failed)?;
     socket.set_nonblocking(true)?;
-    let failed =
-        |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
     socket.bind(&address.into()).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
     Ok(socket.into())
@@ -69,6 +110,19 @@ pub fn tune(tcp: &TcpStream) {
     // Neither is worth losing the connection for.
     let _ = tcp.set_nodelay(true);
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
+}
+
+/// Connects. The packet filter tells our own connections by `mark`, where we may set it (CAP_NET_ADMIN), and by our user
+/// otherwise.
+///
+/// # Errors
+/// Of the connect.
+pub async fn dial(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<TcpStream> {
+    let Some(mark) = mark else { return TcpStream::connect(address).await };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Without the capability our user is what exempts us.
+    let _ = socket2::SockRef::from(&socket).set_mark(mark.get());
+    socket.connect(address).await
 }
 
 /// Accepts for ever; each connection that the budget has a place for goes to `place`, and `over_limit` is told of each

@@ -9,6 +9,9 @@ mod network;
 
 use super::check::{counted, summary};
 use super::output::print;
+use super::redirect::FamilyChoice;
+use super::redirect::check::{self, Privilege};
+use crate::redirect::Wanted;
 use clap::Args;
 use postern_config::Config;
 use std::path::PathBuf;
@@ -33,6 +36,7 @@ pub async fn run(arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
     identity::examine(&mut report, config.as_ref(), arguments.workload_api.as_deref()).await;
     if let Some(config) = &config {
         network::examine(&mut report, config).await;
+        capture(&mut report, config);
     }
     print(&report.render());
     Ok(if report.count(Verdict::Fail) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -53,8 +57,15 @@ fn configuration(arguments: &DoctorArgs, report: &mut Report) -> Option<Config> 
     }
 }
 
+/// A sidecar may not look at the rules that somebody else installed for it: that is no failure of its own.
+fn capture(report: &mut Report, config: &Config) {
+    if let Some(wanted) = Wanted::of_file(config) {
+        check::examine(report, &wanted, FamilyChoice::Auto, Privilege::Optional);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     Warn,
     Fail,
@@ -69,28 +80,28 @@ struct Finding {
 
 /// Findings in the order in which they were made.
 #[derive(Default)]
-struct Report(Vec<Finding>);
+pub(super) struct Report(Vec<Finding>);
 
 impl Report {
-    fn ok(&mut self, subject: &'static str, what: impl Into<String>) {
+    pub(super) fn ok(&mut self, subject: &'static str, what: impl Into<String>) {
         self.0.push(Finding { verdict: Verdict::Ok, subject, what: what.into(), fix: None });
     }
 
     /// It may work, or work later.
-    fn warn(&mut self, subject: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn warn(&mut self, subject: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { verdict: Verdict::Warn, subject, what: what.into(), fix: Some(fix.into()) });
     }
 
     /// It cannot work like this.
-    fn fail(&mut self, subject: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn fail(&mut self, subject: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { verdict: Verdict::Fail, subject, what: what.into(), fix: Some(fix.into()) });
     }
 
-    fn count(&self, verdict: Verdict) -> usize {
+    pub(super) fn count(&self, verdict: Verdict) -> usize {
         self.0.iter().filter(|finding| finding.verdict == verdict).count()
     }
 
-    fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let width = self.0.iter().map(|finding| finding.subject.len()).max().unwrap_or(0);
         let mut text = String::new();
         for finding in &self.0 {

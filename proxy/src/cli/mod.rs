@@ -7,6 +7,7 @@ mod dev_identity;
 mod doctor;
 mod environment;
 mod output;
+mod redirect;
 mod run;
 mod schema;
 mod simple;
@@ -40,6 +41,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Look for what keeps the proxy from working, each finding with its fix
     Doctor(doctor::DoctorArgs),
+    /// Packet-filter rules that bring the application's connections to the proxy
+    Redirect(redirect::RedirectArgs),
     /// A small SPIFFE identity provider for development and tests
     DevIdentity(dev_identity::DevIdentityArgs),
     /// Show it all on this machine: two sidecars, an application, rotations, refusals
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
         Command::Verify(args) => Ok(verify::run(args)),
         Command::Doctor(args) => environment::block_on(doctor::run(args)),
+        Command::Redirect(args) => redirect::run(&args),
         Command::DevIdentity(args) => environment::block_on(dev_identity::run(args)),
         Command::Demo(args) => environment::block_on(demo::run(args)),
         Command::Status(args) => environment::block_on(status::run(args)),

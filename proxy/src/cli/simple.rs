@@ -6,7 +6,7 @@ use postern_config::authz::{Allow, Principal};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
     Admin, AppAddress, AppHttp, Config, Endpoints, Identity, IdentityHeaders, Inbound, InboundTls, Limits, OnExpiry,
-    Outbound, Place, Protocol, Service, SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport,
+    Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport,
 };
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -79,9 +79,15 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
     let service = Service {
         name: "upstream".to_owned(),
         hosts: Vec::new(),
+        addresses: Vec::new(),
         listen: Some(args.listen),
+        users: Vec::new(),
         endpoints: endpoints(&args.to)?,
-        protocol: args.common.protocol(),
+        protocol: match args.common.protocol {
+            ProtocolArg::Http => ServiceProtocol::Http,
+            ProtocolArg::Tcp => ServiceProtocol::Tcp,
+            ProtocolArg::Detect => ServiceProtocol::Detect,
+        },
         transport: Transport::Mesh { identity: patterns("--peer", &args.peer)?, svid: SvidSelector::Default },
         on_expiry: OnExpiry::Keep,
         connect_timeout: None,
@@ -112,7 +118,11 @@ pub fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
         port: args.listen.port(),
         listen: Some(args.listen),
         app,
-        protocol: args.common.protocol(),
+        protocol: match args.common.protocol {
+            ProtocolArg::Http => Protocol::Http,
+            ProtocolArg::Tcp => Protocol::Tcp,
+            ProtocolArg::Detect => Protocol::Detect,
+        },
         tls: InboundTls::Strict,
         app_http: AppHttp::Same,
         svid: SvidSelector::Default,
@@ -126,14 +136,6 @@ pub fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl Common {
-    fn protocol(&self) -> Protocol {
-        match self.protocol {
-            ProtocolArg::Http => Protocol::Http,
-            ProtocolArg::Tcp => Protocol::Tcp,
-            ProtocolArg::Detect => Protocol::Detect,
-        }
-    }
-
     fn config(&self, inbound: Vec<Inbound>, outbound: Outbound) -> anyhow::Result<Config> {
         let endpoint = self
             .workload_api

@@ -17,7 +17,8 @@ use crate::policy::{DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Direction, RequestGuard};
 use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
-use crate::upstream::plan::ServicePlan;
+use crate::upstream::l4;
+use crate::upstream::plan::{Requested, ServicePlan};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -48,6 +49,8 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         version: request.version(),
         close: connection.is_closing(),
     };
+    // What follows a CONNECT that is refused was meant for a tunnel (THREATS SM-22).
+    let is_connect = request.method() == Method::CONNECT;
     let mut recorder = Recorder::open(&connection, &request);
     if form.is_grpc {
         recorder.is_grpc();
@@ -60,7 +63,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         }
         Err(refused) => {
             let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
-            let form = Form { close: form.close || breaks_framing(refused.refusal), ..form };
+            let form = Form { close: form.close || is_connect || breaks_framing(refused.refusal), ..form };
             let response = respond::refuse(&refused, &recorder.decision_id(), asker, form);
             recorder.bytes_to_caller.set(response.body().size_hint().exact().unwrap_or_default());
             recorder.refused(refused, response.status());
@@ -83,7 +86,7 @@ enum Then {
     /// Both sides switch protocols: a tunnel follows.
     Tunnel {
         caller: OnUpgrade,
-        upstream: OnUpgrade,
+        far: upgrade::Far,
     },
 }
 
@@ -92,9 +95,9 @@ impl Answered {
         let Self { head, mut lease, guard, then } = self;
         recorder.answered(&head);
         let body = match then {
-            Then::Tunnel { caller, upstream } => {
+            Then::Tunnel { caller, far } => {
                 lease.upgraded();
-                upgrade::start(connection, caller, upstream, lease, guard, recorder);
+                upgrade::start(connection, caller, far, lease, guard, recorder);
                 ResponseBody::Own(None)
             }
             Then::Body(inner) => {
@@ -130,7 +133,7 @@ async fn proxy(
     headers::check_framing(&head)?;
     let upgrade = headers::requested_upgrade(&head)?;
     // HTTP/1.0 may come without a Host: it is addressed to the listener then (THREATS HD-02).
-    let listener = forward::lacks_host(&head).then(|| connection.door.0.to_string());
+    let listener = forward::lacks_host(&head).then(|| connection.listener_text());
     let target = read_target(&head, Some(forward::default_port(&head)), listener.as_deref())?;
     recorder.host(&target.host);
 
@@ -154,8 +157,12 @@ async fn proxy(
         in_flight.request.allow_quiet();
     }
 
-    // Forged identity and hop-by-hop headers go, before anything of ours is added.
     let is_connect = head.method == Method::CONNECT;
+    if is_connect && connection.session.direction == Direction::Local {
+        return open_tunnel(connection, &allowed, &mut head, in_flight, recorder).await;
+    }
+
+    // Forged identity and hop-by-hop headers go, before anything of ours is added.
     let caller = head.extensions.remove::<OnUpgrade>().filter(|_| is_connect || upgrade.is_some());
     let body = RequestBody::new(body, in_flight.request.clone());
     forward::prepare(&mut head, &body, &allowed, listener, upgrade.as_ref())?;
@@ -183,7 +190,7 @@ async fn proxy(
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let then = match (switched, caller, upstream) {
-        (true, Some(caller), Some(upstream)) => Then::Tunnel { caller, upstream },
+        (true, Some(caller), Some(upstream)) => Then::Tunnel { caller, far: upgrade::Far::Upgrade(upstream) },
         (true, _, _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
             return Err(Refused::new(Refusal::UpstreamProtocol, "101 to a request that asked for no upgrade"));
         }
@@ -205,18 +212,21 @@ fn decide(
     let door = policy.door(connection.door).filter(|door| door.direction() == connection.session.direction);
     match door {
         Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, plan, head, target, recorder),
-        // Only routes can allow it, and services have none (DESIGN, ruling "methods").
-        Some(DoorPlan::Service(_) | DoorPlan::Shared) if head.method == Method::CONNECT => {
+        // It asks a forward proxy, which only a shared listener is.
+        Some(DoorPlan::Service(_) | DoorPlan::CapturedOutbound) if head.method == Method::CONNECT => {
             Err(Refusal::ConnectRefused.into())
         }
         Some(DoorPlan::Service(service)) => to_service(connection, service, target, caller_version, recorder),
-        Some(DoorPlan::Shared) => {
-            let service = policy.services.by_host(&target.host).ok_or_else(|| {
+        Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
+            let service = policy.services.of_request(&target.host, connection.original()).ok_or_else(|| {
                 Refused::new(Refusal::UnknownService, format!("no service is declared for host {:?}", target.host))
             })?;
             to_service(connection, service, target, caller_version, recorder)
         }
-        None => Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration")),
+        // A connection that was captured on its way in is at the door of the port that was meant.
+        Some(DoorPlan::CapturedInbound) | None => {
+            Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"))
+        }
     }
 }
 
@@ -261,10 +271,34 @@ fn to_service(
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
     recorder.service(&service.name, &service.metrics);
+    connection.check_user(service)?;
     // What has no honest reading does not leave either: the other side could only guess.
     target.readings(true).map_err(bad_path)?;
-    let upstream = connection.worker.upstreams.instance(service, &target.host, target.port)?;
+    let requested = Requested { host: Some(&target.host), port: target.port, original: connection.original() };
+    let upstream = connection.worker.upstreams.instance(service, requested)?;
     Ok(Allowed { upstream, version, host: Box::from(&*target.host), port: target.port })
+}
+
+/// CONNECT of the application: a connection to the service that is named, and what comes through it is the application's
+/// affair. It is answered when the service has been reached, and has proven who it is.
+async fn open_tunnel(
+    connection: &Rc<Connection>,
+    allowed: &Allowed,
+    head: &mut Parts,
+    in_flight: RequestGuard,
+    recorder: &mut Recorder,
+) -> Result<Answered, Refused> {
+    let Some(caller) = head.extensions.remove::<OnUpgrade>() else {
+        return Err(Refused::new(Refusal::ConnectRefused, "this connection cannot become a tunnel"));
+    };
+    let reaching = l4::reach(&connection.worker, &allowed.upstream, Some(&allowed.host));
+    let (endpoint, connected) = unless_cut(&in_flight, Box::pin(reaching)).await?;
+    let (lease, io) = Lease::of_tunnel(endpoint, connected);
+    in_flight.request.moved();
+    recorder.upstream(&lease);
+    let (head, ()) = Response::new(()).into_parts();
+    let then = Then::Tunnel { caller, far: upgrade::Far::Connection(Box::new(io)) };
+    Ok(Answered { head, lease, guard: in_flight, then })
 }
 
 fn bad_path(problem: PathProblem) -> Refused {

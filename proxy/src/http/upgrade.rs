@@ -8,23 +8,33 @@ use crate::connection::Connection;
 use crate::session::{Carries, RequestGuard};
 use crate::tunnel;
 use crate::upstream::client::{HttpVersion, Lease};
+use crate::upstream::connect::UpstreamIo;
 use http::StatusCode;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Did the upstream agree? 101 to an upgrade, 2xx to CONNECT.
 pub fn is_switched(status: StatusCode, is_connect: bool) -> bool {
     if is_connect { status.is_success() } else { status == StatusCode::SWITCHING_PROTOCOLS }
 }
 
+/// Where a tunnel leads.
+pub enum Far {
+    /// A request's connection, once the upstream has switched too.
+    Upgrade(OnUpgrade),
+    /// A connection of its own, for CONNECT of the application.
+    Connection(Box<UpstreamIo>),
+}
+
 /// Tunnels between the two sides once both have switched. The request's record ends with the tunnel.
 pub fn start(
     connection: &Rc<Connection>,
     caller: OnUpgrade,
-    upstream: OnUpgrade,
+    far: Far,
     lease: Lease,
     guard: RequestGuard,
     mut recorder: Recorder,
@@ -36,7 +46,11 @@ pub fn start(
         connection.session.set_carries(Carries::Stream);
     }
     tokio::task::spawn_local(async move {
-        let switched = tokio::try_join!(caller, upstream);
+        let switched = match far {
+            Far::Upgrade(upstream) => tokio::try_join!(caller, upstream)
+                .map(|(caller, upstream)| (caller, Box::new(TokioIo::new(upstream)) as Box<dyn Stream>)),
+            Far::Connection(upstream) => caller.await.map(|caller| (caller, upstream as Box<dyn Stream>)),
+        };
         match switched {
             Ok((caller, upstream)) => {
                 let cut = async {
@@ -62,6 +76,9 @@ pub fn start(
     });
 }
 
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
 async fn upstream_was_cut(lease: &Lease) {
     match &lease.session {
         Some(session) => session.was_cut().await,
@@ -72,11 +89,11 @@ async fn upstream_was_cut(lease: &Lease) {
 async fn run(
     connection: &Connection,
     caller: Upgraded,
-    upstream: Upgraded,
+    mut upstream: Box<dyn Stream>,
     guard: &RequestGuard,
     recorder: &mut Recorder,
 ) {
-    let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
+    let mut caller = TokioIo::new(caller);
     let timeouts = connection.worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
     let copying = tunnel::copy(&mut caller, &mut upstream, &counters, timeouts.tcp_idle, timeouts.half_close_linger);

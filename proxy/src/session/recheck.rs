@@ -2,9 +2,11 @@
 
 use super::{Carries, Direction, EndCause, InFlight, Registry, Session};
 use crate::authz::{Decision, Principal};
+use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
-use crate::upstream::plan::{Security, ServicePlan};
+use crate::upstream::plan::{Requested, Security, ServicePlan};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,8 +14,9 @@ use std::time::Instant;
 pub enum Subject {
     /// A peer's connection to one of our doors.
     Door(Door),
-    /// A connection of the application to a shared listener: each of its requests names a service by its host.
-    Shared,
+    /// A connection of the application to a shared listener: each of its requests names a service by its host. A captured
+    /// one has said where it was meant to go besides.
+    Shared { original: Option<SocketAddr> },
     /// A connection of the application to a service, or ours for it. `host` fills a template.
     Service { plan: Arc<ServicePlan>, host: Option<Box<str>> },
 }
@@ -25,11 +28,11 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
     }
     for request in registry.requests() {
         let allowed = match (&request.service, request.session.subject()) {
-            (Some(service), Some(Subject::Shared)) => {
-                let now = policy.services.by_host(&request.host);
-                now.is_some_and(|now| now.name == service.name && is_protected_alike(now, service))
+            (Some(service), Some(Subject::Shared { original })) => {
+                let now = policy.services.of_request(&request.host, *original);
+                now.is_some_and(|now| now.name == service.name && still_served(&request.session, now, service))
             }
-            (Some(service), _) => service_stays(service, policy),
+            (Some(service), _) => service_stays(&request.session, service, policy),
             (None, Some(Subject::Door(door))) => is_allowed_again(&request, *door, policy),
             (None, _) => continue,
         };
@@ -45,7 +48,7 @@ pub fn decide_again(session: &Session, policy: &Policy, event: Instant) {
     match session.subject() {
         Some(Subject::Door(door)) => recheck_inbound(session, *door, policy, event),
         Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy, event),
-        Some(Subject::Shared) | None => {}
+        Some(Subject::Shared { .. }) | None => {}
     }
 }
 
@@ -60,10 +63,20 @@ fn is_allowed_again(request: &InFlight, door: Door, policy: &Policy) -> bool {
     })
 }
 
-/// A request that the application sends: is its service still declared, and protected in the same way? Who answers in the
-/// mesh is the affair of the upstream's own session.
-fn service_stays(before: &ServicePlan, policy: &Policy) -> bool {
-    policy.services.by_name(&before.name).is_some_and(|now| is_protected_alike(&now, before))
+/// A request that the application sends: is its service still declared, for whoever called, and protected in the same way?
+/// Who answers in the mesh is the affair of the upstream's own session.
+fn service_stays(session: &Session, before: &ServicePlan, policy: &Policy) -> bool {
+    policy.services.by_name(&before.name).is_some_and(|now| still_served(session, &now, before))
+}
+
+fn still_served(session: &Session, now: &ServicePlan, before: &ServicePlan) -> bool {
+    is_protected_alike(now, before) && admits_caller(session, now)
+}
+
+/// Nobody asked for the user of a connection when no service and no record wanted to know it: then it counts as another.
+fn admits_caller(session: &Session, now: &ServicePlan) -> bool {
+    let uid = session.caller_uid.get().copied().unwrap_or(Err(CallerUnknown::NotAsked));
+    now.users.is_all() || uid.is_ok_and(|uid| now.users.admits(uid))
 }
 
 fn is_protected_alike(one: &ServicePlan, other: &ServicePlan) -> bool {
@@ -97,7 +110,7 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         // The application's side of a tunnel. Who answers is the affair of the other side, which has a session of its own
         // where the service is in the mesh.
         (Direction::Local | Direction::Inbound, _) => {
-            if !is_protected_alike(&now, before) {
+            if !still_served(session, &now, before) {
                 session.cut(EndCause::PolicyChanged, event);
             }
         }
@@ -105,7 +118,9 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         (Direction::Upstream, None) => {}
         (Direction::Upstream, Some(trust)) => {
             let filled = match host {
-                Some(host) if now.is_template() => now.instance(host, None).map(Arc::new),
+                Some(host) if now.is_template() => {
+                    now.instance(Requested { host: Some(host), ..Requested::default() }).map(Arc::new)
+                }
                 _ => Some(now),
             };
             let still_expected = filled.is_some_and(|plan| match &plan.security {

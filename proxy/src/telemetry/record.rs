@@ -65,6 +65,10 @@ pub struct ConnectionFacts<'a> {
     /// Number of the connection in this process.
     pub connection: u64,
     pub remote: Option<SocketAddr>,
+    /// The local user whose socket that is, where the application is the caller.
+    pub caller_uid: Option<u32>,
+    /// Where a captured connection was meant to go.
+    pub original: Option<SocketAddr>,
     /// `http` or `tcp`, as it was declared or detected.
     pub protocol: Option<&'a str>,
     pub tls: Option<TlsFacts<'a>>,
@@ -169,6 +173,10 @@ impl ConnectionFacts<'_> {
             // `Display` of an address has no character that JSON would escape.
             object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
             object.number("network.peer.port", remote.port());
+        }
+        object.number_if("process.user.id", self.caller_uid);
+        if let Some(original) = self.original {
+            object.number("capture.destination", format_args!("\"{original}\""));
         }
         object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
         object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);

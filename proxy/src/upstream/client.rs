@@ -4,7 +4,7 @@
 //! out again on another connection; one that was sent goes out again only if it is idempotent and has no body
 //! (RFC 9110 §9.2.2), once.
 
-use super::connect::{Connected, Own, connect, upstream_refused_us};
+use super::connect::{Connected, Own, UpstreamIo, connect, upstream_refused_us};
 use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint, H1Connection, H2Connection, OwnSvid, Stream};
 use super::replay::{copy_of, is_replayable, was_refused};
@@ -89,6 +89,14 @@ enum Held {
 }
 
 impl Lease {
+    /// A connection that carries one tunnel, and its bytes.
+    pub fn of_tunnel(endpoint: Rc<Endpoint>, connected: Connected) -> (Self, UpstreamIo) {
+        let Connected { io, session, registered, peer } = connected;
+        let active = Active::at(&endpoint);
+        let held = Held::NotAgain { _registered: registered };
+        (Self { endpoint, session, peer, held, own: [0; 32], idle_max: 0, _active: active }, io)
+    }
+
     /// The response was read to its end.
     pub fn finished(&mut self) {
         if let Held::Http1(connection) = std::mem::replace(&mut self.held, Held::Returned) {

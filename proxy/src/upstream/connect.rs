@@ -83,10 +83,12 @@ pub async fn connect(
         let refusal = if plan.is_app() { Refusal::AppUnreachable } else { Refusal::UpstreamUnreachable };
         Refused::new(refusal, format!("{}: cannot connect to {address}: {error}", plan.name))
     };
+    // Connections to the application do not leave the host.
+    let mark = if plan.is_app() { None } else { worker.policy().mark };
     let connecting = async {
         match address {
             EndpointAddress::Tcp(address) => {
-                let tcp = TcpStream::connect(*address).await?;
+                let tcp = capture::dial(*address, mark).await?;
                 capture::tune(&tcp);
                 Ok::<_, io::Error>(UpstreamIo::Tcp(tcp))
             }

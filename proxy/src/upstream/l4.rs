@@ -66,7 +66,10 @@ where
 }
 
 /// The first endpoint that answers, and is who it should be.
-async fn reach(
+///
+/// # Errors
+/// As [`tunnel`].
+pub async fn reach(
     worker: &Worker,
     plan: &Arc<ServicePlan>,
     host: Option<&str>,

@@ -1,23 +1,37 @@
 //! An upstream as compiled from the configuration: a declared service, one instance of a template, or our application.
 
 use super::discovery::{EndpointSource, may_be_dialled};
+use crate::capture::local_users::AllowedUsers;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
 use postern_config::{
-    AppAddress, Endpoints, HostPattern, OnExpiry, Place, Protocol, Service, SpiffePattern, SvidSelector, Timeouts,
-    Transport,
+    AppAddress, Destination, Endpoints, HostPattern, OnExpiry, Place, Service, ServiceProtocol, SpiffePattern,
+    SvidSelector, Timeouts, Transport,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What a connection or request asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Requested<'a> {
+    pub host: Option<&'a str>,
+    pub port: Option<u16>,
+    /// Where a captured connection was meant to go. That is dialled then, never an address out of `host` (THREATS NW-06).
+    pub original: Option<SocketAddr>,
+}
+
 /// How to reach an upstream and whom to expect there.
 pub struct ServicePlan {
     pub name: Arc<str>,
     pub hosts: Vec<HostPattern>,
-    pub protocol: Protocol,
+    /// Where captured connections to it were meant to go.
+    addresses: Vec<Destination>,
+    pub protocol: ServiceProtocol,
+    /// The local users that may use it.
+    pub users: AllowedUsers,
     pub security: Security,
     pub source: EndpointSource,
     pub on_expiry: OnExpiry,
@@ -77,7 +91,9 @@ impl ServicePlan {
         Self {
             name: Arc::from(service.name.as_str()),
             hosts: service.hosts.clone(),
+            addresses: service.addresses.clone(),
             protocol: service.protocol,
+            users: AllowedUsers::of(&service.users),
             security,
             source: EndpointSource::from(&service.endpoints),
             on_expiry: service.on_expiry,
@@ -92,7 +108,9 @@ impl ServicePlan {
         Self {
             name: name.clone(),
             hosts: Vec::new(),
-            protocol: Protocol::Detect,
+            addresses: Vec::new(),
+            protocol: ServiceProtocol::Detect,
+            users: AllowedUsers::All,
             security: Security::App,
             source: match app {
                 AppAddress::Tcp(address) => EndpointSource::Static(Arc::from([*address])),
@@ -127,10 +145,16 @@ impl ServicePlan {
             || matches!(&self.security, Security::Mesh { expected, .. } if expected.iter().any(|id| !id.captures().is_empty()))
     }
 
-    /// The plan for one host of a template. `None`: the host does not fill it.
-    pub fn instance(&self, host: &str, requested_port: Option<u16>) -> Option<Self> {
-        let (pattern, captures): (&HostPattern, Captures<'_>) =
-            self.hosts.iter().find_map(|pattern| pattern.matches(host).map(|captures| (pattern, captures)))?;
+    /// The plan for what was asked of a template. `None`: that does not fill it.
+    pub fn instance(&self, requested: Requested<'_>) -> Option<Self> {
+        let host = requested.host.unwrap_or_default();
+        let pattern = self.hosts.iter().find_map(|pattern| pattern.matches(host).map(|captures| (pattern, captures)));
+        let captured = requested.original.is_some();
+        let (pattern, captures): (Option<&HostPattern>, Captures<'_>) = match pattern {
+            Some((pattern, captures)) => (Some(pattern), captures),
+            None if captured => (None, Captures::default()),
+            None => return None,
+        };
         let security = match &self.security {
             Security::Mesh { expected, svid } => Security::Mesh {
                 expected: expected.iter().map(|id| id.expand(&captures)).collect::<Option<Vec<_>>>()?,
@@ -138,22 +162,33 @@ impl ServicePlan {
             },
             Security::WebTls { client, server_name } => Security::WebTls {
                 client: client.clone(),
-                server_name: Some(server_name.clone().unwrap_or_else(|| Arc::from(host))),
+                server_name: Some(server_name.clone().or_else(|| requested.host.map(Arc::from))?),
             },
             Security::Plaintext => Security::Plaintext,
             Security::App => return None,
         };
         let source = match &self.source {
             EndpointSource::RequestedHost { port } => {
-                let port = port.or(requested_port).unwrap_or(match self.security {
+                let asked = requested.port.or(requested.original.map(|original| original.port()));
+                let port = port.or(asked).unwrap_or(match self.security {
                     Security::WebTls { .. } => 443,
                     _ => 80,
                 });
-                match host.parse::<IpAddr>() {
-                    // What a resolver's answer may not be, a caller may not write either, unless the file wrote it first.
-                    Ok(address) if pattern.exact().is_none() && !may_be_dialled(address) => return None,
-                    Ok(address) => EndpointSource::Static(Arc::from([SocketAddr::new(address, port)])),
-                    Err(_) => EndpointSource::Dns { host: Arc::from(host), port, of_template: true },
+                let address = match requested.original {
+                    Some(original) => Some(original.ip()),
+                    None => host.parse::<IpAddr>().ok(),
+                };
+                match address {
+                    // What a resolver's answer may not be, a caller may not ask for either, unless the file wrote it first.
+                    Some(address)
+                        if !may_be_dialled(address)
+                            && !self.names(address)
+                            && (captured || pattern.is_none_or(|pattern| pattern.exact().is_none())) =>
+                    {
+                        return None;
+                    }
+                    Some(address) => EndpointSource::Static(Arc::from([SocketAddr::new(address, port)])),
+                    None => EndpointSource::Dns { host: Arc::from(host), port, of_template: true },
                 }
             }
             other => other.clone(),
@@ -161,7 +196,9 @@ impl ServicePlan {
         Some(Self {
             name: self.name.clone(),
             hosts: Vec::new(),
+            addresses: Vec::new(),
             protocol: self.protocol,
+            users: self.users.clone(),
             security,
             source,
             on_expiry: self.on_expiry,
@@ -170,6 +207,12 @@ impl ServicePlan {
             metrics: self.metrics.clone(),
             origin: self.origin.clone(),
         })
+    }
+
+    /// Does the file write this very address as a destination?
+    fn names(&self, address: IpAddr) -> bool {
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        self.addresses.iter().any(|it| it.network.prefix() == whole && it.network.contains(address))
     }
 
     pub fn is_app(&self) -> bool {
@@ -209,12 +252,41 @@ impl From<&Endpoints> for EndpointSource {
     }
 }
 
+type ByAddress = HashMap<SocketAddr, Option<usize>>;
+
+/// What is written goes before the addresses of endpoints.
+fn destinations(all: &[Arc<ServicePlan>]) -> (ByAddress, Vec<(Destination, usize)>) {
+    let (mut by_address, mut by_network) = (HashMap::new(), Vec::new());
+    for (index, service) in all.iter().enumerate() {
+        let EndpointSource::Static(endpoints) = &service.source else { continue };
+        for endpoint in endpoints.iter() {
+            by_address.entry(*endpoint).and_modify(|known| *known = None).or_insert(Some(index));
+        }
+    }
+    for (index, service) in all.iter().enumerate() {
+        for destination in &service.addresses {
+            match destination.exact() {
+                Some(address) => {
+                    by_address.insert(address, Some(index));
+                }
+                None => by_network.push((*destination, index)),
+            }
+        }
+    }
+    by_network.sort_by_key(|(destination, _)| std::cmp::Reverse(destination.specificity()));
+    (by_address, by_network)
+}
+
 /// Which service a host means. Exact hosts by hash, patterns by specificity.
 pub struct ServiceTable {
     all: Vec<Arc<ServicePlan>>,
     exact: HashMap<String, usize>,
     /// Most specific first.
     patterns: Vec<(HostPattern, usize)>,
+    /// Destinations that are one address and port. `None`: endpoints of several services, which the host has to tell apart.
+    by_address: ByAddress,
+    /// All others, most specific first.
+    by_network: Vec<(Destination, usize)>,
 }
 
 impl ServiceTable {
@@ -232,7 +304,22 @@ impl ServiceTable {
             }
         }
         patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.specificity()));
-        Self { all, exact, patterns }
+        let (by_address, by_network) = destinations(&all);
+        Self { all, exact, patterns, by_address, by_network }
+    }
+
+    /// The service of a request: by its host, else by where its connection was meant to go.
+    pub fn of_request(&self, host: &str, original: Option<SocketAddr>) -> Option<&Arc<ServicePlan>> {
+        self.by_host(host).or_else(|| original.and_then(|original| self.by_address(original)))
+    }
+
+    /// The service of a captured connection, by where it was meant to go.
+    pub fn by_address(&self, original: SocketAddr) -> Option<&Arc<ServicePlan>> {
+        let index = match self.by_address.get(&original) {
+            Some(index) => *index,
+            None => self.by_network.iter().find(|(it, _)| it.contains(original)).map(|(_, index)| *index),
+        };
+        index.map(|index| &self.all[index])
     }
 
     /// `host` is in lower case, without port and trailing dot.

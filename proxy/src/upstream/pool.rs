@@ -4,7 +4,7 @@
 //! rotates, what was pooled with the older one takes no new request and closes when idle (DESIGN, rulings).
 
 use super::discovery::{Discovery, EndpointSet, EndpointSource};
-use super::plan::ServicePlan;
+use super::plan::{Requested, ServicePlan};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Registered, Session};
@@ -29,8 +29,8 @@ const UNUSED_FOR: Duration = Duration::from_secs(600);
 /// SHA-256 of our own leaf, zero where no SVID of ours is used.
 pub type OwnSvid = [u8; 32];
 
-/// A template's plan (by address), the host and the port that were asked for.
-type InstanceKey = (usize, Box<str>, Option<u16>);
+/// A template's plan (by address), and what was asked for.
+type InstanceKey = (usize, Box<str>, Option<u16>, Option<SocketAddr>);
 
 #[derive(Default)]
 pub struct Upstreams {
@@ -118,20 +118,16 @@ impl Upstreams {
         Ok(upstream)
     }
 
-    /// `plan` itself, or its instance for the requested host when it is a template.
+    /// `plan` itself, or its instance for what was asked when it is a template.
     ///
     /// # Errors
     /// The host does not fill the template, or there are too many instances.
-    pub fn instance(
-        &self,
-        plan: &Arc<ServicePlan>,
-        host: &str,
-        port: Option<u16>,
-    ) -> Result<Arc<ServicePlan>, Refused> {
+    pub fn instance(&self, plan: &Arc<ServicePlan>, requested: Requested<'_>) -> Result<Arc<ServicePlan>, Refused> {
         if !plan.is_template() {
             return Ok(plan.clone());
         }
-        let key = (Arc::as_ptr(plan) as usize, Box::from(host), port);
+        let Requested { host, port, original } = requested;
+        let key = (Arc::as_ptr(plan) as usize, Box::from(host.unwrap_or_default()), port, original);
         let mut instances = self.instances.borrow_mut();
         if let Some(instance) = instances.get(&key) {
             return Ok(instance.plan.clone());
@@ -142,8 +138,9 @@ impl Upstreams {
                 format!("more than {INSTANCES_MAX} hosts of templates in use"),
             ));
         }
-        let instance = plan.instance(host, port).ok_or_else(|| {
-            Refused::new(Refusal::UnknownService, format!("{host} does not fill template {}", plan.name))
+        let instance = plan.instance(requested).ok_or_else(|| {
+            let asked = host.map_or_else(|| original.map(|it| it.to_string()).unwrap_or_default(), str::to_owned);
+            Refused::new(Refusal::UnknownService, format!("{asked} does not fill {}, or may not be called", plan.name))
         })?;
         let instance = Arc::new(instance);
         instances.insert(key, Instance { _template: plan.clone(), plan: instance.clone() });

@@ -31,8 +31,9 @@ def is_debug_build():
 class DevIdentity:
     """`postern dev-identity`: a small CA that serves the Workload API, one socket a workload."""
 
-    def __init__(self, mesh, workloads, trust_domain=TRUST_DOMAIN, ttl="1h"):
+    def __init__(self, mesh, workloads, trust_domain=TRUST_DOMAIN, ttl="1h", run_as=()):
         self.mesh = mesh
+        self.run_as = list(run_as)
         self.workloads = workloads
         self.trust_domain = trust_domain
         self.ttl = ttl
@@ -42,7 +43,8 @@ class DevIdentity:
 
     def start(self):
         self.starts += 1
-        command = [self.mesh.postern, "dev-identity", "--state", self.state, "--trust-domain", self.trust_domain]
+        command = self.run_as + [self.mesh.postern, "dev-identity", "--state", self.state]
+        command += ["--trust-domain", self.trust_domain]
         for name, spiffe_id in self.workloads.items():
             command += ["--workload", f"{name}={spiffe_id}"]
         command += ["--ttl", self.ttl]

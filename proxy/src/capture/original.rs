@@ -1,0 +1,75 @@
+//! Where a captured connection was meant to go, and what must not be reached that way.
+
+use super::{OriginalDst, is_available};
+use crate::policy::{Door, Policy};
+use crate::refusal::{Refusal, Refused};
+use std::net::{IpAddr, SocketAddr};
+use tokio::net::TcpStream;
+
+/// `SO_ORIGINAL_DST`; with TPROXY, where nothing was rewritten, the connection's own address. `None`: it was not captured,
+/// but made to the address that we listen on (THREATS NW-05).
+pub fn original_destination(tcp: &TcpStream, transparent: bool) -> Option<OriginalDst> {
+    let ours = tcp.local_addr().ok()?;
+    let socket = socket2::SockRef::from(tcp);
+    let before = if ours.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    // Without an entry of the connection tracker there is no such thing: the error says no more.
+    let before = before.ok().and_then(|address| address.as_socket());
+    let original = before.or(transparent.then_some(ours));
+    original.map(|address| OriginalDst(SocketAddr::new(address.ip().to_canonical(), address.port())))
+}
+
+/// The door of the application's port that a captured connection from another host is for.
+///
+/// # Errors
+/// Nothing says which port was meant, it is one of our own, it is not this host's, or the file does not declare it.
+pub fn inbound_door(original: Option<OriginalDst>, policy: &Policy) -> Result<Door, Refused> {
+    let Some(OriginalDst(original)) = original else {
+        let why = "it was made to the port for captured connections itself: nothing says which port was meant";
+        return Err(Refused::new(Refusal::NoRoute, why));
+    };
+    if policy.listens_on_port(original.port()) {
+        return Err(Refused::new(Refusal::Loop, format!("{original} is a listener of this proxy")));
+    }
+    if !is_own_address(original.ip()) {
+        let why = format!("{original} is not an address of this host, and we forward for nobody");
+        return Err(Refused::new(Refusal::NoRoute, why));
+    }
+    let door = Door::Port(original.port());
+    match policy.inbound(door) {
+        Some(_) => Ok(door),
+        None => Err(Refused::new(Refusal::NoRoute, format!("port {} is not declared", original.port()))),
+    }
+}
+
+/// Where the application meant to go.
+///
+/// # Errors
+/// Nothing says where, or it leads back to us (THREATS NW-01, NW-05).
+pub fn outbound_destination(original: Option<OriginalDst>, policy: &Policy) -> Result<SocketAddr, Refused> {
+    let Some(OriginalDst(original)) = original else {
+        let why = "it was made to the port for captured connections itself: nothing says where it was meant to go";
+        return Err(Refused::new(Refusal::UnknownService, why));
+    };
+    if policy.listens_on_port(original.port()) && is_own_address(original.ip()) {
+        return Err(Refused::new(Refusal::Loop, format!("{original} is a listener of this proxy")));
+    }
+    Ok(original)
+}
+
+/// The kernel lets a socket be bound to an address of this host only.
+fn is_own_address(address: IpAddr) -> bool {
+    !address.is_unspecified() && is_available(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_own_address;
+
+    #[test]
+    fn tells_addresses_of_this_host() {
+        for (address, expected) in [("127.0.0.1", true), ("127.8.9.10", true), ("192.0.2.1", false), ("0.0.0.0", false)]
+        {
+            assert_eq!(is_own_address(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+}
