@@ -10,7 +10,7 @@ use crate::connection::{Connection, Place, SHARED_NAME, turn_away};
 use crate::detect::sni::{HelloError, server_name};
 use crate::detect::{self, Detected, Opaque, Rewind, Rules};
 use crate::http::serve;
-use crate::policy::{Door, DoorPlan, Policy};
+use crate::policy::{Destined, Door, DoorPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Direction, SessionIo, Subject};
 use crate::upstream::client::HttpVersion;
@@ -39,7 +39,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
             return turn_away(&worker, door, remote, gone(door));
         }
     };
-    let service = by.find(&policy);
+    let service = by.find(&policy).service;
     let (name, metrics) = match &service {
         Some(service) => (service.name.clone(), service.metrics.clone()),
         None => (Arc::from(SHARED_NAME), policy.unrouted.clone()),
@@ -74,15 +74,18 @@ enum By {
 }
 
 impl By {
-    fn find(&self, policy: &Policy) -> Option<Arc<ServicePlan>> {
+    fn find(&self, policy: &Policy) -> Destined {
         match self {
             Self::Door(door) => match policy.door(*door) {
-                Some(DoorPlan::Service(service)) => Some(service.clone()),
-                _ => None,
+                Some(DoorPlan::Service(service)) => Destined { service: Some(service.clone()), host: None },
+                _ => Destined::default(),
             },
-            Self::Address(original) => policy.services.by_address(*original).cloned(),
-            Self::Name(host) => policy.services.by_host(host).cloned(),
-            Self::Request => None,
+            Self::Address(original) => policy.destined(*original),
+            Self::Name(host) => {
+                let service = policy.services.by_host(host).cloned();
+                Destined { service, host: Some(Arc::from(host.as_str())) }
+            }
+            Self::Request => Destined::default(),
         }
     }
 }
@@ -193,15 +196,16 @@ async fn tunnel(
     connection.session.set_carries(Carries::Stream);
     // The policy of now: one that came while the first bytes did not found nothing to decide again here.
     let policy = connection.worker.policy();
-    let Some(service) = by.find(&policy) else {
+    let Destined { service, host } = by.find(&policy);
+    let Some(service) = service else {
         return Err(Refused::new(Refusal::NoRoute, "what it is for is no longer in the configuration"));
     };
+    let (host, original) = (host.as_deref(), connection.original());
+    let dialled = original.and_then(|original| policy.dialled(original));
     drop(policy);
     connection.check_user(&service)?;
-    let host = if let By::Name(host) = &by { Some(host.as_str()) } else { None };
-    let original = connection.original();
-    let requested = Requested { host, port: original.map(|original| original.port()), original };
     connection.session.set_subject(Subject::Service { plan: service.clone(), host: host.map(Box::from) });
+    let requested = Requested { host, port: original.map(|original| original.port()), original: dialled };
     let plan = connection.worker.upstreams.instance(&service, requested)?;
     l4::tunnel(connection, &mut io, &plan, host).await
 }

@@ -84,6 +84,14 @@ pub struct Policy {
     own_ports: HashSet<u16>,
 }
 
+/// What the application meant, as far as is known.
+#[derive(Default)]
+pub struct Destined {
+    pub service: Option<Arc<ServicePlan>>,
+    /// The name whose address it asked for, where that says more than the request does.
+    pub host: Option<Arc<str>>,
+}
+
 /// One inbound port, ready to decide.
 pub struct InboundPlan {
     pub name: Arc<str>,
@@ -225,6 +233,32 @@ impl Policy {
         ports.min()
     }
 
+    /// What a captured connection was meant for, as far as its destination says.
+    pub fn destined(&self, original: SocketAddr) -> Destined {
+        if self.dialled(original).is_none() {
+            // Given out by `capture.dns`, so that the destination says which name was meant.
+            let found = self.dns.as_ref().and_then(|dns| dns.addresses.service_of(original.ip()));
+            let service = found.as_ref().and_then(|(service, _)| self.services.by_name(service));
+            return Destined { service, host: found.map(|(_, host)| host) };
+        }
+        Destined { service: self.services.by_address(original).cloned(), host: None }
+    }
+
+    /// `original` itself, unless nothing real is there.
+    pub fn dialled(&self, original: SocketAddr) -> Option<SocketAddr> {
+        let is_virtual = self.dns.as_ref().is_some_and(|dns| dns.addresses.is_virtual(original.ip()));
+        (!is_virtual).then_some(original)
+    }
+
+    /// The service of a request: by its host, else by what its connection was meant for.
+    pub fn service_of_request(&self, host: &str, original: Option<SocketAddr>) -> Destined {
+        match (self.services.by_host(host), original) {
+            (Some(service), _) => Destined { service: Some(service.clone()), host: None },
+            (None, Some(original)) => self.destined(original),
+            (None, None) => Destined::default(),
+        }
+    }
+
     pub fn listens_on_port(&self, port: u16) -> bool {
         self.own_ports.contains(&port)
     }
@@ -359,7 +393,9 @@ fn listening_ports(config: &Config) -> HashSet<u16> {
     let addresses = addresses.chain(config.outbound.listen.iter().copied());
     let addresses = addresses
         .chain([config.telemetry.metrics, config.telemetry.readiness, config.admin.listen].into_iter().flatten());
-    let captured = config.capture.iter().flat_map(|capture| [capture.inbound, capture.outbound]).flatten();
+    let captured = config.capture.iter().flat_map(|capture| {
+        [capture.inbound, capture.outbound, capture.dns.as_ref().map(|dns| dns.listen)].into_iter().flatten()
+    });
     addresses.map(|address| address.port()).chain(captured).collect()
 }
 

@@ -13,7 +13,7 @@ use super::target::{Target, read_target};
 use super::upgrade;
 use crate::authz::{Decision, Principal};
 use crate::connection::Connection;
-use crate::policy::{DoorPlan, InboundPlan, Policy};
+use crate::policy::{Destined, DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Direction, RequestGuard};
 use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
@@ -216,12 +216,21 @@ fn decide(
         Some(DoorPlan::Service(_) | DoorPlan::CapturedOutbound) if head.method == Method::CONNECT => {
             Err(Refusal::ConnectRefused.into())
         }
-        Some(DoorPlan::Service(service)) => to_service(connection, service, target, caller_version, recorder),
+        Some(DoorPlan::Service(service)) => {
+            let requested = Requested { host: Some(&target.host), port: target.port, original: None };
+            to_service(connection, service, target, requested, caller_version, recorder)
+        }
         Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
-            let service = policy.services.of_request(&target.host, connection.original()).ok_or_else(|| {
+            let Destined { service, host } = policy.service_of_request(&target.host, connection.original());
+            let service = service.ok_or_else(|| {
                 Refused::new(Refusal::UnknownService, format!("no service is declared for host {:?}", target.host))
             })?;
-            to_service(connection, service, target, caller_version, recorder)
+            let requested = Requested {
+                host: Some(host.as_deref().unwrap_or(&target.host)),
+                port: target.port,
+                original: connection.original().and_then(|original| policy.dialled(original)),
+            };
+            to_service(connection, &service, target, requested, caller_version, recorder)
         }
         // A connection that was captured on its way in is at the door of the port that was meant.
         Some(DoorPlan::CapturedInbound) | None => {
@@ -267,6 +276,7 @@ fn to_service(
     connection: &Connection,
     service: &Arc<ServicePlan>,
     target: &Target<'_>,
+    requested: Requested<'_>,
     version: HttpVersion,
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
@@ -274,7 +284,6 @@ fn to_service(
     connection.check_user(service)?;
     // What has no honest reading does not leave either: the other side could only guess.
     target.readings(true).map_err(bad_path)?;
-    let requested = Requested { host: Some(&target.host), port: target.port, original: connection.original() };
     let upstream = connection.worker.upstreams.instance(service, requested)?;
     Ok(Allowed { upstream, version, host: Box::from(&*target.host), port: target.port })
 }

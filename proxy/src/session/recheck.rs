@@ -29,8 +29,8 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
     for request in registry.requests() {
         let allowed = match (&request.service, request.session.subject()) {
             (Some(service), Some(Subject::Shared { original })) => {
-                let now = policy.services.of_request(&request.host, *original);
-                now.is_some_and(|now| now.name == service.name && still_served(&request.session, now, service))
+                let now = policy.service_of_request(&request.host, *original).service;
+                now.is_some_and(|now| now.name == service.name && still_served(&request.session, &now, service))
             }
             (Some(service), _) => service_stays(&request.session, service, policy),
             (None, Some(Subject::Door(door))) => is_allowed_again(&request, *door, policy),

@@ -308,11 +308,6 @@ impl ServiceTable {
         Self { all, exact, patterns, by_address, by_network }
     }
 
-    /// The service of a request: by its host, else by where its connection was meant to go.
-    pub fn of_request(&self, host: &str, original: Option<SocketAddr>) -> Option<&Arc<ServicePlan>> {
-        self.by_host(host).or_else(|| original.and_then(|original| self.by_address(original)))
-    }
-
     /// The service of a captured connection, by where it was meant to go.
     pub fn by_address(&self, original: SocketAddr) -> Option<&Arc<ServicePlan>> {
         let index = match self.by_address.get(&original) {
