@@ -1,6 +1,7 @@
-"""Name capture under glibc and musl: search domains and `ndots` lead to declared names, redirected by the packet filter.
+"""Name capture under glibc and musl: search domains and `ndots` lead to declared names, and these to their services.
 
-musl is tried where musl-gcc is installed. In a network and mount namespace of its own, with its own resolv.conf and a rule that redirects port 53.
+musl is tried where musl-gcc is installed. Then two TCP services are connected to, which nothing but the name's address
+tells apart. In a network and mount namespace of its own, with its own resolv.conf and rules that redirect.
 """
 
 import ipaddress
@@ -19,9 +20,10 @@ SEARCHED = ("orders.shop", "orders.shop.svc")
 OUTSIDE = ["192.0.2.1", "2001:db8::1"]
 PORT = 15053
 UPSTREAM = ("127.0.0.2", 5353)
+PLAIN = {"protocol": "tcp", "tls": "off"}
 SERVICES = [
-    {"name": "payments", "hosts": ["payments.shop.svc"], "protocol": "tcp", "identity": ORDERS},
-    {"name": "redis", "hosts": ["redis"], "protocol": "tcp", "identity": ORDERS},
+    {"name": "payments", "hosts": ["payments.shop.svc"], **PLAIN, "endpoints": ["127.0.0.3:7001"]},
+    {"name": "redis", "hosts": ["redis"], **PLAIN, "endpoints": ["127.0.0.3:7002"]},
     {"name": "mesh", "hosts": ["*.{ns}.svc.cluster.local"], "identity": ORDERS},
 ]
 NETWORK = """
@@ -41,6 +43,7 @@ table ip names {
     ip daddr 127.0.0.0/8 accept
     udp dport 53 redirect to :15053
     tcp dport 53 redirect to :15053
+    ip daddr 240.240.0.0/12 meta l4proto tcp redirect to :15001
   }
 }
 table ip6 names {
@@ -49,9 +52,32 @@ table ip6 names {
     ip6 daddr ::1 accept
     udp dport 53 redirect to :15053
     tcp dport 53 redirect to :15053
+    ip6 daddr fd1c:ca81:406d::/64 meta l4proto tcp redirect to :15001
   }
 }
 RULES
+"""
+# Each says who it is, and nothing else is sent: a stream without any name in it.
+SERVERS = """
+import socket, threading
+def serve(port, name):
+    listener = socket.create_server(("127.0.0.3", port))
+    while True:
+        connection, _ = listener.accept()
+        connection.sendall(name)
+        connection.close()
+for port, name in ((7001, b"payments"), (7002, b"redis")):
+    threading.Thread(target=serve, args=(port, name)).start()
+"""
+CLIENT = """
+import socket, sys
+families = {"4": socket.AF_INET, "6": socket.AF_INET6}
+for family in (families[digit] for digit in sys.argv[2]):
+    for *_, address in socket.getaddrinfo(sys.argv[1], 5432, family, socket.SOCK_STREAM):
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        connection.settimeout(10)
+        connection.connect(address)
+        print(connection.makefile().read())
 """
 RESOLVE = r"""
 #include <arpa/inet.h>
@@ -149,12 +175,22 @@ def run(mesh):
                 # musl does not search for a name that has that many dots, and glibc does when it is not found as it is.
                 dots_max = ndots - 1 if library == "musl" else 9
                 declared(bench, found, resolver, dots_max, f"with ndots:{ndots} over {family} by {library}")
+    streams(bench)
     expect("services have different addresses", len({tuple(addresses) for addresses in found.values()}), len(found))
     expect("too long for UDP", len(bench.resolve("big.example.com", tool("getent"), "ahostsv4")), 100)
     names_back = {bench.run(tool("getent"), "hosts", address)[1].split()[1] for address in found["redis"]}
     expect("the names of the addresses", names_back, {"redis"})
     asked = bench.upstream.text()
     check("asked payments" not in asked and "asked redis" not in asked, f"declared names were asked upstream: {asked}")
+
+
+def streams(bench):
+    bench.mesh.workspace.spawn("servers", [*bench.inside, sys.executable, "-c", SERVERS])
+    bench.write(5, NAMESERVERS["IPv4"])
+    families = "4" if bench.no_ipv6.exists() else "46"
+    for name, service in (("payments.shop.svc", "payments"), ("redis", "redis")):
+        said = wait_until(lambda: bench.run(sys.executable, "-c", CLIENT, name, families)[1].split(), service, 10)
+        expect(f"who answers at {name}", said, [service] * len(families))
 
 
 def declared(bench, found, resolver, dots_max, how):
