@@ -200,6 +200,11 @@ pub(crate) fn check_hosts(dns: &Dns, services: &[Service], reader: &mut Reader) 
         }
     }
     for service in services {
+        let taken = |network: &Network| dns.virtual_networks.iter().any(|one| one.overlaps(network));
+        if let Some(address) = service.addresses.iter().find(|address| taken(&address.network)) {
+            let what = format!("service `{}` has the address {address} in a virtual network", service.name);
+            reader.problem(&service.place, what, "remove it: each host of a service has a virtual address already");
+        }
         let crate::upstream::Endpoints::Static(endpoints) = &service.endpoints else { continue };
         let hidden = endpoints.iter().find(|one| dns.virtual_networks.iter().any(|network| network.contains(one.ip())));
         if let Some(endpoint) = hidden {

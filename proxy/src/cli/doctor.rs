@@ -5,6 +5,7 @@
 
 mod host;
 mod identity;
+mod names;
 mod network;
 
 use super::check::{counted, summary};
@@ -36,6 +37,7 @@ pub async fn run(arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
     identity::examine(&mut report, config.as_ref(), arguments.workload_api.as_deref()).await;
     if let Some(config) = &config {
         network::examine(&mut report, config).await;
+        names::examine(&mut report, config).await;
         capture(&mut report, config);
     }
     print(&report.render());

@@ -89,7 +89,9 @@ pub fn passed_on(reply: &Reply, query: &Query, age: Duration) -> Vec<u8> {
         let left = ttl.saturating_sub(seconds(age));
         bytes[*at..at + 4].copy_from_slice(&left.to_be_bytes());
     }
-    if let Some(edns) = query.edns {
+    // What fills a message already has no room for it, and is worth more.
+    let fits = bytes.len() + OPT_BYTES <= usize::from(u16::MAX);
+    if let Some(edns) = query.edns.filter(|_| fits) {
         let additionals = u16::from_be_bytes([bytes[10], bytes[11]]).saturating_add(1);
         bytes[10..12].copy_from_slice(&additionals.to_be_bytes());
         bytes.extend(opt_record(edns.dnssec_ok, Code::NoError));

@@ -217,7 +217,7 @@ async fn exists(plan: &DnsPlan, query: &Query) -> bool {
 }
 
 /// Is there a route to virtual addresses? No packet is sent.
-fn reachable(plan: &DnsPlan) -> Reachable {
+pub fn reachable(plan: &DnsPlan) -> Reachable {
     let sample: Addresses = plan.addresses.sample();
     let routed = |address: IpAddr| {
         let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };

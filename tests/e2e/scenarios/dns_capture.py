@@ -75,7 +75,8 @@ def declared(bench):
 def expansions(bench):
     for domain in ("default.svc.cluster.local", "svc.cluster.local"):
         for kind in (A, AAAA):
-            expect(f"payments.shop.svc.{domain}", ask(bench.port, f"payments.shop.svc.{domain}", kind).code, names.NXDOMAIN)
+            name = f"payments.shop.svc.{domain}"
+            expect(name, ask(bench.port, name, kind).code, names.NXDOMAIN)
     expect("nobody upstream was asked", bench.upstream.asked, [])
     expect("expansions", bench.queries("expansion"), 4)
 

@@ -121,6 +121,9 @@ fn virtual_networks_hold_all_hosts_and_no_endpoint() {
     assert!(load(&with(128, "10.1.0.1:1")).is_ok());
     let told = load(&with(129, "10.1.0.1:1")).expect_err("too many");
     assert_eq!(told, ["f:4:8 the virtual network `10.0.0.0/24` is too small for 129 hosts"]);
+    let addresses = with(1, "10.1.0.1:1").replace("protocol: tcp", "protocol: tcp, addresses: 10.0.0.7");
+    let told = load(&addresses).expect_err("taken");
+    assert_eq!(told, ["f:5:24 service `a` has the address 10.0.0.7 in a virtual network"]);
     let told = load(&with(1, "10.0.0.1:1")).expect_err("hidden");
     assert_eq!(told, ["f:5:24 service `a` has the endpoint 10.0.0.1:1 in a virtual network"]);
 }
