@@ -1,10 +1,11 @@
 //! A new policy against what lives: requests in flight and L4 connections are decided again, and cut when refused.
 
-use super::{Carries, Direction, EndCause, InFlight, Registry, Session};
+use super::{Carries, Direction, EndCause, InFlight, Registry, Session, Trust};
 use crate::authz::{Decision, Principal};
 use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
+use crate::tls::{Strictness, is_strictly_valid};
 use crate::upstream::plan::{Requested, Security, ServicePlan};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,11 +46,21 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
 /// Decides one connection again. Besides [`policy_changed`], whoever made a connection from a plan that is older than its
 /// registration has to ask: a policy that came in between found nothing to decide.
 pub fn decide_again(session: &Session, policy: &Policy, event: Instant) {
+    if session.trust().is_some_and(|trust| was_lenient(trust, policy)) {
+        return session.cut(EndCause::PolicyChanged, event);
+    }
     match session.subject() {
         Some(Subject::Door(door)) => recheck_inbound(session, *door, policy, event),
         Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy, event),
         Some(Subject::Shared { .. }) | None => {}
     }
+}
+
+/// `compat` was taken out of the file, and without it this peer would not have been accepted.
+fn was_lenient(trust: &Trust, policy: &Policy) -> bool {
+    trust.strictness == Strictness::Compat
+        && policy.strictness == Strictness::Strict
+        && is_strictly_valid(&trust.peer, trust.peer_role).is_err()
 }
 
 fn is_allowed_again(request: &InFlight, door: Door, policy: &Policy) -> bool {

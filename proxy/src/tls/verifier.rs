@@ -92,6 +92,15 @@ pub fn still_trusted(
     }
 }
 
+/// Would a peer that was accepted with `compat` be accepted without it?
+///
+/// # Errors
+/// [`SvidError`]: a new handshake of this peer would fail with it.
+pub fn is_strictly_valid(peer: &Peer, role: Role) -> Result<(), SvidError> {
+    let (leaf, _) = bound(&peer.chain)?;
+    check_leaf(&Fields::read(leaf).map_err(SvidError::LeafMalformed)?, role, Strictness::Strict)
+}
+
 /// Before anything is parsed: a flood of certificates costs a length check (SPIFFE checklist A2.29).
 fn bound<'a, 'b>(
     chain: &'a [CertificateDer<'b>],

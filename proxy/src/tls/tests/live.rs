@@ -1,9 +1,9 @@
 //! What changes while a peer is connected: rows as re-checks.
 
 use super::cases::{ID, World};
-use super::certificates::{Draft, Issuer};
+use super::certificates::{BASIC_CONSTRAINTS, Draft, Issuer};
 use super::side::{GENERATION, bundles};
-use crate::tls::{Peer, Role, Strictness, still_trusted, verify_svid};
+use crate::tls::{Peer, Role, Strictness, is_strictly_valid, still_trusted, verify_svid};
 use rustls_pki_types::CertificateDer;
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +42,21 @@ fn x_28_ends_when_its_authority_goes_and_only_then() {
     assert_eq!(check(&of_ca1b, &both, now), Ok(of_ca1b.authority.0));
     assert_eq!(check(&of_ca1b, &shrunk, now), Err("bad_signature"));
     assert_eq!(check(&of_ca1, &shrunk, now), Ok(of_ca1.authority.0));
+}
+
+/// `compat` can be taken away from live peers: only those that needed it are lost.
+#[test]
+fn who_needed_compat_is_not_strictly_valid() {
+    let world = World::new();
+    let now = SystemTime::now();
+    let lenient = |draft: Draft| {
+        let chain = [world.ca1.issue(&draft, &world.key)];
+        verify_svid(&chain, &bundles(&world.bundles()), GENERATION, Role::Client, now, Strictness::Compat)
+            .expect("compat")
+    };
+    let code = |peer: Peer| is_strictly_valid(&peer, Role::Client).err().map(|error| error.code());
+    assert_eq!(code(lenient(Draft::leaf(ID))), None);
+    assert_eq!(code(lenient(Draft::leaf(ID).without(BASIC_CONSTRAINTS))), Some("basic_constraints_missing"));
 }
 
 #[test]
