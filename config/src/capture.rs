@@ -32,7 +32,7 @@ pub enum CaptureMode {
     /// Their destination is rewritten; the application sees Postern's address as its caller's.
     #[default]
     Redirect,
-    /// Their destination stays. The rules let answers to the caller's address come back, for when we connect with it.
+    /// Their destination stays, and the application sees the true caller's address.
     Tproxy,
 }
 

@@ -3,7 +3,7 @@
 mod local_caller;
 
 use crate::http::identity_headers::RenderedIdentity;
-use crate::policy::{Door, DoorPlan, UNROUTED};
+use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
 use crate::session::{Carries, Direction, EndCause, InFlight, Registered, Session};
 use crate::shared::Shared;
@@ -11,6 +11,7 @@ use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFa
 use crate::telemetry::{self, PortMetrics};
 use crate::tls::Peer;
 use crate::upstream::client::HttpVersion;
+use crate::upstream::plan::ServicePlan;
 use crate::worker::Worker;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -113,6 +114,17 @@ impl Connection {
     /// What a request without a host is addressed to.
     pub fn listener_text(&self) -> String {
         self.original().map_or_else(|| self.door.to_string(), |original| original.to_string())
+    }
+
+    /// The application, as this connection reaches it: captured as they are, callers keep their address.
+    ///
+    /// # Errors
+    /// Too many callers have called lately.
+    pub fn app(&self, plan: &InboundPlan, policy: &Policy) -> Result<Arc<ServicePlan>, Refused> {
+        match policy.transparent && self.original().is_some() {
+            true => self.worker.upstreams.of_caller(&plan.app, self.session.remote.ip().to_canonical()),
+            false => Ok(plan.app.clone()),
+        }
     }
 
     pub fn version(&self) -> HttpVersion {

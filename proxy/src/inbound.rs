@@ -212,7 +212,8 @@ where
     connection.session.set_carries(Carries::Stream);
     // Decided by the policy of now: one that came during handshake and detection found nothing to decide again here. From
     // here on it does.
-    let plan = connection.worker.policy().inbound(connection.door).cloned().ok_or(Refusal::NoRoute)?;
+    let policy = connection.worker.policy();
+    let plan = policy.inbound(connection.door).cloned().ok_or(Refusal::NoRoute)?;
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
     }
@@ -221,5 +222,7 @@ where
         Decision::Allowed { rule } => connection.rule(rule),
         Decision::Refused(refusal) => return Err(refusal.into()),
     }
-    l4::tunnel(connection, &mut io, &plan.app, None).await
+    let app = connection.app(&plan, &policy)?;
+    drop(policy);
+    l4::tunnel(connection, &mut io, &app, None).await
 }

@@ -25,8 +25,8 @@ pub(crate) struct RawCapture {
     /// The port at which redirected connections of the application arrive; customarily 15001. Absent: none are captured.
     #[schemars(range(min = 1, max = 65535))]
     outbound: Field<u16>,
-    /// How inbound connections are diverted: `redirect` rewrites their destination, `tproxy` takes them as they are, which
-    /// needs CAP_NET_ADMIN while Postern runs.
+    /// How inbound connections are diverted: `redirect` rewrites their destination, `tproxy` takes them as they are, and
+    /// the application sees the true caller's address. The latter needs CAP_NET_ADMIN while Postern runs.
     #[schemars(extend("default" = "redirect"))]
     mode: Field<CaptureMode>,
     /// What is captured.

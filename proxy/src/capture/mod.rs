@@ -113,15 +113,29 @@ pub fn tune(tcp: &TcpStream) {
 }
 
 /// Connects. The packet filter tells our own connections by `mark`, where we may set it (CAP_NET_ADMIN), and by our user
-/// otherwise.
+/// otherwise. `from`: the address that the other side sees, which need not be ours; one of the other family is passed over.
 ///
 /// # Errors
-/// Of the connect.
-pub async fn dial(address: SocketAddr, mark: Option<NonZeroU32>) -> std::io::Result<TcpStream> {
-    let Some(mark) = mark else { return TcpStream::connect(address).await };
+/// Of the connect, or `from` needs CAP_NET_ADMIN.
+pub async fn dial(address: SocketAddr, mark: Option<NonZeroU32>, from: Option<IpAddr>) -> std::io::Result<TcpStream> {
+    let from = from.filter(|from| from.is_ipv4() == address.is_ipv4());
+    if mark.is_none() && from.is_none() {
+        return TcpStream::connect(address).await;
+    }
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Without the capability our user is what exempts us.
-    let _ = socket2::SockRef::from(&socket).set_mark(mark.get());
+    if let Some(mark) = mark {
+        // Without the capability our user is what exempts us.
+        let _ = socket2::SockRef::from(&socket).set_mark(mark.get());
+    }
+    if let Some(from) = from {
+        let options = socket2::SockRef::from(&socket);
+        if from.is_ipv4() {
+            options.set_ip_transparent_v4(true)?
+        } else {
+            options.set_ip_transparent_v6(true)?
+        }
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
     socket.connect(address).await
 }
 

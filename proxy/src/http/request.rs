@@ -211,7 +211,7 @@ fn decide(
     // What came from the application is no peer's, and the other way round, also when a reload gives the address to the other.
     let door = policy.door(connection.door).filter(|door| door.direction() == connection.session.direction);
     match door {
-        Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, plan, head, target, recorder),
+        Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, policy, plan, head, target, recorder),
         // It asks a forward proxy, which only a shared listener is.
         Some(DoorPlan::Service(_) | DoorPlan::CapturedOutbound) if head.method == Method::CONNECT => {
             Err(Refusal::ConnectRefused.into())
@@ -241,6 +241,7 @@ fn decide(
 
 fn decide_inbound(
     connection: &Connection,
+    policy: &Policy,
     plan: &Arc<InboundPlan>,
     head: &Parts,
     target: &Target<'_>,
@@ -261,7 +262,7 @@ fn decide_inbound(
         Decision::Refused(refusal) => return Err(refusal.into()),
     }
     Ok(Allowed {
-        upstream: plan.app.clone(),
+        upstream: connection.app(plan, policy)?,
         version: match plan.config.app_http {
             AppHttp::Same => HttpVersion::of(head.version),
             AppHttp::Http1 => HttpVersion::Http1,

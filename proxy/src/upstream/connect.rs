@@ -88,7 +88,7 @@ pub async fn connect(
     let connecting = async {
         match address {
             EndpointAddress::Tcp(address) => {
-                let tcp = capture::dial(*address, mark).await?;
+                let tcp = capture::dial(*address, mark, plan.from).await?;
                 capture::tune(&tcp);
                 Ok::<_, io::Error>(UpstreamIo::Tcp(tcp))
             }

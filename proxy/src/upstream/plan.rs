@@ -34,6 +34,8 @@ pub struct ServicePlan {
     pub users: AllowedUsers,
     pub security: Security,
     pub source: EndpointSource,
+    /// The address to connect from: the caller's, which is not ours (TPROXY).
+    pub from: Option<IpAddr>,
     pub on_expiry: OnExpiry,
     pub connect_timeout: Duration,
     pub pool_idle: Duration,
@@ -96,6 +98,7 @@ impl ServicePlan {
             users: AllowedUsers::of(&service.users),
             security,
             source: EndpointSource::from(&service.endpoints),
+            from: None,
             on_expiry: service.on_expiry,
             connect_timeout: service.connect_timeout.unwrap_or(timeouts.connect),
             pool_idle: timeouts.pool_idle,
@@ -116,6 +119,7 @@ impl ServicePlan {
                 AppAddress::Tcp(address) => EndpointSource::Static(Arc::from([*address])),
                 AppAddress::Unix(path) => EndpointSource::Unix(path.clone()),
             },
+            from: None,
             on_expiry: OnExpiry::Keep,
             connect_timeout: timeouts.connect_app,
             pool_idle: timeouts.pool_idle_app,
@@ -201,12 +205,32 @@ impl ServicePlan {
             users: self.users.clone(),
             security,
             source,
+            from: None,
             on_expiry: self.on_expiry,
             connect_timeout: self.connect_timeout,
             pool_idle: self.pool_idle,
             metrics: self.metrics.clone(),
             origin: self.origin.clone(),
         })
+    }
+
+    /// Our application, called with a caller's own address.
+    pub fn called_from(&self, caller: IpAddr) -> Self {
+        Self {
+            name: self.name.clone(),
+            hosts: Vec::new(),
+            addresses: Vec::new(),
+            users: self.users.clone(),
+            protocol: self.protocol,
+            security: Security::App,
+            source: self.source.clone(),
+            from: Some(caller),
+            on_expiry: self.on_expiry,
+            connect_timeout: self.connect_timeout,
+            pool_idle: self.pool_idle,
+            metrics: self.metrics.clone(),
+            origin: self.origin.clone(),
+        }
     }
 
     /// Does the file write this very address as a destination?

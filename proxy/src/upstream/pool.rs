@@ -11,7 +11,7 @@ use crate::session::{Registered, Session};
 use hyper::client::conn::{http1, http2};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ const H2_STREAMS_PER_CONNECTION: u32 = 100;
 const FAILED_FOR: Duration = Duration::from_secs(3);
 /// Instances of templates kept by a worker.
 const INSTANCES_MAX: usize = 1024;
+/// Callers with pools of their own kept by a worker.
+const CALLERS_MAX: usize = 8192;
 /// What nobody used for this long is forgotten, with its refresh of names.
 const UNUSED_FOR: Duration = Duration::from_secs(600);
 
@@ -38,6 +40,8 @@ pub struct Upstreams {
     by_plan: RefCell<HashMap<usize, Rc<Upstream>>>,
     /// Keyed by the template's address too, so the entry keeps the template alive as well.
     instances: RefCell<HashMap<InstanceKey, Instance>>,
+    /// Of our application, for callers whose address it is to see. Keyed alike.
+    callers: RefCell<HashMap<(usize, IpAddr), Instance>>,
 }
 
 struct Instance {
@@ -147,6 +151,25 @@ impl Upstreams {
         Ok(instance)
     }
 
+    /// Our application as `caller` reaches it, with its own address.
+    ///
+    /// # Errors
+    /// Too many callers have called lately.
+    pub fn of_caller(&self, app: &Arc<ServicePlan>, caller: IpAddr) -> Result<Arc<ServicePlan>, Refused> {
+        let key = (Arc::as_ptr(app) as usize, caller);
+        let mut callers = self.callers.borrow_mut();
+        if let Some(known) = callers.get(&key) {
+            return Ok(known.plan.clone());
+        }
+        if callers.len() >= CALLERS_MAX {
+            let why = format!("more than {CALLERS_MAX} callers lately, each with connections of its own");
+            return Err(Refused::new(Refusal::OverLimit, why));
+        }
+        let plan = Arc::new(app.called_from(caller));
+        callers.insert(key, Instance { _template: app.clone(), plan: plan.clone() });
+        Ok(plan)
+    }
+
     /// Once a second: closes what idled too long, forgets what is unused.
     pub fn sweep(&self, now: Instant) {
         let mut by_plan = self.by_plan.borrow_mut();
@@ -157,7 +180,9 @@ impl Upstreams {
             }
             busy || now.duration_since(upstream.used.get()) < UNUSED_FOR
         });
-        self.instances.borrow_mut().retain(|_, instance| by_plan.contains_key(&(Arc::as_ptr(&instance.plan) as usize)));
+        let is_used = |instance: &Instance| by_plan.contains_key(&(Arc::as_ptr(&instance.plan) as usize));
+        self.instances.borrow_mut().retain(|_, instance| is_used(instance));
+        self.callers.borrow_mut().retain(|_, instance| is_used(instance));
     }
 }
 

@@ -147,9 +147,11 @@ class PodMesh(Mesh):
         """The identity provider, run by Postern's user: only that user, and root, may open its sockets."""
         return super().identity(run_as=as_user(POSTERN_UID), **options)
 
-    def captured(self, pod, identity, name, inbound=(), services=(), **sections):
-        """A sidecar in `pod` to which everything is redirected, both ways."""
+    def captured(self, pod, identity, name, inbound=(), services=(), prefix=None, **sections):
+        """A sidecar in `pod` to which everything is redirected, both ways. `prefix`: how it is run, if not as usual."""
         sidecar = PodSidecar(self, pod, identity.socket(name), inbound, {"services": list(services)}, **sections)
+        if prefix:
+            sidecar.prefix = prefix
         sidecar.start(ready=False)
         sidecar.redirect()
         sidecar.wait_ready()
@@ -171,6 +173,7 @@ class PodSidecar(Sidecar):
             "inbound": CAPTURE_INBOUND,
             "outbound": CAPTURE_OUTBOUND,
             "redirect": {"exempt_users": [str(POSTERN_UID)]},
+            **self.config.get("capture", {}),
         }
 
     def readiness(self):
