@@ -1,8 +1,9 @@
 //! One connection to an upstream: TCP or unix socket, then what the plan says protects it.
 
+use super::address::EndpointAddress;
 use super::mesh_io::MeshIo;
 use super::plan::{Security, ServicePlan};
-use super::pool::{EndpointAddress, OwnSvid};
+use super::pool::OwnSvid;
 use crate::capture;
 use crate::delegate::delegate_io;
 use crate::identity::{NoSvid, Snapshot, Svid};

@@ -3,6 +3,7 @@
 //! `plan` is made at configuration time, `discovery` keeps addresses current on the control plane, `pool` and `connect`
 //! are each worker's own, `client` sends one request.
 
+pub mod address;
 pub mod client;
 pub mod connect;
 pub mod discovery;

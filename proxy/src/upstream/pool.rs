@@ -3,6 +3,7 @@
 //! A pool belongs to an endpoint of one plan (whose expected identity is fixed) and to one SVID of ours. When our SVID
 //! rotates, what was pooled with the older one takes no new request and closes when idle (DESIGN, rulings).
 
+use super::address::EndpointAddress;
 use super::discovery::{Discovery, EndpointSet, EndpointSource};
 use super::plan::{Requested, ServicePlan};
 use crate::http::body::RequestBody;
@@ -12,7 +13,6 @@ use hyper::client::conn::{http1, http2};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,21 +55,6 @@ pub struct Upstream {
     names_seen: Cell<u64>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     used: Cell<Instant>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EndpointAddress {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for EndpointAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 pub struct Endpoint {
