@@ -23,6 +23,7 @@ impl Config {
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
         root.insert("outbound".into(), outbound(self));
         put(&mut root, "capture", self.capture.as_ref().map(capture));
+        put(&mut root, "tunnel", self.tunnel.as_ref().map(|it| json!({ "listen": words(&it.listen), "svid": svid(&it.svid) })));
         root.insert("telemetry".into(), telemetry(self));
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
@@ -260,10 +261,12 @@ fn service(service: &Service) -> Value {
     };
     section.insert("protocol".into(), json!(spoken));
     match &service.transport {
-        Transport::Mesh { identity, svid: selector } => {
+        Transport::Mesh { identity, svid: selector, tunnel } => {
             section.insert("identity".into(), words(identity));
             section.insert("svid".into(), svid(selector));
             section.insert("tls".into(), json!("mesh"));
+            section.insert("via".into(), json!(if tunnel.is_some() { "tunnel" } else { "direct" }));
+            put(&mut section, "tunnel_port", tunnel.map(|port| json!(port)));
         }
         Transport::WebTls { server_name, roots } => {
             section.insert("tls".into(), json!("web"));

@@ -33,6 +33,8 @@ pub struct Connection {
     called: Cell<Option<SocketAddr>>,
     /// Where it was meant to go, if it was captured.
     original: Cell<Option<SocketAddr>>,
+    /// The connection of which it is a stream.
+    carrier: Cell<Option<u64>>,
     version: Cell<HttpVersion>,
     policy_generation: u64,
     outcome: RefCell<ConnectionOutcome>,
@@ -91,6 +93,7 @@ impl Connection {
             begun_stream: Cell::new(None),
             called: Cell::new(None),
             original: Cell::new(None),
+            carrier: Cell::new(None),
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
             outcome: RefCell::default(),
@@ -109,6 +112,10 @@ impl Connection {
 
     pub fn set_original(&self, original: SocketAddr) {
         self.original.set(Some(original));
+    }
+
+    pub fn set_carrier(&self, connection: u64) {
+        self.carrier.set(Some(connection));
     }
 
     /// What a request without a host is addressed to.
@@ -179,10 +186,12 @@ impl Connection {
             remote: Some(session.remote),
             caller_uid: session.caller_uid.get().and_then(|uid| uid.ok()),
             original: self.original(),
+            carrier: self.carrier.get(),
             protocol: match session.carries() {
                 Carries::Unknown => None,
                 Carries::Stream => Some("tcp"),
                 Carries::Http1 | Carries::Http2 => Some("http"),
+                Carries::Tunnels => Some("hbone"),
             },
             // Between sidecars there is no other version.
             tls: trust.map(|trust| TlsFacts {
@@ -215,7 +224,7 @@ impl Connection {
         self.worker.shared.access_log.connection(&ConnectionRecord {
             connection: facts,
             decision: Some(&decision),
-            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2).then_some(requests),
+            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2 | Carries::Tunnels).then_some(requests),
             outcome: Outcome {
                 rule: outcome.rule.as_deref(),
                 route: None,
@@ -250,11 +259,13 @@ impl Drop for Connection {
     }
 }
 
-/// The record of a connection that was closed before anything of it was read: it never got a place.
-pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refused) {
+/// The record of a connection that was closed before anything of it was read: it never got a place. Its number is the one
+/// of its decision.
+pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refused) -> u64 {
     let policy = worker.policy();
     let (direction, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Inbound(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
+        Some(DoorPlan::Tunnel(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
         Some(DoorPlan::Service(service)) => (telemetry::Direction::Outbound, &*service.name, &service.metrics),
         Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
             (telemetry::Direction::Outbound, SHARED_NAME, &policy.unrouted)
@@ -266,10 +277,10 @@ pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refus
     metrics.connection_closed();
     metrics.refused(refused.refusal);
     let access_log = &worker.shared.access_log;
-    if !access_log.enabled() {
-        return;
-    }
     let number = worker.next_id();
+    if !access_log.enabled() {
+        return number;
+    }
     access_log.connection(&ConnectionRecord {
         connection: ConnectionFacts {
             direction,
@@ -288,6 +299,7 @@ pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refus
         },
         upstream: Upstream::default(),
     });
+    number
 }
 
 /// What the listener for captured connections of peers is called in records, before it is known for which port one is.

@@ -33,10 +33,14 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         Some(DoorPlan::Shared) => By::Request,
         Some(DoorPlan::CapturedOutbound) => match outbound_destination(accepted.original, &policy) {
             Ok(original) => By::Address(original),
-            Err(refused) => return turn_away(&worker, door, remote, refused),
+            Err(refused) => {
+                turn_away(&worker, door, remote, refused);
+                return;
+            }
         },
-        Some(DoorPlan::Inbound(_) | DoorPlan::CapturedInbound) | None => {
-            return turn_away(&worker, door, remote, gone(door));
+        Some(DoorPlan::Inbound(_) | DoorPlan::Tunnel(_) | DoorPlan::CapturedInbound) | None => {
+            turn_away(&worker, door, remote, gone(door));
+            return;
         }
     };
     let service = by.find(&policy).service;

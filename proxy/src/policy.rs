@@ -10,7 +10,7 @@ use crate::tls::verifier::Strictness;
 use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
-use postern_config::{AppAddress, CaptureMode, Config, Limits, Timeouts, Transport};
+use postern_config::{AppAddress, CaptureMode, Config, Limits, SvidSelector, Timeouts, Transport};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,6 +18,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 pub use inbound_plan::{InboundPlan, RoutePlan};
+
+/// Counts connections of peers that carry streams; no port can have this name.
+pub const TUNNEL_NAME: &str = "(tunnel)";
 
 /// Counts outbound traffic for which no service was found; no service can have this name.
 pub const UNROUTED: &str = "(unknown)";
@@ -27,7 +30,7 @@ pub const UNROUTED: &str = "(unknown)";
 pub enum Door {
     /// A listening address.
     At(SocketAddr),
-    /// A port of the application: what was meant for it was captured.
+    /// A port of the application: what was meant for it was captured, or is a stream of a tunnel.
     Port(u16),
 }
 
@@ -35,7 +38,7 @@ impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(address) => address.fmt(f),
-            Self::Port(port) => write!(f, "captured port {port}"),
+            Self::Port(port) => write!(f, "port {port}"),
         }
     }
 }
@@ -45,6 +48,8 @@ impl fmt::Display for Door {
 pub enum DoorPlan {
     /// Peers → our application.
     Inbound(Arc<InboundPlan>),
+    /// Peers → streams, each for the door of a port.
+    Tunnel(Arc<TunnelPlan>),
     /// Our application → this service.
     Service(Arc<ServicePlan>),
     /// Our application → the service that the request names.
@@ -53,6 +58,13 @@ pub enum DoorPlan {
     CapturedInbound,
     /// Captured: our application → the service that request, server name or destination names.
     CapturedOutbound,
+}
+
+/// The listener for connections that carry streams.
+pub struct TunnelPlan {
+    pub name: Arc<str>,
+    pub svid: SvidSelector,
+    pub metrics: Arc<PortMetrics>,
 }
 
 pub struct Policy {
@@ -120,12 +132,17 @@ impl Policy {
         let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
         for inbound in &config.inbound {
             let plan = Arc::new(InboundPlan::compile(inbound, config, previous, metrics));
-            if config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
+            if config.tunnel.is_some() || config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
                 doors.insert(Door::Port(inbound.port), DoorPlan::Inbound(plan.clone()));
             }
             if let Some(address) = inbound.listen {
                 doors.insert(Door::At(address), DoorPlan::Inbound(plan));
             }
+        }
+        if let Some(tunnel) = &config.tunnel {
+            let metrics = metrics.inbound(TUNNEL_NAME);
+            let plan = Arc::new(TunnelPlan { name: Arc::from(TUNNEL_NAME), svid: tunnel.svid.clone(), metrics });
+            doors.extend(tunnel.listen.iter().map(|address| (Door::At(*address), DoorPlan::Tunnel(plan.clone()))));
         }
         let mut services = Vec::new();
         let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
@@ -209,6 +226,9 @@ impl Policy {
 
     /// A declared port on which connections of peers are captured. `None`: none are.
     pub fn captured_port(&self) -> Option<u16> {
+        if !self.doors.values().any(|plan| matches!(plan, DoorPlan::CapturedInbound)) {
+            return None;
+        }
         let ports = self.doors.keys().filter_map(|door| if let Door::Port(port) = door { Some(*port) } else { None });
         ports.min()
     }
@@ -257,6 +277,13 @@ impl Policy {
             _ => None,
         }
     }
+
+    pub fn tunnel(&self, door: Door) -> Option<&Arc<TunnelPlan>> {
+        match self.door(door) {
+            Some(DoorPlan::Tunnel(plan)) => Some(plan),
+            _ => None,
+        }
+    }
 }
 
 /// Where doors of `previous` that are not among `doors` lead now.
@@ -281,6 +308,7 @@ impl DoorPlan {
             (Self::Inbound(now), Self::Inbound(before)) => now.name == before.name,
             (Self::Service(now), Self::Service(before)) => now.name == before.name,
             (Self::Shared, Self::Shared)
+            | (Self::Tunnel(_), Self::Tunnel(_))
             | (Self::CapturedInbound, Self::CapturedInbound)
             | (Self::CapturedOutbound, Self::CapturedOutbound) => true,
             _ => false,
@@ -289,7 +317,7 @@ impl DoorPlan {
 
     pub fn direction(&self) -> Direction {
         match self {
-            Self::Inbound(_) | Self::CapturedInbound => Direction::Inbound,
+            Self::Inbound(_) | Self::CapturedInbound | Self::Tunnel(_) => Direction::Inbound,
             Self::Service(_) | Self::Shared | Self::CapturedOutbound => Direction::Local,
         }
     }
@@ -307,6 +335,7 @@ fn listening_ports(config: &Config) -> HashSet<u16> {
     let of_services = config.outbound.services.iter().filter_map(|service| service.listen);
     let addresses = config.inbound.iter().filter_map(|inbound| inbound.listen).chain(of_services);
     let addresses = addresses.chain(config.outbound.listen.iter().copied());
+    let addresses = addresses.chain(config.tunnel.iter().flat_map(|tunnel| tunnel.listen.iter().copied()));
     let addresses = addresses
         .chain([config.telemetry.metrics, config.telemetry.readiness, config.admin.listen].into_iter().flatten());
     let captured = config.capture.iter().flat_map(|capture| {

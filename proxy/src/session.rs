@@ -13,7 +13,7 @@ mod recheck;
 mod registry;
 
 pub use end_cause::EndCause;
-pub use io::SessionIo;
+pub use io::{SessionIo, cut_error};
 pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{InFlight, Registered, Registry, RequestGuard};
@@ -30,6 +30,7 @@ use postern_config::OnExpiry;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
@@ -64,6 +65,8 @@ pub enum Carries {
     Http2,
     /// A tunnel, or an upgraded connection.
     Stream,
+    /// Streams, each of which has a session of its own (`hbone`).
+    Tunnels,
 }
 
 impl Carries {
@@ -73,6 +76,7 @@ impl Carries {
             Self::Http1 => "http1",
             Self::Http2 => "http2",
             Self::Stream => "tcp",
+            Self::Tunnels => "hbone",
         }
     }
 }
@@ -222,6 +226,7 @@ impl Session {
             1 => Carries::Http1,
             2 => Carries::Http2,
             3 => Carries::Stream,
+            4 => Carries::Tunnels,
             _ => Carries::Unknown,
         }
     }
@@ -278,6 +283,16 @@ impl Session {
             }
             notified.await;
         }
+    }
+
+    /// For a reader that waits for something else than [`SessionIo`]'s socket.
+    pub fn wake_reader_when_cut(&self, context: &Context<'_>) {
+        self.read_waker.register(context.waker());
+    }
+
+    /// The same for a writer.
+    pub fn wake_writer_when_cut(&self, context: &Context<'_>) {
+        self.write_waker.register(context.waker());
     }
 
     /// HTTP/1: the request under way was cut, and has not ended. Whoever is polled when that happens, and cannot end it in

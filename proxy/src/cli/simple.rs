@@ -88,7 +88,7 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
             ProtocolArg::Tcp => ServiceProtocol::Tcp,
             ProtocolArg::Detect => ServiceProtocol::Detect,
         },
-        transport: Transport::Mesh { identity: patterns("--peer", &args.peer)?, svid: SvidSelector::Default },
+        transport: Transport::Mesh { identity: patterns("--peer", &args.peer)?, svid: SvidSelector::Default, tunnel: None },
         on_expiry: OnExpiry::Keep,
         connect_timeout: None,
         place: Place::command_line(),
@@ -145,6 +145,7 @@ impl Common {
             Identity { source: IdentitySource::WorkloadApi { endpoint: endpoint.transpose()? }, ..Identity::default() };
         Ok(Config {
             capture: None,
+            tunnel: None,
             identity,
             inbound,
             outbound,
