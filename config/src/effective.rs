@@ -23,7 +23,11 @@ impl Config {
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
         root.insert("outbound".into(), outbound(self));
         put(&mut root, "capture", self.capture.as_ref().map(capture));
-        put(&mut root, "tunnel", self.tunnel.as_ref().map(|it| json!({ "listen": words(&it.listen), "svid": svid(&it.svid) })));
+        put(
+            &mut root,
+            "tunnel",
+            self.tunnel.as_ref().map(|it| json!({ "listen": words(&it.listen), "svid": svid(&it.svid) })),
+        );
         root.insert("telemetry".into(), telemetry(self));
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));

@@ -61,3 +61,6 @@ impl RawTunnel {
         Some(Tunnel { listen, svid: self.svid.or(reader.svid.clone()), place: self.place })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,7 +224,8 @@ impl Connection {
         self.worker.shared.access_log.connection(&ConnectionRecord {
             connection: facts,
             decision: Some(&decision),
-            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2 | Carries::Tunnels).then_some(requests),
+            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2 | Carries::Tunnels)
+                .then_some(requests),
             outcome: Outcome {
                 rule: outcome.rule.as_deref(),
                 route: None,

@@ -146,7 +146,7 @@ pub(crate) struct RawService {
     #[schemars(extend("default" = "direct"))]
     via: Field<Via>,
     /// The port of the peer's `tunnel` listener. Only with `via: tunnel`.
-    #[schemars(range(min = 1, max = 65535), extend("default" = 15008))]
+    #[schemars(range(min = 1, max = 65535), extend("x-default" = "15008"))]
     tunnel_port: Field<u16>,
     /// The name that the server's certificate must have, and that is sent as SNI. Only with `tls: web`.
     #[schemars(extend("x-default" = "the host"))]

@@ -88,7 +88,11 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
             ProtocolArg::Tcp => ServiceProtocol::Tcp,
             ProtocolArg::Detect => ServiceProtocol::Detect,
         },
-        transport: Transport::Mesh { identity: patterns("--peer", &args.peer)?, svid: SvidSelector::Default, tunnel: None },
+        transport: Transport::Mesh {
+            identity: patterns("--peer", &args.peer)?,
+            svid: SvidSelector::Default,
+            tunnel: None,
+        },
         on_expiry: OnExpiry::Keep,
         connect_timeout: None,
         place: Place::command_line(),

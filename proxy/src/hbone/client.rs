@@ -15,9 +15,7 @@ use crate::tls::Role;
 use crate::tls::mesh::ClientAlpn;
 use crate::upstream::address::EndpointAddress;
 use crate::upstream::client::chain;
-use crate::upstream::connect::{
-    Connected, Mesh, Own, UpstreamIo, carried, establish, mesh, upstream_refused_us,
-};
+use crate::upstream::connect::{Connected, Mesh, Own, UpstreamIo, carried, establish, mesh, upstream_refused_us};
 use crate::upstream::plan::ServicePlan;
 use crate::upstream::pool::OwnSvid;
 use crate::worker::Worker;

@@ -53,12 +53,8 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
 }
 
 async fn carry(connection: &Rc<Connection>, plan: &TunnelPlan, io: SessionIo) -> Result<(), Refused> {
-    let shown = Shown {
-        svid: &plan.svid,
-        alpn: ServerAlpn::Http2Only,
-        on_expiry: OnExpiry::Keep,
-        metrics: &plan.metrics,
-    };
+    let shown =
+        Shown { svid: &plan.svid, alpn: ServerAlpn::Http2Only, on_expiry: OnExpiry::Keep, metrics: &plan.metrics };
     let (tls, _) = inbound::handshake(connection, shown, io).await?;
     connection.session.set_carries(Carries::Tunnels);
     streams(connection, tls).await
@@ -224,7 +220,6 @@ fn asked_for(request: &Request<RecvStream>) -> Result<Door, Refused> {
     }
     let port = request.uri().authority().and_then(http::uri::Authority::port_u16);
     let port = port.filter(|port| *port > 0);
-    port.map(Door::Port).ok_or_else(|| {
-        Refused::new(Refusal::BadHost, format!("CONNECT to {}, which names no port", request.uri()))
-    })
+    port.map(Door::Port)
+        .ok_or_else(|| Refused::new(Refusal::BadHost, format!("CONNECT to {}, which names no port", request.uri())))
 }

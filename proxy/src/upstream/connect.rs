@@ -92,9 +92,14 @@ pub async fn connect(
         }
         (Security::Mesh { expected, .. }, EndpointAddress::Tcp(_)) => {
             let subject = Subject::Service { plan: plan.clone(), host: host.map(Box::from) };
-            let (tls, session, registered, peer) =
-                mesh(worker, plan, address, own, Mesh { expected, alpn, carries: carried(alpn), subject: Some(subject) })
-                    .await?;
+            let (tls, session, registered, peer) = mesh(
+                worker,
+                plan,
+                address,
+                own,
+                Mesh { expected, alpn, carries: carried(alpn), subject: Some(subject) },
+            )
+            .await?;
             let io = UpstreamIo::Mesh(Box::new(tls));
             Ok(Connected { io, session: Some(session), registered: Some(registered), peer: Some(peer) })
         }

@@ -101,11 +101,7 @@ where
 ///
 /// # Errors
 /// As [`tunnel`].
-pub async fn reach(
-    worker: &Rc<Worker>,
-    plan: &Arc<ServicePlan>,
-    host: Option<&str>,
-) -> Result<Reached, Refused> {
+pub async fn reach(worker: &Rc<Worker>, plan: &Arc<ServicePlan>, host: Option<&str>) -> Result<Reached, Refused> {
     let upstream = worker.upstreams.get(plan, &worker.shared.discovery)?;
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();
     loop {

@@ -95,15 +95,12 @@ impl RawService {
     fn tunnel(&self, reader: &mut Reader) -> Option<u16> {
         let wants_tunnel = self.via.get() == Some(&Via::Tunnel);
         let is_readable = !self.via.is_written() || self.via.get().is_some();
-        match self.tunnel_port.place() {
-            Some(place) if !wants_tunnel && is_readable => {
-                let hint = "write `via: tunnel`, or remove `tunnel_port`";
-                reader.problem(place, "`tunnel_port` has no effect without `via: tunnel`", hint);
-            }
-            Some(place) if self.tunnel_port.get() == Some(&0) => {
-                reader.problem(place, "no tunnel listens on port 0", "write its port; 15008 is the customary one");
-            }
-            _ => {}
+        if let Some(place) = self.tunnel_port.place()
+            && !wants_tunnel
+            && is_readable
+        {
+            let hint = "write `via: tunnel`, or remove `tunnel_port`";
+            reader.problem(place, "`tunnel_port` has no effect without `via: tunnel`", hint);
         }
         wants_tunnel.then(|| self.tunnel_port.get().copied().unwrap_or(TUNNEL_PORT))
     }
