@@ -10,8 +10,7 @@ use super::{
 };
 use crate::http::respond::read_refusal;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, EndCause, Registered, Session, Subject, Trust};
-use crate::tls::Role;
+use crate::session::{Carries, Direction, EndCause, Registered, Session, Subject};
 use crate::tls::mesh::ClientAlpn;
 use crate::upstream::address::EndpointAddress;
 use crate::upstream::client::chain;
@@ -247,14 +246,7 @@ async fn open_on(
         return Err(refused(stream, &answer));
     }
     let Some(trust) = session.trust() else { return Err(Refusal::Internal.into()) };
-    let trust = Trust {
-        own: trust.own.clone(),
-        peer: trust.peer.clone(),
-        peer_role: Role::Server,
-        strictness: trust.strictness,
-        on_expiry: plan.on_expiry,
-        negotiated: trust.negotiated,
-    };
+    let trust = trust.of_stream(plan.on_expiry);
     let peer = trust.peer.clone();
     let (name, metrics) = (plan.name.clone(), plan.metrics.clone());
     let of_stream = Session::new(worker.next_id(), Direction::Upstream, name, session.remote, metrics);

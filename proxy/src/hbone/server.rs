@@ -11,7 +11,7 @@ use crate::http::respond::{Asker, refuse_stream};
 use crate::inbound::{self, Shown};
 use crate::policy::{Door, TunnelPlan};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, EndCause, SessionIo, Subject, Trust};
+use crate::session::{Carries, Direction, EndCause, SessionIo, Subject};
 use crate::tls::mesh::ServerAlpn;
 use crate::upstream::client::chain;
 use crate::worker::{Worker, gone};
@@ -164,14 +164,7 @@ async fn stream(carrier: ActiveStream, request: Request<RecvStream>, answer: Sen
     let connection = Connection::open(worker, door, place, Direction::Inbound, name, metrics, remote);
     connection.set_carrier(carrier.session.id);
     connection.session.set_subject(Subject::Door(door));
-    let trust = Trust {
-        own: trust.own.clone(),
-        peer: trust.peer.clone(),
-        peer_role: trust.peer_role,
-        strictness: trust.strictness,
-        on_expiry: plan.config.on_expiry,
-        negotiated: trust.negotiated,
-    };
+    let trust = trust.of_stream(plan.config.on_expiry);
     let peer = trust.peer.clone();
     connection.session.establish(trust, &worker.identity());
 
