@@ -1,6 +1,6 @@
 //! What keeps connections from being captured, each finding with its fix.
 
-use super::{FamilyChoice, plan};
+use super::{FamilyChoice, names, plan};
 use crate::cli::doctor::Report;
 use crate::redirect::compare::{self, Difference};
 use crate::redirect::host::{self, Installed, flavours, run};
@@ -47,6 +47,7 @@ pub(in crate::cli) fn examine(report: &mut Report, wanted: &Wanted, family: Fami
         }
         Err(error) => report.fail("rules", error.to_string(), error.fix()),
     }
+    names::examine(report, &plan);
     let before = report.count(crate::cli::doctor::Verdict::Fail);
     arrivals(report, &plan);
     let arrived = report.count(crate::cli::doctor::Verdict::Fail) == before;
@@ -176,6 +177,8 @@ fn rules(report: &mut Report, plan: &RedirectPlan, installed: &[Installed]) {
         };
         if !difference.is_none() {
             own_ports(report, plan, text);
+            let families = plan.families.list().iter().copied().filter(|family| covers(one, *family));
+            names::installed(report, plan, &families.collect::<Vec<_>>(), text, INSTALL);
             report.fail("rules", format!("{place} is not as it should be: {}", told(&difference)), INSTALL);
         }
     }
