@@ -139,6 +139,11 @@ class Bench:
         questions = {ask: lambda: ask(53, host, host=nameserver), ask_tcp: lambda: ask_tcp(53, query(host, A), host=nameserver)[0]}
         return self.pod.inside(questions[over], uid).addresses
 
+    def asks_by(self, resolver):
+        before = self.forwarded(resolver)
+        self.pod.inside(lambda: ask(DNS, next(self.fresh)))
+        return self.forwarded(resolver) > before
+
     def is_captured(self, what, nameserver, uid=APP_UID):
         for over in (ask, ask_tcp):
             found = self.query("orders.shop.svc", nameserver, uid, over)
@@ -241,6 +246,7 @@ def as_in_docker(bench):
     """Its nameserver is root's, at another port to which rules of Docker's own lead, and asks from within the container."""
     docker = bench.forward("docker", 0, "127.0.0.11@40053")
     bench.asks("127.0.0.11")
+    bench.sidecar.reload()
     for flavour in ("iptables-nft", "iptables-legacy"):
         rules = [
             ("OUTPUT", "-d", "127.0.0.11/32", "-p", protocol, "--dport", "53", "-j", "DNAT", "--to-destination", "127.0.0.11:40053")
@@ -252,6 +258,8 @@ def as_in_docker(bench):
         for rule in rules:
             bench.pod.must(flavour, "-t", "nat", "-A", *rule)
         before = snapshot(bench.pod)
+        # Where no rules are, Postern is asked by its port.
+        wait_until(lambda: bench.asks_by(docker), "Postern to ask the other nameserver", every=0.2)
         expect("without capture", len(bench.getent(next(bench.fresh))), 1)
         for backend in ("nft", flavour):
             what = f"Docker by {flavour}, captured by {backend}"
@@ -268,6 +276,8 @@ def as_in_docker(bench):
         for rule in rules:
             bench.pod.must(flavour, "-t", "nat", "-D", *rule)
     bench.asks("127.0.0.53")
+    bench.sidecar.reload()
+    wait_until(lambda: bench.asks_by(bench.forwarder), "Postern to ask the first nameserver again", every=0.2)
 
 
 def faults(bench):

@@ -80,9 +80,9 @@ fn judge(report: &mut Report, plan: &RedirectPlan, names: &Names, surroundings: 
 /// Rules that were installed when the system asked somebody else.
 pub(super) fn installed(report: &mut Report, plan: &RedirectPlan, families: &[Family], listing: &str, fix: &str) {
     let Some(names) = &plan.names else { return };
-    let words: Vec<&str> = listing.split([' ', '/', '\n']).collect();
+    let captures = |line: &str, ip: &str| line.contains("dport 53 ") && line.split([' ', '/']).any(|word| word == ip);
     let expected = families.iter().flat_map(|family| names.of_family(*family));
-    for ip in expected.filter(|ip| !words.contains(&ip.to_string().as_str())) {
+    for ip in expected.filter(|ip| !listing.lines().any(|line| captures(line, &ip.to_string()))) {
         report.fail(SUBJECT, format!("the nameserver {ip} is not captured by the rules that are installed"), fix);
     }
 }
@@ -116,7 +116,7 @@ mod tests {
     use crate::cli::doctor::Report;
     use crate::redirect::plan::tests::full;
     use crate::redirect::proc::Socket;
-    use crate::redirect::{Families, Family, Names, RedirectPlan};
+    use crate::redirect::{Families, Family, Names, RedirectPlan, iptables, nft};
 
     /// Captures 127.0.0.53, and leaves alone uid 101.
     fn plan() -> RedirectPlan {
@@ -158,11 +158,28 @@ mod tests {
 
     #[test]
     fn rules_of_before_are_told_from_those_that_capture_it() {
-        let text = crate::redirect::nft::render(&plan(), "ip");
-        for (listing, expected) in [(text.clone(), false), (text.replace("127.0.0.53", "127.0.0.11"), true)] {
-            let mut report = Report::default();
-            installed(&mut report, &plan(), &[Family::V4], &listing, "again");
-            assert_eq!(report.render().contains("the nameserver 127.0.0.53 is not captured"), expected);
+        let of =
+            |ip: &str, resolver| Names { port: 15053, loopback: vec![ip.parse().unwrap()], resolvers: vec![resolver] };
+        let both = RedirectPlan { families: Families::Both, ..plan() };
+        for (wanted, found, expected) in [
+            (of("127.0.0.53", 101), of("127.0.0.53", 101), false),
+            // Another user is another fault.
+            (of("127.0.0.53", 101), of("127.0.0.53", 102), false),
+            (of("127.0.0.53", 101), of("127.0.0.5", 101), true),
+            // Other rules have that address, too.
+            (of("::1", 101), of("127.0.0.53", 101), true),
+            (of("::1", 101), of("::1", 101), false),
+        ] {
+            let with = |names| RedirectPlan { names: Some(names), ..both.clone() };
+            let address = wanted.loopback[0];
+            let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+            let (wanted, found) = (with(wanted), with(found));
+            for listing in [nft::render(&found, "inet"), iptables::install(&found, family, "")] {
+                let mut report = Report::default();
+                installed(&mut report, &wanted, &[family], &listing, "again");
+                let told = report.render().contains(&format!("the nameserver {address} is not captured"));
+                assert_eq!(told, expected, "{address} in\n{listing}");
+            }
         }
     }
 
