@@ -26,6 +26,8 @@ def run(mesh):
     faults.the_user_is_unknown()
     faults.the_port_is_held_by_somebody_else()
     faults.nobody_listens()
+    faults.the_application_is_exempt_itself()
+    faults.name_queries_are_not_captured()
     faults.ipv6_is_off()
     faults.one_family_only()
     faults.loopback_has_no_ipv6()
@@ -171,6 +173,28 @@ class Faults:
         self.told("warn", "ports", "nobody listens at 127.0.0.1:15001", "postern run")
         expect("a captured connection without a proxy", ask(self.pod, ELSEWHERE_V4, 80, APP_UID), "ConnectionRefusedError")
         self.proxy = stand_in(self.pod, "redirect")
+        self.mended()
+
+    def the_application_is_exempt_itself(self):
+        inbound = [{"port": 8080, "allow": [{"anonymous": True}], "tls": "permissive"}]
+        self.install(CAPTURE, inbound=inbound)
+        where = [("127.0.0.1", 8080)]
+        application = Answering(self.pod, where, lambda *_: "hello", PROXY_UID)
+        self.told("FAIL", "application", "127.0.0.1:8080 is held by", "run it as another user")
+        application.close()
+        application = Answering(self.pod, where, lambda *_: "hello", APP_UID)
+        self.mended()
+        application.close()
+
+    def name_queries_are_not_captured(self):
+        """Rules of before `dns` was written into the file."""
+        self.install(CAPTURE)
+        self.write({**CAPTURE, "dns": {"listen": 15053, "upstreams": "192.0.2.53", "loopback_nameservers": []}})
+        self.told("FAIL", "arrival", "a name query of another user, over TCP does not arrive", "postern redirect install")
+        self.postern("redirect", "install", "--config", self.config)
+        code, out, _ = self.postern("redirect", "check", "--config", self.config)
+        check("a name query of another user, over TCP arrives" in out, out)
+        self.install(CAPTURE)
         self.mended()
 
     def ipv6_is_off(self):
