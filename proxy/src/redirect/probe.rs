@@ -195,8 +195,8 @@ pub fn connect(to: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::{stranger, target};
-    use crate::redirect::{Family, Names, RedirectPlan};
     use crate::redirect::plan::tests::plan;
+    use crate::redirect::{Family, Names, RedirectPlan};
 
     #[test]
     fn probes_as_somebody_who_is_not_exempt() {
