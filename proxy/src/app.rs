@@ -224,7 +224,6 @@ impl App {
     pub async fn stop(self) {
         self.workers.stop().await;
         self.shared.access_log.flush();
-        self.listeners.remove_socket();
     }
 
     /// SIGHUP: log files were renamed.

@@ -1,14 +1,14 @@
 //! Where a captured connection was meant to go, and what must not be reached that way.
 
-use super::{OriginalDst, is_available};
+use super::{OriginalDst, Stream, is_available};
 use crate::policy::{Door, Policy};
 use crate::refusal::{Refusal, Refused};
 use std::net::{IpAddr, SocketAddr};
-use tokio::net::TcpStream;
 
 /// `SO_ORIGINAL_DST`; with TPROXY, where nothing was rewritten, the connection's own address. `None`: it was not captured,
 /// but made to the address that we listen on (THREATS NW-05).
-pub fn original_destination(tcp: &TcpStream, transparent: bool) -> Option<OriginalDst> {
+pub fn original_destination(stream: &Stream, transparent: bool) -> Option<OriginalDst> {
+    let tcp = stream.tcp()?;
     let ours = tcp.local_addr().ok()?;
     let socket = socket2::SockRef::from(tcp);
     let before = if ours.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
@@ -35,7 +35,7 @@ pub fn inbound_door(original: Option<OriginalDst>, policy: &Policy) -> Result<Do
         return Err(Refused::new(Refusal::NoRoute, why));
     }
     let door = Door::Port(original.port());
-    match policy.inbound(door) {
+    match policy.inbound(&door) {
         Some(_) => Ok(door),
         None => Err(Refused::new(Refusal::NoRoute, format!("port {} is not declared", original.port()))),
     }

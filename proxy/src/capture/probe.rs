@@ -4,7 +4,7 @@
 //! connections (so that a workload can call itself through the mesh). A probe is such a connection: where it arrives, the
 //! rules are in force; where it ends elsewhere or nowhere, peers reach the application past us, or not at all.
 
-use super::is_available;
+use super::{Remote, is_available};
 use crate::admin::{Condition, Readiness};
 use crate::shared::Shared;
 use std::collections::HashSet;
@@ -31,10 +31,8 @@ pub struct Probes {
 
 impl Probes {
     /// Is this captured connection a probe? It carries nothing then.
-    pub fn recognises(&self, remote: SocketAddr) -> bool {
-        if self.under_way.load(Relaxed) == 0 {
-            return false;
-        }
+    pub fn recognises(&self, remote: Remote) -> bool {
+        let Some(remote) = remote.address().filter(|_| self.under_way.load(Relaxed) != 0) else { return false };
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         let known = self.from.lock().unwrap_or_else(PoisonError::into_inner).remove(&remote);
         if known {
@@ -128,7 +126,7 @@ fn own_addresses() -> impl Iterator<Item = IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::Probes;
+    use super::{Probes, Remote};
     use std::net::{IpAddr, Ipv4Addr};
     use tokio::net::TcpListener;
 
@@ -143,7 +141,7 @@ mod tests {
         drop(elsewhere);
         let error = probes.arrives(IpAddr::V4(Ipv4Addr::LOCALHOST), port).await.unwrap_err();
         assert!(error.contains("fails"), "{error}");
-        assert!(!probes.recognises("127.0.0.1:1".parse().unwrap()));
+        assert!(!probes.recognises(Remote::Ip("127.0.0.1:1".parse().unwrap())));
     }
 
     #[tokio::test]
@@ -153,9 +151,9 @@ mod tests {
         let probes = Probes::default();
         let accepting = async {
             let (_stream, remote) = listener.accept().await.unwrap();
-            assert!(!probes.recognises("127.0.0.1:1".parse().unwrap()), "somebody else");
-            assert!(probes.recognises(remote));
-            assert!(!probes.recognises(remote), "once");
+            assert!(!probes.recognises(Remote::Ip("127.0.0.1:1".parse().unwrap())), "somebody else");
+            assert!(probes.recognises(Remote::Ip(remote)));
+            assert!(!probes.recognises(Remote::Ip(remote)), "once");
         };
         let (arrived, ()) = tokio::join!(probes.arrives(IpAddr::V4(Ipv4Addr::LOCALHOST), port), accepting);
         assert_eq!(arrived, Ok(()));

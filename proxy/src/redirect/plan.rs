@@ -1,7 +1,7 @@
 //! What is to be captured, resolved and checked: the rules' texts are made of this alone.
 
 use postern_config::capture::{Dns, Ports, Redirect};
-use postern_config::{AppAddress, Capture, CaptureMode, Config, Network, Telemetry};
+use postern_config::{AppAddress, Capture, CaptureMode, Config, ListenAddress, Network, Telemetry};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -149,8 +149,8 @@ impl Wanted {
         let mut own_ports = Vec::new();
         let mut own = |address: Option<SocketAddr>| own_ports.extend(address.map(|address| address.port()));
         config.inbound.iter().for_each(|inbound| own(inbound.listen));
-        config.outbound.listen.iter().for_each(|address| own(Some(*address)));
-        config.outbound.services.iter().for_each(|service| own(service.listen));
+        config.outbound.listen.iter().for_each(|address| own(address.tcp()));
+        config.outbound.services.iter().for_each(|service| own(service.listen.as_ref().and_then(ListenAddress::tcp)));
         own(config.telemetry.metrics);
         own(config.telemetry.readiness);
         own(config.admin.listen);
