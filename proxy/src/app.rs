@@ -103,7 +103,8 @@ impl App {
         app.open_dns(dns);
         app.report_configuration();
         app.readiness.set(Condition::Listeners, Ok(()));
-        if app.shared.policy().load().captured_port().is_some() {
+        let policy = app.shared.policy().load_full();
+        if policy.captured_port().is_some() || policy.expects_outbound() {
             app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
         }
         tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));

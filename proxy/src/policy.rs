@@ -233,6 +233,11 @@ impl Policy {
         ports.min()
     }
 
+    /// Are connections of the application to come in at a port for captured ones?
+    pub fn expects_outbound(&self) -> bool {
+        self.doors.values().any(|plan| matches!(plan, DoorPlan::CapturedOutbound))
+    }
+
     /// What a captured connection was meant for, as far as its destination says.
     pub fn destined(&self, original: SocketAddr) -> Destined {
         if self.dialled(original).is_none() {

@@ -356,7 +356,8 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
         let policy = worker.policy();
         match policy.door(&door) {
             Some(DoorPlan::Inbound(_)) => inbound::serve(worker, door, accepted, place).await,
-            Some(DoorPlan::CapturedInbound) if worker.shared.probes.recognises(accepted.remote) => {}
+            Some(DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound)
+                if worker.shared.probes.recognises(accepted.remote) => {}
             Some(DoorPlan::CapturedInbound) => {
                 let original = original_destination(&accepted.stream, policy.transparent);
                 match inbound_door(original, &policy) {

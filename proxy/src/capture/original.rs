@@ -3,7 +3,10 @@
 use super::{OriginalDst, Stream, is_available};
 use crate::policy::{Door, Policy};
 use crate::refusal::{Refusal, Refused};
+use crate::redirect::{Family, probe_address};
 use std::net::{IpAddr, SocketAddr};
+
+const PROBED: [Family; 2] = [Family::V4, Family::V6];
 
 /// `SO_ORIGINAL_DST`; with TPROXY, where nothing was rewritten, the connection's own address. `None`: it was not captured,
 /// but made to the address that we listen on (THREATS NW-05).
@@ -52,6 +55,10 @@ pub fn outbound_destination(original: Option<OriginalDst>, policy: &Policy) -> R
     };
     if policy.listens_on_port(original.port()) && is_own_address(original.ip()) {
         return Err(Refused::new(Refusal::Loop, format!("{original} is a listener of this proxy")));
+    }
+    if PROBED.map(probe_address).contains(&original) {
+        let why = format!("{original} is what this proxy probes its capture with, and a connection to it comes back here");
+        return Err(Refused::new(Refusal::Loop, why));
     }
     Ok(original)
 }

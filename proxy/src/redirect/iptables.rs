@@ -3,7 +3,7 @@
 //! Rules are written as `iptables-save` prints them, so that what is installed can be held against what should be. Each
 //! table is replaced at once; what others have in it stays.
 
-use super::plan::{DNS, Family, RedirectPlan};
+use super::plan::{DNS, Family, RedirectPlan, probe_address};
 use postern_config::capture::Ports;
 use std::collections::BTreeSet;
 
@@ -216,6 +216,7 @@ impl Writer<'_> {
     fn outbound(&self) -> Vec<String> {
         let plan = self.plan;
         let mut rules = vec![format!("-d {} -o lo -j RETURN", self.loopback())];
+        rules.extend(plan.outbound.map(|port| self.probe(port)));
         let ourselves = plan.inbound.is_some() && !plan.exempt_uids.is_empty();
         if ourselves {
             let own = plan.exempt_uids.iter();
@@ -239,6 +240,12 @@ impl Writer<'_> {
             rules.push(format!("{whole}-j POSTERN_CAPTURE"));
         }
         rules
+    }
+
+    /// As `nft::Writer::probes`, which says why.
+    fn probe(&self, port: u16) -> String {
+        let (to, length) = (probe_address(self.family), if self.family == Family::V4 { 32 } else { 128 });
+        format!("-d {}/{length} -p tcp -m tcp --dport {} -j REDIRECT --to-ports {port}", to.ip(), to.port())
     }
 
     fn own_packets(&self) -> Vec<String> {

@@ -18,4 +18,4 @@ pub mod proc;
 pub mod routes;
 
 pub use host::{Backend, HostError, Installed};
-pub use plan::{Families, Family, HostFacts, Interface, PlanError, RedirectPlan, Wanted};
+pub use plan::{Families, Family, HostFacts, Interface, PlanError, RedirectPlan, Wanted, probe_address};

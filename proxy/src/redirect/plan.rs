@@ -12,6 +12,8 @@ pub const INBOUND_DEFAULT: u16 = 15006;
 pub const OUTBOUND_DEFAULT: u16 = 15001;
 /// The port of name servers.
 pub const DNS: u16 = 53;
+/// Of [`probe_address`]. No service has it: captured, it would lead to us again.
+const PROBE_PORT: u16 = 20560;
 /// `IFNAMSIZ` less its end (Linux, `net/if.h`).
 const INTERFACE_BYTES_MAX: usize = 15;
 
@@ -337,6 +339,16 @@ fn widest(networks: &[Network]) -> Vec<Network> {
     }
     kept.sort_by_key(|network| (network.address(), network.prefix()));
     kept
+}
+
+/// What is captured for everybody, whoever is exempt: Postern calls it to see that its rules are in force, and no host has it
+/// (RFC 5737 §3, RFC 3849 §2).
+pub fn probe_address(family: Family) -> SocketAddr {
+    let ip = match family {
+        Family::V4 => IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)),
+        Family::V6 => IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+    };
+    SocketAddr::new(ip, PROBE_PORT)
 }
 
 /// Loopback of a family.
