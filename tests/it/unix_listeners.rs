@@ -226,8 +226,8 @@ async fn sockets_come_go_and_move_with_a_reload() {
     let live = std::os::unix::net::UnixListener::bind(scene.socket("taken.sock")).unwrap();
     std::fs::write(scene.socket("file"), "precious").unwrap();
     for (name, expected) in [
-        ("taken.sock", "another process listens on"),
-        ("file", "exists and is not a socket"),
+        ("taken.sock", "another process listens there"),
+        ("file", "something that is no socket stands there"),
         ("missing/a.sock", "there is no directory"),
     ] {
         // The shared one moves too, and must not stay behind.

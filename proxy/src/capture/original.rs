@@ -2,8 +2,8 @@
 
 use super::{OriginalDst, Stream, is_available};
 use crate::policy::{Door, Policy};
-use crate::refusal::{Refusal, Refused};
 use crate::redirect::{Family, probe_address};
+use crate::refusal::{Refusal, Refused};
 use std::net::{IpAddr, SocketAddr};
 
 const PROBED: [Family; 2] = [Family::V4, Family::V6];
@@ -57,7 +57,8 @@ pub fn outbound_destination(original: Option<OriginalDst>, policy: &Policy) -> R
         return Err(Refused::new(Refusal::Loop, format!("{original} is a listener of this proxy")));
     }
     if PROBED.map(probe_address).contains(&original) {
-        let why = format!("{original} is what this proxy probes its capture with, and a connection to it comes back here");
+        let why =
+            format!("{original} is what this proxy probes its capture with, and a connection to it comes back here");
         return Err(Refused::new(Refusal::Loop, why));
     }
     Ok(original)

@@ -76,30 +76,30 @@ fn remove_if_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(with_directory(path, error)),
     };
     if !found.file_type().is_socket() {
-        let what = format!("{} exists and is not a socket", path.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket stands there"));
     }
-    match try_to_connect(path) {
-        // Its queue is full: somebody is slow, and not gone.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(taken(path)),
-        Ok(()) => Err(taken(path)),
-        // Nobody listens: a process that was killed could not remove it.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|error| with_directory(path, error))
-        }
+    if is_taken(path)? {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+    }
+    // A process that was killed could not remove it.
+    std::fs::remove_file(path).map_err(|error| with_directory(path, error))
+}
+
+/// Does a process hold the socket at `path`? Asked so that nobody gets a connection by it: with a socket of another kind, at
+/// which the kernel looks only when the one at `path` lives (Linux, `unix_find_bsd`).
+///
+/// # Errors
+/// It is not to be told, such as without permission.
+pub fn is_taken(path: &Path) -> io::Result<bool> {
+    const EPROTOTYPE: i32 = 91;
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        // It is a datagram socket, and has not noticed.
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(EPROTOTYPE) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-fn taken(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::AddrInUse, format!("another process listens on {}", path.display()))
-}
-
-/// Without waiting: a listener whose queue is full would hold us up.
-fn try_to_connect(path: &Path) -> io::Result<()> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&SockAddr::unix(path)?)
 }
 
 #[cfg(test)]
@@ -125,15 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn never_steals_a_live_socket_also_when_its_queue_is_full() {
+    fn never_steals_a_live_socket_and_its_owner_does_not_notice() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.sock");
-        let _live = bind(&path, MODE_OF_LISTENERS, 0).unwrap();
-        for _ in 0..3 {
-            let error = bind(&path, MODE_OF_LISTENERS, 1).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        }
-        assert!(path.exists());
+        let (live, _file) = bind(&path, MODE_OF_LISTENERS, 1).unwrap();
+        assert_eq!(bind(&path, MODE_OF_LISTENERS, 1).unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(live.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nobody called");
+        let of_datagrams = directory.path().join("log.sock");
+        let _log = std::os::unix::net::UnixDatagram::bind(&of_datagrams).unwrap();
+        assert_eq!(bind(&of_datagrams, MODE_OF_LISTENERS, 1).unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert!(path.exists() && of_datagrams.exists());
     }
 
     #[test]

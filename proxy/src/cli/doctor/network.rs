@@ -1,6 +1,7 @@
 //! The network as the configuration wants it: ports of ours, the application, names and endpoints of others.
 
 use super::Report;
+use crate::capture::unix_socket;
 use crate::cli::admin_client::get;
 use postern_config::{AppAddress, Config, Endpoints, ListenAddress, Service};
 use std::collections::BTreeMap;
@@ -46,23 +47,23 @@ async fn ports(report: &mut Report, config: &Config) {
 fn sockets(report: &mut Report, config: &Config, running: bool) {
     for (path, name) in of_application(config).filter_map(|(address, name)| Some((address.unix()?, name))) {
         let (shown, directory) = (path.display(), path.parent().unwrap_or(Path::new("/")));
-        match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) if running => {
+        match unix_socket::is_taken(path) {
+            Ok(true) if running => {
                 report.ok("ports", format!("unix:{shown} is in use, and Postern is running ({name})"));
             }
-            Ok(_) => {
+            Ok(true) => {
                 let fix = format!("`ss -lxp src {shown}` shows who listens; stop it or choose another path");
                 report.fail("ports", format!("unix:{shown} ({name}): somebody listens there"), fix);
             }
-            Err(_) if !directory.is_dir() => {
+            _ if !directory.is_dir() => {
                 let fix = format!("make the directory {}, writable for Postern's user", directory.display());
                 report.fail("ports", format!("unix:{shown} ({name}): its directory does not exist"), fix);
             }
-            Err(_) if is_no_socket(path) => {
+            _ if is_no_socket(path) => {
                 let what = format!("unix:{shown} ({name}): something that is no socket stands there");
                 report.fail("ports", what, "remove it, or choose another path");
             }
-            Err(_) => report.ok("ports", format!("unix:{shown} is free ({name})")),
+            _ => report.ok("ports", format!("unix:{shown} is free ({name})")),
         }
     }
 }
