@@ -55,7 +55,7 @@ impl RawTunnel {
         let listen = self.listen.into_option()?.0;
         for address in &listen {
             let (address, place) = (address.value.0, Some(address.place.clone()));
-            reader.listeners.push(Listener { address, whose: "tunnel.listen".to_owned(), place });
+            reader.listeners.push(Listener { address: address.into(), whose: "tunnel.listen".to_owned(), place });
         }
         let listen = listen.into_iter().map(|address| address.value.0).collect();
         Some(Tunnel { listen, svid: self.svid.or(reader.svid.clone()), place: self.place })

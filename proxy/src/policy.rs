@@ -10,11 +10,12 @@ use crate::tls::verifier::Strictness;
 use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
-use postern_config::{AppAddress, CaptureMode, Config, Limits, SvidSelector, Timeouts, Transport};
+use postern_config::{AppAddress, CaptureMode, Config, Limits, ListenAddress, SvidSelector, Timeouts, Transport};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use inbound_plan::{InboundPlan, RoutePlan};
@@ -26,18 +27,37 @@ pub const TUNNEL_NAME: &str = "(tunnel)";
 pub const UNROUTED: &str = "(unknown)";
 
 /// Where a connection came in, stable over reloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Door {
     /// A listening address.
     At(SocketAddr),
+    /// A unix socket of ours.
+    Socket(Arc<Path>),
     /// A port of the application: what was meant for it was captured, or is a stream of a tunnel.
     Port(u16),
+}
+
+impl Door {
+    pub fn of(listen: &ListenAddress) -> Self {
+        match listen {
+            ListenAddress::Tcp(address) => Self::At(*address),
+            ListenAddress::Unix(path) => Self::Socket(path.clone()),
+        }
+    }
+
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::At(_) | Self::Port(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(address) => address.fmt(f),
+            Self::Socket(path) => write!(f, "unix:{}", path.display()),
             Self::Port(port) => write!(f, "port {port}"),
         }
     }
@@ -161,13 +181,13 @@ impl Policy {
                 .and_then(|previous| previous.services.by_name(&service.name))
                 .filter(|before| before.same_upstream(service, &config.timeouts, web.clone()))
                 .unwrap_or_else(|| Arc::new(ServicePlan::service(service, &config.timeouts, web, metrics)));
-            if let Some(address) = service.listen {
-                doors.insert(Door::At(address), DoorPlan::Service(plan.clone()));
+            if let Some(address) = &service.listen {
+                doors.insert(Door::of(address), DoorPlan::Service(plan.clone()));
             }
             services.push(plan);
         }
         for address in &config.outbound.listen {
-            doors.insert(Door::At(*address), DoorPlan::Shared);
+            doors.insert(Door::of(address), DoorPlan::Shared);
         }
         if let Some(capture) = &config.capture {
             let inbound = capture.inbound.into_iter().flat_map(|port| [any(port), any_v6(port)]);
@@ -216,8 +236,8 @@ impl Policy {
         self.dns.as_ref().zip(dns).is_none_or(|(plan, dns)| plan.is_current(dns))
     }
 
-    pub fn door(&self, door: Door) -> Option<&DoorPlan> {
-        self.doors.get(&door).or_else(|| self.moved.get(&door))
+    pub fn door(&self, door: &Door) -> Option<&DoorPlan> {
+        self.doors.get(door).or_else(|| self.moved.get(door))
     }
 
     /// Would bytes that were received be sent to where they came in? What the application is said to be must be no inbound
@@ -226,7 +246,7 @@ impl Policy {
     pub fn leads_back(&self, to_app: bool, ours: SocketAddr, to: SocketAddr) -> bool {
         ours.ip() == to.ip()
             && [to, any(to.port()), any_v6(to.port())].into_iter().any(|address| {
-                self.door(Door::At(address)).is_some_and(|door| (door.direction() == Direction::Inbound) == to_app)
+                self.door(&Door::At(address)).is_some_and(|door| (door.direction() == Direction::Inbound) == to_app)
             })
     }
 
@@ -237,6 +257,11 @@ impl Policy {
         }
         let ports = self.doors.keys().filter_map(|door| if let Door::Port(port) = door { Some(*port) } else { None });
         ports.min()
+    }
+
+    /// Are connections of the application to come in at a port for captured ones?
+    pub fn expects_outbound(&self) -> bool {
+        self.doors.values().any(|plan| matches!(plan, DoorPlan::CapturedOutbound))
     }
 
     /// What a captured connection was meant for, as far as its destination says.
@@ -270,21 +295,18 @@ impl Policy {
     }
 
     /// What to listen on, and what for.
-    pub fn listening(&self) -> impl Iterator<Item = (SocketAddr, &DoorPlan)> + '_ {
-        self.doors.iter().filter_map(|(door, plan)| match door {
-            Door::At(address) => Some((*address, plan)),
-            Door::Port(_) => None,
-        })
+    pub fn listening(&self) -> impl Iterator<Item = (&Door, &DoorPlan)> + '_ {
+        self.doors.iter().filter(|(door, _)| !matches!(door, Door::Port(_)))
     }
 
-    pub fn inbound(&self, door: Door) -> Option<&Arc<InboundPlan>> {
+    pub fn inbound(&self, door: &Door) -> Option<&Arc<InboundPlan>> {
         match self.door(door) {
             Some(DoorPlan::Inbound(plan)) => Some(plan),
             _ => None,
         }
     }
 
-    pub fn tunnel(&self, door: Door) -> Option<&Arc<TunnelPlan>> {
+    pub fn tunnel(&self, door: &Door) -> Option<&Arc<TunnelPlan>> {
         match self.door(door) {
             Some(DoorPlan::Tunnel(plan)) => Some(plan),
             _ => None,
@@ -296,7 +318,7 @@ impl Policy {
 fn moved(previous: &Policy, doors: &HashMap<Door, DoorPlan>) -> HashMap<Door, DoorPlan> {
     let earlier = previous.doors.iter().chain(&previous.moved).filter(|(door, _)| !doors.contains_key(door));
     earlier
-        .filter_map(|(door, before)| Some((*door, doors.values().find(|now| now.continues(before))?.clone())))
+        .filter_map(|(door, before)| Some((door.clone(), doors.values().find(|now| now.continues(before))?.clone())))
         .collect()
 }
 
@@ -338,9 +360,9 @@ fn any_v6(port: u16) -> SocketAddr {
 }
 
 fn listening_ports(config: &Config) -> HashSet<u16> {
-    let of_services = config.outbound.services.iter().filter_map(|service| service.listen);
-    let addresses = config.inbound.iter().filter_map(|inbound| inbound.listen).chain(of_services);
-    let addresses = addresses.chain(config.outbound.listen.iter().copied());
+    let of_services = config.outbound.services.iter().filter_map(|service| service.listen.as_ref());
+    let of_application = of_services.chain(&config.outbound.listen).filter_map(ListenAddress::tcp);
+    let addresses = config.inbound.iter().filter_map(|inbound| inbound.listen).chain(of_application);
     let addresses = addresses.chain(config.tunnel.iter().flat_map(|tunnel| tunnel.listen.iter().copied()));
     let addresses = addresses
         .chain([config.telemetry.metrics, config.telemetry.readiness, config.admin.listen].into_iter().flatten());

@@ -27,4 +27,5 @@ mod teardown;
 mod teardown_latency;
 mod tidy;
 mod tunnels;
+mod unix_listeners;
 mod web_roots;

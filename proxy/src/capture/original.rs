@@ -1,14 +1,17 @@
 //! Where a captured connection was meant to go, and what must not be reached that way.
 
-use super::{OriginalDst, is_available};
+use super::{OriginalDst, Stream, is_available};
 use crate::policy::{Door, Policy};
+use crate::redirect::{Family, probe_address};
 use crate::refusal::{Refusal, Refused};
 use std::net::{IpAddr, SocketAddr};
-use tokio::net::TcpStream;
+
+const PROBED: [Family; 2] = [Family::V4, Family::V6];
 
 /// `SO_ORIGINAL_DST`; with TPROXY, where nothing was rewritten, the connection's own address. `None`: it was not captured,
 /// but made to the address that we listen on (THREATS NW-05).
-pub fn original_destination(tcp: &TcpStream, transparent: bool) -> Option<OriginalDst> {
+pub fn original_destination(stream: &Stream, transparent: bool) -> Option<OriginalDst> {
+    let tcp = stream.tcp()?;
     let ours = tcp.local_addr().ok()?;
     let socket = socket2::SockRef::from(tcp);
     let before = if ours.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
@@ -35,7 +38,7 @@ pub fn inbound_door(original: Option<OriginalDst>, policy: &Policy) -> Result<Do
         return Err(Refused::new(Refusal::NoRoute, why));
     }
     let door = Door::Port(original.port());
-    match policy.inbound(door) {
+    match policy.inbound(&door) {
         Some(_) => Ok(door),
         None => Err(Refused::new(Refusal::NoRoute, format!("port {} is not declared", original.port()))),
     }
@@ -52,6 +55,11 @@ pub fn outbound_destination(original: Option<OriginalDst>, policy: &Policy) -> R
     };
     if policy.listens_on_port(original.port()) && is_own_address(original.ip()) {
         return Err(Refused::new(Refusal::Loop, format!("{original} is a listener of this proxy")));
+    }
+    if PROBED.map(probe_address).contains(&original) {
+        let why =
+            format!("{original} is what this proxy probes its capture with, and a connection to it comes back here");
+        return Err(Refused::new(Refusal::Loop, why));
     }
     Ok(original)
 }

@@ -38,7 +38,7 @@ const IDLE_SWEEPS_MAX: u32 = 300;
 const ATTEMPTS_MAX: usize = 4;
 
 /// What a stream is for, and what may carry it.
-pub struct Stream<'a> {
+pub struct Wanted<'a> {
     pub plan: &'a Arc<ServicePlan>,
     pub host: Option<&'a str>,
     /// The application's address, as the CONNECT names it.
@@ -130,7 +130,7 @@ impl Drop for StreamPlace {
 ///
 /// # Errors
 /// The peer's tunnel cannot be reached, somebody else answers there, or it refuses.
-pub async fn open(worker: &Rc<Worker>, stream: Stream<'_>) -> Result<Connected, Refused> {
+pub async fn open(worker: &Rc<Worker>, stream: Wanted<'_>) -> Result<Connected, Refused> {
     let far = worker.tunnels.to(stream.through, stream.own.key());
     for _ in 0..ATTEMPTS_MAX {
         let carrier = carrier(worker, &far, &stream).await?;
@@ -143,7 +143,7 @@ pub async fn open(worker: &Rc<Worker>, stream: Stream<'_>) -> Result<Connected, 
     Err(Refused::new(Refusal::UpstreamClosed, why))
 }
 
-async fn carrier(worker: &Rc<Worker>, far: &Rc<Far>, stream: &Stream<'_>) -> Result<Arc<Carrier>, Refused> {
+async fn carrier(worker: &Rc<Worker>, far: &Rc<Far>, stream: &Wanted<'_>) -> Result<Arc<Carrier>, Refused> {
     let with_room = || far.carriers.borrow().iter().find(|it| it.takes_streams(stream.expected)).cloned();
     if let Some(carrier) = with_room() {
         return Ok(carrier);
@@ -168,7 +168,7 @@ async fn carrier(worker: &Rc<Worker>, far: &Rc<Far>, stream: &Stream<'_>) -> Res
     }
 }
 
-async fn connect(worker: &Rc<Worker>, stream: &Stream<'_>) -> Result<Arc<Carrier>, Refused> {
+async fn connect(worker: &Rc<Worker>, stream: &Wanted<'_>) -> Result<Arc<Carrier>, Refused> {
     let (plan, expected) = (stream.plan, stream.expected);
     let wanted = Mesh { expected, alpn: ClientAlpn::H2, carries: Carries::Tunnels, subject: None };
     let address = EndpointAddress::Tcp(stream.through);
@@ -213,7 +213,7 @@ async fn connect(worker: &Rc<Worker>, stream: &Stream<'_>) -> Result<Arc<Carrier
 async fn open_on(
     worker: &Rc<Worker>,
     carrier: &Arc<Carrier>,
-    stream: &Stream<'_>,
+    stream: &Wanted<'_>,
 ) -> Result<Option<Connected>, Refused> {
     let (plan, session) = (stream.plan, &carrier.session);
     let place = StreamPlace::of(carrier);
@@ -264,7 +264,7 @@ async fn open_on(
 }
 
 /// What the peer said instead of 200.
-fn refused<T>(stream: &Stream<'_>, answer: &http::Response<T>) -> Refused {
+fn refused<T>(stream: &Wanted<'_>, answer: &http::Response<T>) -> Refused {
     let (name, through, to) = (&stream.plan.name, stream.through, stream.to);
     let status = answer.status();
     let said = match read_refusal(answer.headers()) {
@@ -280,7 +280,7 @@ fn refused<T>(stream: &Stream<'_>, answer: &http::Response<T>) -> Refused {
     Refused::new(refusal, format!("{name}: {through} refused a stream to {to}: {said}"))
 }
 
-fn unusable(stream: &Stream<'_>, session: &Session, error: &h2::Error) -> Refused {
+fn unusable(stream: &Wanted<'_>, session: &Session, error: &h2::Error) -> Refused {
     if let Some(alert) = session.peer_refused_us.get() {
         return upstream_refused_us(stream.plan, &EndpointAddress::Tcp(stream.through), *alert);
     }

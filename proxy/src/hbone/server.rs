@@ -6,7 +6,7 @@ use super::{
     TINY_FRAMES_BUDGET, TunnelStream,
 };
 use crate::capture::Accepted;
-use crate::connection::{Connection, Place, turn_away};
+use crate::connection::{Connection, Place, turn_away, turn_away_as};
 use crate::http::respond::{Asker, refuse_stream};
 use crate::inbound::{self, Shown};
 use crate::policy::{Door, TunnelPlan};
@@ -34,20 +34,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// Serves one connection of a peer to its end.
 pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
     let policy = worker.policy();
-    let Some(plan) = policy.tunnel(door).cloned() else {
-        turn_away(&worker, door, accepted.client.0, gone(door));
-        return;
+    let Some(plan) = policy.tunnel(&door).cloned() else {
+        return turn_away(&worker, &door, accepted.remote, gone(&door));
     };
     let (name, metrics) = (plan.name.clone(), plan.metrics.clone());
-    let connection = Connection::open(&worker, door, place, Direction::Inbound, name, metrics, accepted.client.0);
+    let connection = Connection::open(&worker, door.clone(), place, Direction::Inbound, name, metrics, accepted.remote);
     let session = &connection.session;
     session.set_subject(Subject::Door(door));
     if worker.is_draining() {
         session.retire(EndCause::Draining);
     }
-    let io = SessionIo::new(accepted.tcp, session.clone(), worker.shared.metrics.clone());
+    let io = SessionIo::new(accepted.stream, session.clone(), worker.shared.metrics.clone());
     if let Err(refused) = carry(&connection, &plan, io).await {
-        tracing::debug!(remote = %accepted.client.0, reason = refused.refusal.code(), detail = %refused.detail, "tunnel refused");
+        tracing::debug!(remote = %accepted.remote, reason = refused.refusal.code(), detail = %refused.detail, "tunnel refused");
         connection.refused(refused);
     }
 }
@@ -144,24 +143,24 @@ async fn stream(carrier: ActiveStream, request: Request<RecvStream>, answer: Sen
     let mut answer = Answer { carrier, answer };
     let door = match asked_for(&request) {
         Ok(door) => door,
-        Err(refused) => return answer.turn_away(carrier.door, refused),
+        Err(refused) => return answer.turn_away(&carrier.door, refused),
     };
     let policy = worker.policy();
-    let Some(plan) = policy.inbound(door).cloned() else {
+    let Some(plan) = policy.inbound(&door).cloned() else {
         let why = format!("a stream to {}, whose port no entry of `inbound` declares", request.uri());
-        return answer.turn_away(carrier.door, Refused::new(Refusal::NoRoute, why));
+        return answer.turn_away(&carrier.door, Refused::new(Refusal::NoRoute, why));
     };
     let Some(place) = worker.place_for_stream() else {
         let refused = Refused::new(Refusal::OverLimit, "as many connections as `limits.connections` are open");
-        return answer.turn_away(door, refused);
+        return answer.turn_away(&door, refused);
     };
     let Some(trust) = carrier.session.trust() else {
-        return answer.turn_away(door, Refusal::Internal.into());
+        return answer.turn_away(&door, Refusal::Internal.into());
     };
 
     // 1 register, before the first check; 2 the peer is who made the connection.
     let (name, metrics) = (plan.name.clone(), plan.metrics.clone());
-    let connection = Connection::open(worker, door, place, Direction::Inbound, name, metrics, remote);
+    let connection = Connection::open(worker, door.clone(), place, Direction::Inbound, name, metrics, remote);
     connection.set_carrier(carrier.session.id);
     connection.session.set_subject(Subject::Door(door));
     let trust = trust.of_stream(plan.config.on_expiry);
@@ -189,10 +188,11 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     /// A stream that never became a connection has a record all the same.
-    fn turn_away(&mut self, door: Door, refused: Refused) {
+    fn turn_away(&mut self, door: &Door, refused: Refused) {
         let worker = &self.carrier.worker;
         let refusal = refused.clone();
-        let number = turn_away(worker, door, self.carrier.session.remote, refused);
+        let number = worker.next_id();
+        turn_away_as(number, worker, door, self.carrier.session.remote, refused);
         self.refuse(&refusal, &worker.decision_id(number));
     }
 

@@ -209,7 +209,7 @@ fn decide(
 ) -> Result<Allowed, Refused> {
     let caller_version = HttpVersion::of(head.version);
     // What came from the application is no peer's, and the other way round, also when a reload gives the address to the other.
-    let door = policy.door(connection.door).filter(|door| door.direction() == connection.session.direction);
+    let door = policy.door(&connection.door).filter(|door| door.direction() == connection.session.direction);
     match door {
         Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, policy, plan, head, target, recorder),
         // It asks a forward proxy, which only a shared listener is.

@@ -4,9 +4,9 @@ use super::address::EndpointAddress;
 use super::mesh_io::MeshIo;
 use super::plan::{Security, ServicePlan};
 use super::pool::OwnSvid;
-use crate::capture;
+use crate::capture::{self, Remote, Stream};
 use crate::delegate::delegate_io;
-use crate::hbone::client::Stream;
+use crate::hbone::client::Wanted;
 use crate::hbone::{self, TunnelStream};
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
@@ -88,7 +88,7 @@ pub async fn connect(
         }
         (Security::Mesh { tunnel: Some(port), expected, .. }, EndpointAddress::Tcp(address)) => {
             let through = SocketAddr::new(address.ip(), *port);
-            hbone::client::open(worker, Stream { plan, host, to: *address, through, expected, own, alpn }).await
+            hbone::client::open(worker, Wanted { plan, host, to: *address, through, expected, own, alpn }).await
         }
         (Security::Mesh { expected, .. }, EndpointAddress::Tcp(_)) => {
             let subject = Subject::Service { plan: plan.clone(), host: host.map(Box::from) };
@@ -193,7 +193,7 @@ pub async fn mesh(
         return Err(Refusal::NoIdentity.into());
     };
     let policy = worker.policy();
-    let remote = tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = Remote::Ip(tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));
     let session = Session::new(worker.next_id(), Direction::Upstream, plan.name.clone(), remote, plan.metrics.clone());
     let registered = Rc::new(worker.registry.register(session.clone()));
     if let Some(subject) = wanted.subject {
@@ -208,7 +208,7 @@ pub async fn mesh(
         strictness: policy.strictness,
         deadline: policy.timeouts.handshake,
     };
-    let io = SessionIo::new(tcp, session.clone(), worker.shared.metrics.clone());
+    let io = SessionIo::new(Stream::Tcp(tcp), session.clone(), worker.shared.metrics.clone());
     let started = Instant::now();
     let (tls, peer) = Box::pin(mesh::connect(io, with))
         .await
