@@ -225,10 +225,13 @@ fn decide(
             let service = service.ok_or_else(|| {
                 Refused::new(Refusal::UnknownService, format!("no service is declared for host {:?}", target.host))
             })?;
+            // Captured, it goes to the port that it was meant for: another one in `Host` is as little to be followed as
+            // another address (THREATS NW-06).
+            let original = connection.original();
             let requested = Requested {
                 host: Some(host.as_deref().unwrap_or(&target.host)),
-                port: target.port,
-                original: connection.original().and_then(|original| policy.dialled(original)),
+                port: original.map(|original| original.port()).or(target.port),
+                original: original.and_then(|original| policy.dialled(original)),
             };
             to_service(connection, &service, target, requested, caller_version, recorder)
         }
