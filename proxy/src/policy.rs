@@ -18,8 +18,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use ourselves::OwnListeners;
 pub use inbound_plan::{InboundPlan, RoutePlan};
+use ourselves::OwnListeners;
 
 /// Counts outbound traffic for which no service was found; no service can have this name.
 pub const UNROUTED: &str = "(unknown)";

@@ -37,11 +37,12 @@ class Sink(Server):
         return socket.create_server(("::", self.wanted), family=socket.AF_INET6, dualstack_ipv6=True)
 
     def handle(self, connection):
-        while data := connection.recv(65536):
-            self.bytes += data
-            if data.startswith(b"GET "):
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                return
+        data = connection.recv(65536)
+        self.bytes += data
+        if data.startswith(b"GET "):
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        else:
+            connection.sendall(b"what is that?\r\n")
 
 
 class Banner(Server):
@@ -236,9 +237,9 @@ class Scene:
     def nw_06_a_name_and_another_destination(self):
         port = self.app.port
         # Whoever answers there is not who the name promises. He sees a handshake, and nothing of the request.
-        with self.one_refusal("a stranger's address", "upstream_protocol", "upstream_closed", "upstream_timeout"):
+        with self.one_refusal("a stranger's address", "upstream_protocol", "upstream_closed"):
             got = self.get(ELSEWHERE, STRANGE, "orders.pod.test")
-            check(got.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 504 ")), f"{got!r}")
+            check(got.startswith(b"HTTP/1.1 502 "), f"{got!r}")
         check(MARKER not in self.strange.bytes, "the request reached a stranger")
         with self.one_refusal("another identity", "wrong_upstream_identity"):
             got = self.get(self.orders.v4, port, "other.pod.test")
