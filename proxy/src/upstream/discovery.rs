@@ -200,3 +200,6 @@ async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_templa
         tokio::time::sleep(wait).await;
     }
 }
+
+#[cfg(test)]
+mod tests;
