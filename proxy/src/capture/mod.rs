@@ -5,6 +5,7 @@ pub mod caller_uid;
 mod closing;
 pub mod local_users;
 pub mod original;
+pub mod ourselves;
 pub mod probe;
 
 pub use closing::{CloseAsked, Closer, closing};

@@ -11,7 +11,9 @@ import time
 
 from harness.apps import EchoApp, Http1App, Server
 from harness.mesh import ORDERS
-from harness.pods import APP_UID, CAPTURE_INBOUND, CAPTURE_OUTBOUND, METRICS, POSTERN_UID, READINESS, PodMesh
+from harness.pods import (
+    APP_UID, CAPTURE_INBOUND, CAPTURE_OUTBOUND, METRICS, POSTERN_UID, READINESS, PodMesh, as_user,
+)
 from harness.processes import check, expect, tool, wait_until
 from harness.scenario import main
 
@@ -66,9 +68,11 @@ def run(mesh):
         scene.ds_12_half_closed,
         scene.nw_12_a_family_without_rules,
         scene.nw_12_what_another_uid_means,
+        scene.nw_01_a_sidecar_whose_user_is_not_exempt,
     ):
         row()
-        scene.healthy(row.__name__)
+        if row != scene.nw_01_a_sidecar_whose_user_is_not_exempt:
+            scene.healthy(row.__name__)
         print(f"{row.__name__}: held")
 
 
@@ -309,6 +313,32 @@ class Scene:
         curl = (tool("curl"), "-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", "--noproxy", "*", url)
         for uid, status in ((APP_UID, "403"), (0, "403"), (POSTERN_UID, "200")):
             expect(f"the status of {uid}", self.web.run(*curl, uid=uid)[1], status)
+
+    def nw_01_a_sidecar_whose_user_is_not_exempt(self):
+        """Its own connections come back to it: once, and not round and round. Nobody is healthy then, so it is the last."""
+        self.client.process.terminate(10)
+        self.client.records_path.unlink()
+        self.client.prefix = self.web.inside(*as_user(POSTERN_UID + 1))
+        self.client.config["admin"]["socket"] += ".other"
+        self.client.start(ready=False)
+        wait_until(self.answers, "the other user's sidecar to listen")
+        connections = self.everywhere.connections
+        with self.one_refusal("a stream that comes back", "loop"):
+            expect("a stream that comes back", self.told(ELSEWHERE, EVERYWHERE, b"\x01 no HTTP \x02"), b"")
+            time.sleep(0.3)
+        known = len(self.refusals())
+        got = self.get(ELSEWHERE, EVERYWHERE)
+        check(got.startswith(b"HTTP/1.1 502 "), f"{got!r}")
+        # Ours, and the request that waited for it.
+        wait_until(lambda: len(self.refusals()) >= known + 2, "their records", 5, 0.02)
+        time.sleep(0.3)
+        expect("refusals", sorted(record["refusal"] for record in self.refusals()[known:]), ["loop", "upstream_closed"])
+        expect("connections that left", self.everywhere.connections, connections)
+
+    def answers(self):
+        with contextlib.suppress(OSError):
+            return self.client.alive() and self.client.readiness()[0] > 0
+        return False
 
 
 if __name__ == "__main__":
