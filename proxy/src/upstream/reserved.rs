@@ -9,8 +9,8 @@ pub fn may_be_dialled(address: IpAddr) -> bool {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || is_link_local)
-        && !is_metadata(address)
+    let is_ours = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+    !(is_ours || is_link_local || is_metadata(address))
 }
 
 /// Where clouds give credentials to whoever can connect. A name that the file wrote may lead to loopback and to the link,
