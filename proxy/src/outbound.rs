@@ -98,6 +98,9 @@ async fn carry(
     mut io: SessionIo,
 ) -> Result<(), Refused> {
     let timeouts = connection.worker.policy().timeouts.clone();
+    if connection.original().is_some() {
+        connection.refuse_ourselves()?;
+    }
     let protocol = service.as_ref().map(|service| service.protocol);
     let key = connection.original().map_or_else(|| DetectKey::Door(connection.door.clone()), DetectKey::Destination);
     let memory = &connection.worker.detect_memory;

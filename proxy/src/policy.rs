@@ -1,6 +1,7 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
 mod inbound_plan;
+mod ourselves;
 
 use crate::capture::local_users::{self, UserError};
 use crate::dns::{DnsError, DnsPlan};
@@ -11,7 +12,7 @@ use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
 use postern_config::{AppAddress, CaptureMode, Config, Limits, ListenAddress, SvidSelector, Timeouts, Transport};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use inbound_plan::{InboundPlan, RoutePlan};
+use ourselves::OwnListeners;
 
 /// Counts connections of peers that carry streams; no port can have this name.
 pub const TUNNEL_NAME: &str = "(tunnel)";
@@ -111,8 +113,8 @@ pub struct Policy {
     pub transparent: bool,
     /// Told apart by the packet filter, where we may set it.
     pub mark: Option<NonZeroU32>,
-    /// Of all our listeners, telemetry's and admin's too.
-    own_ports: HashSet<u16>,
+    /// What listens, to tell what would come back to us.
+    own: OwnListeners,
 }
 
 /// What the application meant, as far as is known.
@@ -197,7 +199,6 @@ impl Policy {
             });
             doors.extend(outbound.map(|address| (Door::At(address), DoorPlan::CapturedOutbound)));
         }
-        let own_ports = listening_ports(config);
         let dns = DnsPlan::compile(config, previous.and_then(|previous| previous.dns.as_deref()))?.map(Arc::new);
         let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
@@ -215,7 +216,7 @@ impl Policy {
             unrouted: metrics.outbound(UNROUTED),
             transparent: config.capture.as_ref().is_some_and(|capture| capture.mode == CaptureMode::Tproxy),
             mark: config.capture.as_ref().map(|capture| capture.redirect.mark),
-            own_ports,
+            own: OwnListeners::of(config),
         })
     }
 
@@ -238,16 +239,6 @@ impl Policy {
 
     pub fn door(&self, door: &Door) -> Option<&DoorPlan> {
         self.doors.get(door).or_else(|| self.moved.get(door))
-    }
-
-    /// Would bytes that were received be sent to where they came in? What the application is said to be must be no inbound
-    /// port, and a service no outbound one; the application may call its own service through the mesh. `ours` is our end of
-    /// the connection to `to`: an address on both ends is this host's.
-    pub fn leads_back(&self, to_app: bool, ours: SocketAddr, to: SocketAddr) -> bool {
-        ours.ip() == to.ip()
-            && [to, any(to.port()), any_v6(to.port())].into_iter().any(|address| {
-                self.door(&Door::At(address)).is_some_and(|door| (door.direction() == Direction::Inbound) == to_app)
-            })
     }
 
     /// A declared port on which connections of peers are captured. `None`: none are.
@@ -288,10 +279,6 @@ impl Policy {
             (None, Some(original)) => self.destined(original),
             (None, None) => Destined::default(),
         }
-    }
-
-    pub fn listens_on_port(&self, port: u16) -> bool {
-        self.own_ports.contains(&port)
     }
 
     /// What to listen on, and what for.
@@ -357,19 +344,6 @@ fn any(port: u16) -> SocketAddr {
 
 fn any_v6(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
-}
-
-fn listening_ports(config: &Config) -> HashSet<u16> {
-    let of_services = config.outbound.services.iter().filter_map(|service| service.listen.as_ref());
-    let of_application = of_services.chain(&config.outbound.listen).filter_map(ListenAddress::tcp);
-    let addresses = config.inbound.iter().filter_map(|inbound| inbound.listen).chain(of_application);
-    let addresses = addresses.chain(config.tunnel.iter().flat_map(|tunnel| tunnel.listen.iter().copied()));
-    let addresses = addresses
-        .chain([config.telemetry.metrics, config.telemetry.readiness, config.admin.listen].into_iter().flatten());
-    let captured = config.capture.iter().flat_map(|capture| {
-        [capture.inbound, capture.outbound, capture.dns.as_ref().map(|dns| dns.listen)].into_iter().flatten()
-    });
-    addresses.map(|address| address.port()).chain(captured).collect()
 }
 
 fn digest(config: &Config) -> String {

@@ -6,6 +6,7 @@ pub mod caller_uid;
 mod closing;
 pub mod local_users;
 pub mod original;
+pub mod ourselves;
 pub mod probe;
 mod stream;
 pub mod unix_socket;

@@ -4,7 +4,7 @@ use super::{OriginalDst, Stream, is_available};
 use crate::policy::{Door, Policy};
 use crate::redirect::{Family, probe_address};
 use crate::refusal::{Refusal, Refused};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 const PROBED: [Family; 2] = [Family::V4, Family::V6];
 
@@ -64,20 +64,40 @@ pub fn outbound_destination(original: Option<OriginalDst>, policy: &Policy) -> R
     Ok(original)
 }
 
-/// The kernel lets a socket be bound to an address of this host only.
-fn is_own_address(address: IpAddr) -> bool {
-    !address.is_unspecified() && is_available(address)
+/// The kernel lets a socket be bound to an address of this host only, unless it is told to let it be bound to any
+/// (`ip_nonlocal_bind`); then an address is known by being the one from which it is reached, which those of an interface
+/// besides its first are not.
+pub fn is_own_address(address: IpAddr) -> bool {
+    if address.is_unspecified() || !is_available(address) {
+        return false;
+    }
+    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+    let any_may_be_bound = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
+    any_may_be_bound.is_ok_and(|setting| setting.trim() == "0") || is_reached_from_itself(address)
+}
+
+/// Nothing is sent: a datagram socket that is connected only looks the route up.
+fn is_reached_from_itself(address: IpAddr) -> bool {
+    const DISCARD: u16 = 9;
+    let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    });
+    address.is_loopback() || source.is_ok_and(|source| source.ip() == address)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_own_address;
+    use super::{is_own_address, is_reached_from_itself};
 
     #[test]
     fn tells_addresses_of_this_host() {
         for (address, expected) in [("127.0.0.1", true), ("127.8.9.10", true), ("192.0.2.1", false), ("0.0.0.0", false)]
         {
-            assert_eq!(is_own_address(address.parse().unwrap()), expected, "{address}");
+            let address = address.parse().unwrap();
+            assert_eq!(is_own_address(address), expected, "{address}");
+            assert_eq!(is_reached_from_itself(address), expected, "{address}");
         }
     }
 }

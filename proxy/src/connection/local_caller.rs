@@ -43,6 +43,23 @@ impl Connection {
         })
     }
 
+    /// A captured connection that we opened ourselves would be opened again, and so on (THREATS NW-01).
+    ///
+    /// # Errors
+    /// It is one.
+    pub fn refuse_ourselves(&self) -> Result<(), Refused> {
+        match self.worker.shared.exempt_by_user {
+            Some(own) if self.caller_uid() == Ok(own) => {
+                let detail = format!(
+                    "the packet filter captures what user {own} opens, and that is who runs this proxy: name it in \
+                     `exempt_users` and run `postern redirect install`; nothing else may run as that user"
+                );
+                Err(Refused::new(Refusal::Loop, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// May whoever called use this service?
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
 use crate::tls::{Strictness, is_strictly_valid};
-use crate::upstream::plan::{Requested, Security, ServicePlan};
+use crate::upstream::plan::ServicePlan;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -132,16 +132,7 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         // Nobody has answered yet. When it is known who does, `upstream::connect` asks again.
         (Direction::Upstream, None) => {}
         (Direction::Upstream, Some(trust)) => {
-            let filled = match host {
-                Some(host) if now.is_template() => {
-                    now.instance(Requested { host: Some(host), ..Requested::default() }).map(Arc::new)
-                }
-                _ => Some(now),
-            };
-            let still_expected = filled.is_some_and(|plan| match &plan.security {
-                Security::Mesh { expected, .. } => expected.iter().any(|id| id.matches(&trust.peer.id)),
-                Security::WebTls { .. } | Security::Plaintext | Security::App => false,
-            });
+            let still_expected = now.expects(host.unwrap_or_default(), &trust.peer.id);
             if still_expected {
                 session.retire(EndCause::PolicyChanged);
             } else {

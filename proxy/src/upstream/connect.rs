@@ -132,6 +132,12 @@ pub fn carried(alpn: ClientAlpn) -> Carries {
 
 /// A socket to `address`, unless what it receives would come back to us.
 async fn dial(worker: &Worker, plan: &ServicePlan, address: &EndpointAddress) -> Result<UpstreamIo, Refused> {
+    if let EndpointAddress::Tcp(to) = address
+        && worker.policy().leads_back(plan.is_app(), *to)
+    {
+        let why = format!("{}: {to} is a listener of this proxy: what it receives would come back to it", plan.name);
+        return Err(Refused::new(Refusal::Loop, why));
+    }
     let unreachable = |error: &dyn std::fmt::Display| {
         let refusal = if plan.is_app() { Refusal::AppUnreachable } else { Refusal::UpstreamUnreachable };
         Refused::new(refusal, format!("{}: cannot connect to {address}: {error}", plan.name))
@@ -153,13 +159,6 @@ async fn dial(worker: &Worker, plan: &ServicePlan, address: &EndpointAddress) ->
         Ok(Err(error)) => return Err(unreachable(&error)),
         Err(_) => return Err(unreachable(&format_args!("no answer within {:?}", plan.connect_timeout))),
     };
-    if let (UpstreamIo::Tcp(tcp), EndpointAddress::Tcp(address)) = (&io, address)
-        && tcp.local_addr().is_ok_and(|ours| worker.policy().leads_back(plan.is_app(), ours, *address))
-    {
-        let why =
-            format!("{}: {address} is a listener of this proxy: what it receives would come back to it", plan.name);
-        return Err(Refused::new(Refusal::Loop, why));
-    }
     Ok(io)
 }
 
