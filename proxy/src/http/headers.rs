@@ -4,6 +4,10 @@
 //! is refused here (THREATS SM and HD). Stripping comes before anything of ours is added, so that no caller can take
 //! away, or forge, what we say. Pure.
 
+mod trailers;
+
+pub use trailers::clean_trailers;
+
 use super::framing::AmbiguousFraming;
 use super::identity_headers::is_reserved;
 use crate::refusal::{Refusal, Refused};
@@ -55,41 +59,71 @@ pub fn check_framing(parts: &Parts) -> Result<(), Refusal> {
     if parts.extensions.get::<AmbiguousFraming>().is_some() {
         return Err(Refusal::BadRequest);
     }
-    check_body_length(parts)?;
+    // One walk: a look-up for each of these names would hash each of them, in every request.
+    let mut told = Told::default();
     for (name, value) in &parts.headers {
         let bytes = value.as_bytes();
         // RFC 9113 §8.2.1: such a message is malformed; h2 keeps the spaces (HD-25).
         if bytes.first().is_some_and(is_blank) || bytes.last().is_some_and(is_blank) || is_framing_look_alike(name) {
             return Err(Refusal::BadRequest);
         }
+        told.hear(name, value);
     }
-    check_connection(&parts.headers)?;
+    check_body_length(parts.version, &told)?;
+    if told.connection {
+        check_connection(&parts.headers)?;
+    }
     // RFC 9110 §10.1.1: an HTTP/1.0 expectation is ignored; one that is not known is answered by 417.
     if parts.version > Version::HTTP_10 {
-        let mut expectations = parts.headers.get_all(EXPECT).iter();
-        let known = expectations.next().is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        if !known || expectations.next().is_some() {
+        let known = told.expectation.is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if !known || told.expectations > 1 {
             return Err(Refusal::ExpectationRefused);
         }
     }
     Ok(())
 }
 
+/// What a head says of its framing: the first of each field, and how many there are.
+#[derive(Default)]
+struct Told<'a> {
+    coding: Option<&'a HeaderValue>,
+    codings: usize,
+    length: Option<&'a HeaderValue>,
+    lengths: usize,
+    expectation: Option<&'a HeaderValue>,
+    expectations: usize,
+    connection: bool,
+}
+
+impl<'a> Told<'a> {
+    fn hear(&mut self, name: &HeaderName, value: &'a HeaderValue) {
+        let (first, count) = if *name == TRANSFER_ENCODING {
+            (&mut self.coding, &mut self.codings)
+        } else if *name == CONTENT_LENGTH {
+            (&mut self.length, &mut self.lengths)
+        } else if *name == EXPECT {
+            (&mut self.expectation, &mut self.expectations)
+        } else {
+            self.connection |= *name == CONNECTION;
+            return;
+        };
+        first.get_or_insert(value);
+        *count += 1;
+    }
+}
+
 /// RFC 9112 §6: one way to tell a body's length, or none.
-fn check_body_length(parts: &Parts) -> Result<(), Refusal> {
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
-    let (coding, length) = (codings.next(), lengths.next());
-    if codings.next().is_some() || lengths.next().is_some() || (coding.is_some() && length.is_some()) {
+fn check_body_length(version: Version, told: &Told<'_>) -> Result<(), Refusal> {
+    if told.codings > 1 || told.lengths > 1 || (told.coding.is_some() && told.length.is_some()) {
         return Err(Refusal::BadRequest);
     }
     // Lists such as `gzip, chunked` pass hyper; who decodes the gzip is anybody's guess.
     let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if coding.is_some_and(|value| parts.version != Version::HTTP_11 || !is_chunked(value)) {
+    if told.coding.is_some_and(|value| version != Version::HTTP_11 || !is_chunked(value)) {
         return Err(Refusal::BadRequest);
     }
     let is_number = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
-    if length.is_some_and(|value| !is_number(value)) { Err(Refusal::BadRequest) } else { Ok(()) }
+    if told.length.is_some_and(|value| !is_number(value)) { Err(Refusal::BadRequest) } else { Ok(()) }
 }
 
 fn is_blank(byte: &u8) -> bool {
@@ -181,6 +215,42 @@ fn is_other_transport(protocol: &str) -> bool {
 /// A nomination of something relied on is ignored (a request with one has been refused by [`check_framing`]). `te: trailers`
 /// stays: gRPC demands it end to end. `trailer` stays too, for trailers are passed on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let found = Found::among(headers);
+    if found.connection {
+        strip_nominated(headers);
+    }
+    if found.te {
+        keep_trailers_alone(headers);
+    }
+    if found.hop_by_hop {
+        for name in HOP_BY_HOP {
+            headers.remove(name);
+        }
+    }
+}
+
+/// What is for one connection only, found in one walk over the names: most heads have next to nothing of it, and to look for
+/// each would hash each name.
+#[derive(Default)]
+struct Found {
+    connection: bool,
+    te: bool,
+    hop_by_hop: bool,
+}
+
+impl Found {
+    fn among(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            found.connection |= *name == CONNECTION;
+            found.te |= *name == TE;
+            found.hop_by_hop |= HOP_BY_HOP.contains(name);
+        }
+        found
+    }
+}
+
+fn strip_nominated(headers: &mut HeaderMap) {
     let nominations: Vec<HeaderValue> = match headers.entry(CONNECTION) {
         // Nearly all there is, and it takes no memory to see that.
         Entry::Occupied(connection) if connection.iter().all(nominates_no_field) => {
@@ -195,6 +265,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(option);
         }
     }
+}
+
+fn keep_trailers_alone(headers: &mut HeaderMap) {
     if let Some(value) = headers.get(TE) {
         let wants_trailers =
             value.to_str().is_ok_and(|codings| list(codings).any(|coding| coding.eq_ignore_ascii_case("trailers")));
@@ -203,9 +276,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         } else if value != "trailers" || headers.get_all(TE).iter().nth(1).is_some() {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
     }
 }
 
@@ -289,65 +359,6 @@ pub fn strip_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     strip_identity(headers);
 }
-
-/// RFC 9110 §6.5.1: no trailer may frame, route, authenticate, modify the request or tell the content's format; a recipient
-/// that merges trailers into the header section must not be fooled.
-pub fn clean_trailers(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    strip_identity(headers);
-    let forbidden: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            NEVER_A_TRAILER.contains(&name.as_str())
-                || name.as_str().starts_with("x-forwarded")
-                || is_framing_look_alike(name)
-        })
-        .cloned()
-        .collect();
-    for name in forbidden {
-        headers.remove(name);
-    }
-}
-
-const NEVER_A_TRAILER: &[&str] = &[
-    // framing
-    "content-length",
-    "te",
-    "trailer",
-    // routing
-    "host",
-    "forwarded",
-    "via",
-    // authentication
-    "authentication-info",
-    "authorization",
-    "cookie",
-    "dpop",
-    "set-cookie",
-    "www-authenticate",
-    // request modifiers and response controls
-    "age",
-    "cache-control",
-    "expect",
-    "expires",
-    "date",
-    "location",
-    "max-forwards",
-    "pragma",
-    "range",
-    "retry-after",
-    "vary",
-    "warning",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    // content format
-    "content-encoding",
-    "content-range",
-    "content-type",
-];
 
 /// RFC 9113 §8.2.3: cookie crumbs "MUST be concatenated into a single octet string using the two-octet delimiter of 0x3B,
 /// 0x20" before they go on to HTTP/1.1 (HD-24).
