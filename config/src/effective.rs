@@ -1,5 +1,7 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
+mod service;
+
 use crate::authz::{Allow, Principal};
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
@@ -7,7 +9,6 @@ use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
 use crate::units::{print_duration, print_size};
-use crate::upstream::{Endpoints, LocalUser, Service, ServiceProtocol, Transport};
 use crate::{Config, Limits, Timeouts};
 use serde_json::{Map, Value, json};
 use std::fmt::{Display, Write};
@@ -189,7 +190,7 @@ fn outbound(config: &Config) -> Value {
         "default": "deny",
         "listen": words(&config.outbound.listen),
         "open_listeners": open,
-        "services": config.outbound.services.iter().map(service).collect::<Value>(),
+        "services": config.outbound.services.iter().map(service::service).collect::<Value>(),
     })
 }
 
@@ -232,50 +233,6 @@ fn dns(dns: &Dns) -> Value {
     put(&mut section, "search", dns.search.as_deref().map(words));
     section.insert("virtual_networks".into(), words(&dns.virtual_networks));
     section.insert("ttl".into(), json!(print_duration(dns.ttl)));
-    Value::Object(section)
-}
-
-fn service(service: &Service) -> Value {
-    let mut section = Map::new();
-    section.insert("name".into(), json!(service.name));
-    put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
-    put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
-    put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
-    let users = service.users.iter().map(|user| match user {
-        LocalUser::Id(id) => json!(id),
-        LocalUser::Name(name) => json!(name),
-    });
-    put(&mut section, "users", (!service.users.is_empty()).then(|| users.collect()));
-    let endpoints = match &service.endpoints {
-        Endpoints::Static(addresses) => Some(words(addresses)),
-        Endpoints::Dns { host, port } => Some(json!({ "dns": format!("{host}:{port}") })),
-        Endpoints::Host { port } => port.map(|port| json!({ "port": port })),
-    };
-    put(&mut section, "endpoints", endpoints);
-    let spoken = match service.protocol {
-        ServiceProtocol::Http => "http",
-        ServiceProtocol::Tcp => "tcp",
-        ServiceProtocol::Tls => "tls",
-        ServiceProtocol::Detect => "detect",
-    };
-    section.insert("protocol".into(), json!(spoken));
-    match &service.transport {
-        Transport::Mesh { identity, svid: selector } => {
-            section.insert("identity".into(), words(identity));
-            section.insert("svid".into(), svid(selector));
-            section.insert("tls".into(), json!("mesh"));
-        }
-        Transport::WebTls { server_name, roots } => {
-            section.insert("tls".into(), json!("web"));
-            put(&mut section, "server_name", server_name.as_ref().map(|name| json!(name)));
-            put(&mut section, "roots", roots.as_deref().map(path));
-        }
-        Transport::Plaintext => {
-            section.insert("tls".into(), json!("off"));
-        }
-    }
-    put(&mut section, "connect_timeout", service.connect_timeout.map(|span| json!(print_duration(span))));
-    section.insert("on_expiry".into(), json!(on_expiry(service.on_expiry)));
     Value::Object(section)
 }
 
