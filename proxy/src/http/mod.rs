@@ -5,6 +5,7 @@ pub mod forward;
 pub mod framing;
 pub mod headers;
 pub mod identity_headers;
+mod kept_body;
 pub mod normalize;
 pub mod record;
 pub mod request;

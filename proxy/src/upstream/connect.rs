@@ -2,6 +2,7 @@
 
 use super::address::EndpointAddress;
 use super::mesh_io::MeshIo;
+use super::places::Place;
 use super::plan::{Security, ServicePlan};
 use super::pool::OwnSvid;
 use crate::capture;
@@ -37,6 +38,8 @@ pub struct Connected {
     pub session: Option<Arc<Session>>,
     pub registered: Option<Rc<Registered>>,
     pub peer: Option<Arc<Peer>>,
+    /// Among the service's connections, where those are limited.
+    pub place: Option<Rc<Place>>,
 }
 
 /// The SVID that a plan presents now, with the snapshot that it is of.
@@ -109,7 +112,7 @@ pub async fn connect(
         return Err(Refused::new(Refusal::Loop, why));
     }
     match (&plan.security, io) {
-        (Security::Plaintext | Security::App, io) => Ok(Connected { io, session: None, registered: None, peer: None }),
+        (Security::Plaintext | Security::App, io) => Ok(plain(io)),
         (Security::Mesh { expected, .. }, UpstreamIo::Tcp(tcp)) => {
             mesh(worker, plan, host, tcp, expected, own, alpn).await
         }
@@ -120,12 +123,17 @@ pub async fn connect(
             let tls = tls.map_err(|error| {
                 Refused::new(error.refusal(Role::Client), format!("{}: {address}: {error}", plan.name))
             })?;
-            Ok(Connected { io: UpstreamIo::Web(Box::new(tls)), session: None, registered: None, peer: None })
+            Ok(plain(UpstreamIo::Web(Box::new(tls))))
         }
         (Security::Mesh { .. } | Security::WebTls { .. }, _) => {
             Err(Refused::new(Refusal::Internal, "TLS over a unix socket is not a thing of ours"))
         }
     }
+}
+
+/// Nobody's trust ends it.
+fn plain(io: UpstreamIo) -> Connected {
+    Connected { io, session: None, registered: None, peer: None, place: None }
 }
 
 async fn mesh(
@@ -187,6 +195,7 @@ async fn mesh(
         session: Some(session),
         registered: Some(registered),
         peer: Some(peer),
+        place: None,
     })
 }
 
