@@ -26,4 +26,5 @@ mod teardown;
 mod teardown_latency;
 mod tidy;
 mod tunnels;
+mod upstream_faults;
 mod web_roots;

@@ -153,7 +153,8 @@ pub(crate) struct RawOutliers {
     /// How long at most.
     #[schemars(extend("default" = "1m"))]
     ejection_max: Field<Span>,
-    /// How many of the endpoints at most. Those above it are used all the same.
+    /// How many of the endpoints at most for failed requests. Those above it are used all the same. What cannot be
+    /// connected to is passed over however many there are, and used when nothing else is left.
     #[schemars(extend("default" = "50%"))]
     share_max: Field<Percent>,
 }

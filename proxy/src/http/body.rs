@@ -59,6 +59,9 @@ impl Streaming {
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         self.in_flight.moved();
+        if self.inner.is_end_stream() || frame.is_none() {
+            self.in_flight.body_was_read.set(true);
+        }
         Poll::Ready(frame.map(|frame| clean(frame, &self.in_flight.bytes_from_caller)))
     }
 

@@ -102,6 +102,11 @@ impl Recorder {
         self.in_flight = Some(request.clone());
     }
 
+    /// The caller's body was read to its end.
+    pub fn body_was_read(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|request| request.body_was_read.get())
+    }
+
     pub fn host(&mut self, host: &str) {
         if let Some(logged) = &mut self.logged {
             logged.host = Some(host.into());

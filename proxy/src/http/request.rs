@@ -52,6 +52,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // What follows a CONNECT that is refused was meant for a tunnel (THREATS SM-22).
     let is_connect = request.method() == Method::CONNECT;
+    let has_body = !request.body().is_end_stream();
     let mut recorder = Recorder::open(&connection, &request);
     if form.is_grpc {
         recorder.is_grpc();
@@ -64,7 +65,10 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         }
         Err(refused) => {
             let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
-            let form = Form { close: form.close || is_connect || breaks_framing(refused.refusal), ..form };
+            // hyper closes after an answer when the request's body has not been read; callers have to know (RFC 9112 §9.6).
+            let is_unread = has_body && !recorder.body_was_read();
+            let close = form.close || is_connect || is_unread || breaks_framing(refused.refusal);
+            let form = Form { close, ..form };
             let response = respond::refuse(&refused, &recorder.decision_id(), asker, form);
             recorder.bytes_to_caller.set(response.body().size_hint().exact().unwrap_or_default());
             recorder.refused(refused, response.status());

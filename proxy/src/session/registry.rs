@@ -69,6 +69,7 @@ pub struct InFlight {
     /// Outbound: where it goes.
     pub service: Option<Arc<ServicePlan>>,
     pub bytes_from_caller: Cell<u64>,
+    pub body_was_read: Cell<bool>,
     cut: Cell<bool>,
     waker: AtomicWaker,
     /// Rises with every frame of either body, and with the answer's head.
@@ -180,6 +181,7 @@ impl Registry {
             host: host.into(),
             service,
             bytes_from_caller: Cell::new(0),
+            body_was_read: Cell::new(false),
             cut: Cell::new(false),
             waker: AtomicWaker::new(),
             moves: Cell::new(0),

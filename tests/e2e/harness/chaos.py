@@ -5,6 +5,7 @@ A case is a file in `chaos/` with `run(mesh)`. It makes a `Scene`, brings faults
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from harness.ledger import Books, Window, outcome_of, reconcile, records_of
 from harness.mesh import ROOT, inbound_port, outbound_service
-from harness.processes import Failed, accepts, check, free_port, wait_until
+from harness.processes import Failed, check, free_port, wait_until
 
 HARNESS = Path(__file__).resolve().parent
 TABLE = ROOT / "docs/chaos.md"
@@ -52,12 +53,12 @@ class Scene:
             self.server.start()
             self.client.start()
 
-    def start_app(self):
-        command = [sys.executable, HARNESS / "ledger_app.py", self.app_port, self.app_log]
+    def start_app(self, prefix=()):
+        command = [*prefix, sys.executable, HARNESS / "ledger_app.py", self.app_port, self.app_log]
         self.app = self.mesh.workspace.spawn(f"app-{len(self.mesh.workspace.processes)}", command)
-        wait_until(lambda: accepts(self.app_port), "the application")
+        wait_until(lambda: "ready" in self.app.text(), "the application")
 
-    def load(self, **settings):
+    def load(self, prefix=(), **settings):
         """Starts the client; it goes on until the verdict."""
         number = len(self.loads)
         out = self.mesh.directory / f"client-{number}.ledger"
@@ -65,7 +66,7 @@ class Scene:
             "http": ("127.0.0.1", self.http), "tcp": ("127.0.0.1", self.tcp), "out": str(out), "first": number * 10_000_000,
             **settings,
         }  # fmt: skip
-        command = [sys.executable, "-m", "harness.ledger_client", json.dumps(settings)]
+        command = [*prefix, sys.executable, "-m", "harness.ledger_client", json.dumps(settings)]
         process = self.mesh.workspace.spawn(f"client-{number}", command)
         self.loads.append((process, out))
         wait_until(lambda: "ready" in process.text(), "the ledger's client")
@@ -122,17 +123,19 @@ class Scene:
     def explain(self):
         """The first lines of what went wrong, and what the sidecars' records say of them."""
         books = self.books()
-        found = {sidecar: records_of(sidecar)[0] for sidecar in (self.client, self.server)}
+        counts, _ = records_of(self.client)
 
         def is_wrong(line):
-            twice = books.seen[line["id"]] > 1 and line["method"] == "POST"
-            unrecorded = line["status"] is not None and len(found[self.client][line["id"]]) != 1
-            return outcome_of(line) != "ok" or line["right"] is False or twice or unrecorded
+            twice = books.seen[line.id] > 1 and line.method == "POST"
+            unrecorded = line.status is not None and counts[line.id] != 1
+            return outcome_of(line) != "ok" or books.is_corrupt(line) or twice or unrecorded
 
-        for line in list(filter(is_wrong, books.requests))[:12]:
-            print("  client:", {**line, "hash": None, "seen": books.seen[line["id"]]})
+        shown = list(itertools.islice(filter(is_wrong, books.requests), 12))
+        found = {it: records_of(it, {line.id for line in shown})[0] for it in (self.client, self.server)}
+        for line in shown:
+            print("  client:", line._asdict(), "seen", books.seen[line.id])
             for sidecar, records in found.items():
-                for record in records[line["id"]]:
+                for record in records[line.id]:
                     print(f"    {sidecar.name}:", {key: record[key] for key in EXPLAINING if key in record})
         for line in [line for line in books.streams if line["why"] != "done"][:6] + books.closed[:6]:
             print("  client:", line)

@@ -6,8 +6,9 @@ a request that failed outside every window of a fault is *stray*.
 """
 
 import json
+import sys
 from collections import Counter, defaultdict
-from pathlib import Path
+from typing import NamedTuple
 
 
 class Window:
@@ -20,36 +21,81 @@ class Window:
         return began <= self.ended + self.recovery and ended >= self.began
 
 
+class Request(NamedTuple):
+    """What the client wrote of one request. An hour of soak has a million of them."""
+
+    kind: str
+    id: int
+    method: str
+    hash: int
+    at: float
+    took: float
+    status: int | None
+    right: bool | None
+    error: str | None
+    refused: str | None
+
+
 class Books:
     """All that was written down."""
 
     def __init__(self, client_paths, app_log):
-        lines = [json.loads(line) for path in client_paths for line in Path(path).read_text().splitlines()]
-        self.requests = [line for line in lines if line["kind"] in ("http1", "http2", "grpc")]
-        self.streams = [line for line in lines if line["kind"] == "stream"]
-        self.closed = [line for line in lines if line["kind"] == "connection"]
-        self.seen, self.hashes = Counter(), defaultdict(set)
-        for line in Path(app_log).read_text().splitlines():
-            event, number, *more = line.split()
-            if event == "S":
-                self.seen[int(number)] += 1
-            elif event == "B":
-                self.hashes[int(number)].add(more[0])
+        self.requests, self.streams, self.closed = [], [], []
+        for path in client_paths:
+            with open(path) as file:
+                for line in map(json.loads, file):
+                    self._client_line(line)
+        self.seen, self.hashes, self.mixed = Counter(), {}, set()
+        with open(app_log) as file:
+            for line in file:
+                event, number, *more = line.split()
+                if event == "S":
+                    self.seen[int(number)] += 1
+                elif event == "B":
+                    self._hash(int(number), short(more[0]))
+
+    def _client_line(self, line):
+        kind = line["kind"]
+        if kind == "stream":
+            self.streams.append(line)
+        elif kind == "connection":
+            self.closed.append(line)
+        else:
+            words = {key: line[key] and sys.intern(line[key]) for key in ("kind", "method", "error")}
+            self.requests.append(Request(**{**line, **words, "hash": short(line["hash"])}))
+
+    def _hash(self, number, digest):
+        if self.hashes.setdefault(number, digest) != digest:
+            self.mixed.add(number)
+
+    def is_corrupt(self, request):
+        known = self.hashes.get(request.id, request.hash)
+        return request.right is False or known != request.hash or request.id in self.mixed
 
 
-def records_of(*sidecars):
-    """The records of each request by its number, and how many lines are torn."""
-    found, torn = defaultdict(list), 0
-    for path in (sidecar.records_path for sidecar in sidecars):
-        for line in Path(path).read_bytes().split(b"\n"):
+def short(digest):
+    """Enough of a SHA-256 to tell bodies apart, and small."""
+    return int(digest[:16], 16)
+
+
+def records_of(sidecar, numbers=None):
+    """How many records of each request there are, and how many lines are torn. `numbers`: their records themselves."""
+    found, torn = (Counter() if numbers is None else defaultdict(list)), 0
+    with open(sidecar.records_path, "rb") as file:
+        for line in file:
             try:
-                record = json.loads(line) if line else {}
+                record = json.loads(line)
             except ValueError:
                 torn += 1
                 continue
             path = record.get("url.path") or ""
-            if path.startswith("/l/"):
-                found[int(path[3:])].append(record)
+            if not path.startswith("/l/"):
+                continue
+            number = int(path[3:])
+            if numbers is None:
+                found[number] += 1
+            elif number in numbers:
+                found[number].append(record)
     return found, torn
 
 
@@ -60,42 +106,42 @@ def reconcile(books, windows, records=None, entitled_cuts=False):
         streams=len(books.streams), streams_ended=0, false_cuts=0, unrecorded=0, recorded_twice=0,
     )  # fmt: skip
 
-    def excused(line):
-        return any(window.excuses(line["at"], line["at"] + line["took"]) for window in windows)
+    def excused(at, took=0):
+        return any(window.excuses(at, at + took) for window in windows)
 
     for line in books.requests:
-        number, seen = line["id"], books.seen[line["id"]]
-        outcome = outcome_of(line)
+        seen, outcome = books.seen[line.id], outcome_of(line)
         row[outcome] += 1
-        row["dup"] += line["method"] == "POST" and seen > 1
-        row["repeated"] += max(seen - 1, 0) if line["method"] != "POST" else 0
+        row["dup"] += line.method == "POST" and seen > 1
+        row["repeated"] += max(seen - 1, 0) if line.method != "POST" else 0
         row["ghost"] += outcome == "ok" and seen == 0
-        row["corrupt"] += line["right"] is False or bool(books.hashes[number] - {line["hash"]})
-        row["stray"] += outcome in ("refused", "broken", "cut") and not excused(line)
-        row["false_cuts"] += outcome == "cut" and not (entitled_cuts and excused(line))
-        if records is not None and line["status"] is not None:
-            row["unrecorded"] += not records[number]
-            row["recorded_twice"] += len(records[number]) > 1
+        row["corrupt"] += books.is_corrupt(line)
+        if outcome != "ok":
+            is_excused = excused(line.at, line.took)
+            row["stray"] += outcome != "hang" and not is_excused
+            row["false_cuts"] += outcome == "cut" and not (entitled_cuts and is_excused)
+        if records is not None and line.status is not None:
+            row["unrecorded"] += records[line.id] == 0
+            row["recorded_twice"] += records[line.id] > 1
     for line in books.streams:
         ended = line["why"] != "done"
         row["streams_ended"] += ended
         row["hang"] += line["why"] == "hang"
         row["corrupt"] += line["corrupt"]
-        row["false_cuts"] += ended and not (entitled_cuts and excused(line))
+        row["false_cuts"] += ended and not (entitled_cuts and excused(line["at"], line["took"]))
     for line in books.closed:
-        window = any(window.excuses(line["at"], line["at"]) for window in windows)
-        row["false_cuts"] += not (entitled_cuts and window)
+        row["false_cuts"] += not (entitled_cuts and excused(line["at"]))
     return row
 
 
 def outcome_of(line):
-    if line["error"] == "hang":
+    if line.error == "hang":
         return "hang"
     # A stream's reset overtakes what was queued before it.
-    if (line["error"] or "").startswith("reset"):
+    if (line.error or "").startswith("reset"):
         return "broken"
-    if line["status"] is None:
+    if line.status is None:
         return "cut"
-    if line["error"]:
+    if line.error:
         return "broken"
-    return "ok" if line["status"] == 200 else "refused"
+    return "ok" if line.status == 200 else "refused"
