@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
 
 /// A sidecar whose application calls these endpoints, in plaintext.
 struct Caller {
@@ -28,7 +29,9 @@ impl Caller {
         let (mesh, listen) = (Mesh::start(), ports::free());
         let endpoints = endpoints.iter().map(|it| format!("\"{it}\"")).collect::<Vec<_>>().join(", ");
         let lines = format!("endpoints: [{endpoints}]\ntls: off\nprotocol: http\n{lines}");
-        let web = mesh.sidecar("web", &service_section(listen, &lines)).await;
+        // Each worker counts for itself.
+        let sections = format!("workers: 1\n{}", service_section(listen, &lines));
+        let web = mesh.sidecar("web", &sections).await;
         Self { web, listen, _mesh: mesh }
     }
 
@@ -41,9 +44,9 @@ impl Caller {
     }
 }
 
-/// An HTTP/2 application that refuses the first so many streams, with their bodies half read, and sends back the bodies of the
-/// others.
-async fn refusing_streams(refused: usize) -> (TcpApp, Arc<AtomicUsize>) {
+/// An HTTP/2 application that refuses the first so many streams when it has read so much of their bodies, and sends back the
+/// bodies of the others.
+async fn refusing_streams(refused: usize, when_read: usize) -> (TcpApp, Arc<AtomicUsize>) {
     let streams = Arc::new(AtomicUsize::new(0));
     let of_app = streams.clone();
     let app = TcpApp::start(move |stream, _, _| {
@@ -51,21 +54,20 @@ async fn refusing_streams(refused: usize) -> (TcpApp, Arc<AtomicUsize>) {
         async move {
             let mut connection = h2::server::handshake(stream).await.map_err(std::io::Error::other)?;
             while let Some(Ok((request, mut respond))) = connection.accept().await {
-                let number = streams.fetch_add(1, Relaxed);
+                let is_refused = streams.fetch_add(1, Relaxed) < refused;
                 tokio::spawn(async move {
-                    let mut body = request.into_body();
-                    let first = body.data().await.transpose().unwrap_or_default().unwrap_or_default();
-                    if number < refused {
-                        respond.send_reset(h2::Reason::REFUSED_STREAM);
-                        return;
-                    }
-                    let mut whole = first.to_vec();
-                    while let Some(Ok(more)) = body.data().await {
-                        whole.extend_from_slice(&more);
+                    let (mut body, mut read) = (request.into_body(), Vec::new());
+                    while !(is_refused && read.len() >= when_read)
+                        && let Some(Ok(more)) = body.data().await
+                    {
+                        read.extend_from_slice(&more);
                         let _ = body.flow_control().release_capacity(more.len());
                     }
+                    if is_refused {
+                        return respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    }
                     let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
-                    answer.send_data(Bytes::from(whole), true).unwrap();
+                    answer.send_data(Bytes::from(read), true).unwrap();
                 });
             }
             Ok(())
@@ -78,7 +80,7 @@ async fn refusing_streams(refused: usize) -> (TcpApp, Arc<AtomicUsize>) {
 #[tokio::test]
 async fn h2_15_a_refused_stream_is_sent_again_once_whatever_its_method() {
     for (method, body) in [(Method::GET, ""), (Method::POST, ""), (Method::POST, "a body of some bytes")] {
-        let (app, streams) = refusing_streams(1).await;
+        let (app, streams) = refusing_streams(1, 1).await;
         let it = Caller::of(&[app.address], "").await;
         let mut client = H2Client::connect(it.listen).await;
         let request = client.request(method.as_str(), "/x").body(full(body)).unwrap();
@@ -91,7 +93,7 @@ async fn h2_15_a_refused_stream_is_sent_again_once_whatever_its_method() {
 
 #[tokio::test]
 async fn h2_15_a_stream_that_is_refused_twice_is_not_sent_a_third_time() {
-    let (app, streams) = refusing_streams(usize::MAX).await;
+    let (app, streams) = refusing_streams(usize::MAX, 1).await;
     let it = Caller::of(&[app.address], "").await;
     let mut client = H2Client::connect(it.listen).await;
     let request = client.request("POST", "/x").body(full("body")).unwrap();
@@ -102,27 +104,14 @@ async fn h2_15_a_stream_that_is_refused_twice_is_not_sent_a_third_time() {
 
 #[tokio::test]
 async fn h2_15_a_body_that_is_too_long_to_be_kept_is_not_sent_again() {
-    let (app, streams) = refusing_streams(1).await;
-    let it = Caller::of(&[app.address], "").await;
-    let mut client = H2Client::connect(it.listen).await;
-    // More than is kept must be on its way before the refusal, and it is: the application reads before it refuses.
-    let (frames, body) = postern_tests::client_http::channel();
-    let request = client.request("POST", "/x").body(body).unwrap();
-    let sending = tokio::spawn(async move {
-        for _ in 0..40 {
-            let piece = Bytes::from(vec![b'x'; 4096]);
-            if frames.send(Ok(http_body::Frame::data(piece))).await.is_err() {
-                return;
-            }
-        }
-        // Not its end.
-        tokio::time::sleep(Duration::from_secs(60)).await;
-    });
-    let status = client.send(request).await.map(|reply| reply.status.as_u16());
-    sending.abort();
-    // Refused at the first byte it may have been kept whole, and then waits for the rest: either is right, twice is not.
-    assert!(matches!(status, Ok(502) | Err(_)), "{status:?}");
-    assert!(streams.load(Relaxed) <= 2);
+    for (length, expected) in [(60_000, 200), (200_000, 502)] {
+        let (app, streams) = refusing_streams(1, length).await;
+        let it = Caller::of(&[app.address], "").await;
+        let mut client = H2Client::connect(it.listen).await;
+        let request = client.request("POST", "/x").body(full(vec![b'x'; length])).unwrap();
+        assert_eq!(client.send(request).await.unwrap().status, expected, "{length} bytes");
+        assert_eq!(streams.load(Relaxed), if expected == 200 { 2 } else { 1 }, "{length} bytes");
+    }
 }
 
 /// SETTINGS, then GOAWAY with this last stream as soon as a request is there; the next connections are `app`'s.
@@ -421,35 +410,45 @@ async fn f_21_a_request_that_takes_longer_than_it_may_is_refused_with_504_or_bre
     assert_eq!((refused, ended), (2, 2), "{records:#?}");
 }
 
+/// An application that answers everything, and whose connections end with it.
+async fn mortal(address: SocketAddr) -> AbortHandle {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(address).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let serving = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut buffer = [0; 4096];
+                while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {
+                    if stream.write_all(OK).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    serving.abort_handle()
+}
+
 #[tokio::test]
 async fn f_26_an_application_that_restarts_is_refused_by_name_meanwhile_and_found_at_once_afterwards() {
-    let app = HttpApp::start().await;
-    let address = app.address;
+    let address = ports::free();
+    let app = mortal(address).await;
     let pair = Pair::http(address).await;
     let mut client = H1Client::connect(pair.outbound).await;
     assert_eq!(client.get("/before").await.unwrap().status, 200);
-    drop(app);
+    app.abort();
     eventually("its end", || std::net::TcpStream::connect(address).is_err().then_some(())).await;
     for _ in 0..10 {
         assert_eq!(client.get("/meanwhile").await.unwrap().status, 503);
     }
-    let again = TcpSocket::new_v4().unwrap();
-    again.set_reuseaddr(true).unwrap();
-    again.bind(address).unwrap();
-    let listener = again.listen(16).unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = [0; 4096];
-            while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {
-                if stream.write_all(OK).await.is_err() {
-                    break;
-                }
-            }
-        }
-    });
+    let again = mortal(address).await;
     assert_eq!(client.get("/afterwards").await.unwrap().status, 200);
-    let refused = pair.orders.records_of("request", 12).await;
-    assert_eq!(refused.iter().filter(|record| record["refusal"] == "app_unreachable").count(), 10, "{refused:#?}");
+    again.abort();
+    let records = pair.orders.records_of("request", 12).await;
+    assert_eq!(records.iter().filter(|record| record["refusal"] == "app_unreachable").count(), 10, "{records:#?}");
 }
 
 #[tokio::test]

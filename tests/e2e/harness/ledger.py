@@ -103,7 +103,7 @@ def reconcile(books, windows, records=None, entitled_cuts=False):
     """The row of a case: figures by name. `records`: of the client's sidecar. `entitled_cuts`: the fault ends connections."""
     row = Counter(
         requests=len(books.requests), ok=0, refused=0, broken=0, cut=0, stray=0, repeated=0, dup=0, ghost=0, corrupt=0, hang=0,
-        streams=len(books.streams), streams_ended=0, false_cuts=0, unrecorded=0, recorded_twice=0,
+        streams=len(books.streams), streams_refused=0, streams_ended=0, false_cuts=0, unrecorded=0, recorded_twice=0,
     )  # fmt: skip
 
     def excused(at, took=0):
@@ -124,11 +124,16 @@ def reconcile(books, windows, records=None, entitled_cuts=False):
             row["unrecorded"] += records[line.id] == 0
             row["recorded_twice"] += records[line.id] > 1
     for line in books.streams:
-        ended = line["why"] != "done"
+        # What never carried a line back was not cut off, it was refused.
+        refused = line["why"] != "done" and line["back"] == 0
+        ended = line["why"] != "done" and not refused
+        is_excused = line["why"] == "done" or excused(line["at"], line["took"])
+        row["streams_refused"] += refused
         row["streams_ended"] += ended
         row["hang"] += line["why"] == "hang"
         row["corrupt"] += line["corrupt"]
-        row["false_cuts"] += ended and not (entitled_cuts and excused(line["at"], line["took"]))
+        row["stray"] += refused and not is_excused
+        row["false_cuts"] += ended and not (entitled_cuts and is_excused)
     for line in books.closed:
         row["false_cuts"] += not (entitled_cuts and excused(line["at"]))
     return row

@@ -217,6 +217,10 @@ class Http2:
                 answer.error = why
                 answer.done.set()
 
+    def close(self):
+        self.task.cancel()
+        self.writer.close()
+
     def flush(self):
         if not self.writer.is_closing():
             self.writer.write(self.session.data_to_send())
@@ -252,6 +256,8 @@ async def http2(ledger, index):
     shared = {"connection": None}
     callers = (http2_caller(ledger, shared, f"http2-{index}") for _ in range(ledger.settings.concurrency))
     await asyncio.gather(*callers)
+    if shared["connection"]:
+        shared["connection"].close()
 
 
 async def http2_caller(ledger, shared, name):
