@@ -337,9 +337,7 @@ async fn ds_09_requests_above_the_limit_wait_for_a_moment_and_are_refused_by_nam
     let records = it.web.records_of("request", 2).await;
     assert!(records.iter().all(|record| record["refusal"] == "over_limit"), "{records:#?}");
     hanging.abort();
-    let made_room = async {
-        while get(listen, false).await.0 != 200 {}
-    };
+    let made_room = async { while get(listen, false).await.0 != 200 {} };
     within("room for another", made_room).await;
     assert_eq!(app.seen().len(), 2, "what was refused never went there");
 }

@@ -31,6 +31,11 @@ impl RetryBudget {
         }
     }
 
+    /// Can there ever be one?
+    pub fn is_empty_for_ever(&self) -> bool {
+        self.share_percent == 0 && self.per_second == 0
+    }
+
     /// A request begins.
     pub fn request(&self) {
         self.saved.set((self.saved.get() + self.share_percent).min(SAVED_MAX * ONE));
@@ -100,6 +105,7 @@ mod tests {
     #[test]
     fn without_share_and_floor_nothing_is_sent_again() {
         let budget = RetryBudget::new(&Retries { share_percent: 0, per_second: 0 });
+        assert!(budget.is_empty_for_ever());
         (0..1000).for_each(|_| budget.request());
         assert!(!budget.take(Instant::now() + Duration::from_secs(60)));
     }

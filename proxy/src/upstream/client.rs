@@ -11,7 +11,7 @@ use super::health::Failure;
 use super::lease::{Answer, Held, Lease};
 use super::places::Place;
 use super::plan::ServicePlan;
-use super::pool::{Endpoint, H1Connection, H2Connection};
+use super::pool::{Endpoint, H1Connection, H2Connection, OwnSvid, Upstream};
 use super::replay::{Unprocessed, copy_of, is_replayable, is_whole, may_be_kept, unprocessed};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
@@ -76,7 +76,7 @@ pub async fn send(
     let upstream = worker.upstreams.get(to.plan, &worker.shared.discovery)?;
     let place = upstream.place_for_request().await?;
     upstream.retries.request();
-    if to.version == HttpVersion::Http2 && may_be_kept(&request) {
+    if to.version == HttpVersion::Http2 && !upstream.retries.is_empty_for_ever() && may_be_kept(&request) {
         request.body_mut().keep();
     }
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();
@@ -94,12 +94,8 @@ pub async fn send(
         };
         match sent {
             Ok(sent) => {
-                let Sent { response, session, held } = sent;
-                let peer = session.as_ref().and_then(|session| session.trust()).map(|trust| trust.peer.clone());
                 let idle_max = worker.policy().limits.pool_idle_per_endpoint;
-                let (own, _active, _place) = (own.key(), Active::at(&endpoint), Some(place));
-                let lease = Lease { endpoint, session, peer, held, own, idle_max, upstream, _place, _active };
-                return Ok(Answer { response, lease });
+                return Ok(sent.answer(endpoint, own.key(), idle_max, upstream, place));
             }
             Err(Failed::Unsent(returned, NotSent::StaleConnection)) => {
                 stale += 1;
@@ -154,6 +150,23 @@ struct Sent {
     held: Held,
 }
 
+impl Sent {
+    fn answer(
+        self,
+        endpoint: Rc<Endpoint>,
+        own: OwnSvid,
+        idle_max: usize,
+        upstream: Rc<Upstream>,
+        place: Place,
+    ) -> Answer {
+        let Self { response, session, held } = self;
+        let peer = session.as_ref().and_then(|session| session.trust()).map(|trust| trust.peer.clone());
+        let (_active, _place) = (Active::at(&endpoint), Some(place));
+        let lease = Lease { endpoint, session, peer, held, own, idle_max, upstream, _place, _active };
+        Answer { response, lease }
+    }
+}
+
 enum Failed {
     /// Nothing of it left: it may go elsewhere.
     Unsent(Request<RequestBody>, NotSent),
@@ -190,6 +203,11 @@ struct Use<'a> {
 }
 
 impl Attempt<'_> {
+    /// What can never be sent again needs no copy.
+    fn may_repeat(&self) -> bool {
+        !self.was_sent && !self.asking.upstream.retries.is_empty_for_ever()
+    }
+
     async fn http1(&self, request: Request<RequestBody>) -> Result<Sent, Failed> {
         let (own, plan) = (self.asking.own.key(), &self.asking.upstream.plan);
         // What is sent again goes over a connection of its own: another pooled one may have been closed as well.
@@ -205,7 +223,7 @@ impl Attempt<'_> {
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
-        let copy = (is_reused && !self.was_sent && is_replayable(&request)).then(|| copy_of(&request));
+        let copy = (is_reused && self.may_repeat() && is_replayable(&request)).then(|| copy_of(&request));
         let _active = Active::at(self.endpoint);
         match connection.sender.try_send_request(request).await {
             Ok(response) => {
@@ -226,7 +244,7 @@ impl Attempt<'_> {
         };
         let stream = Stream::of(&connection);
         let may_replay = is_reused && is_replayable(&request);
-        let copy = (!self.was_sent && may_be_kept(&request)).then(|| copy_of(&request));
+        let copy = (self.may_repeat() && may_be_kept(&request)).then(|| copy_of(&request));
         let _active = Active::at(self.endpoint);
         match connection.sender.clone().try_send_request(request).await {
             Ok(response) => {
