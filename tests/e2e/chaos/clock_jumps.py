@@ -50,7 +50,7 @@ def run(mesh):
             started = time.monotonic()
             wait_until(lambda: scene.client.readiness()[0] == 200, "readiness after the clock has come back", 15)
             back = time.monotonic() - started
-        time.sleep(4)
+        time.sleep(3.2)
     check(scene.client.metric("postern_identity_reconnects_total") - before < 50, "the provider was stormed")
     scene.verdict(
         "clock_jumps",

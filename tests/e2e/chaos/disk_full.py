@@ -1,6 +1,7 @@
 """The access log's disk is full under load, and has room again (THREATS F-13)."""
 
 import json
+import os
 import time
 
 from harness.chaos import Scene, seconds
@@ -13,8 +14,6 @@ ROOM = 200 << 10
 
 
 def run(mesh):
-    import os
-
     if os.geteuid() != 0:
         raise Skip("not root: a small disk has to be mounted")
     scene = Scene(mesh, start=False)
@@ -35,7 +34,8 @@ def run(mesh):
     # Most of it is somebody else's, and can be taken away again.
     with open(inside("other"), "wb") as other:
         other.write(b"x" * (DISK - ROOM))
-    scene.load(streams=4)
+    # Many small ones: thousands of records have to wait before one is dropped.
+    scene.load(think=0.004, http1=24, body=1000, answer=1000, slow=0)
     with scene.fault():
         wait_until(lambda: client.metric("postern_access_log_errors_total") > 0, "the disk to be full", 60)
         # Long enough that records are dropped, which is what the promise is about.

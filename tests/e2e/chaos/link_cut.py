@@ -20,20 +20,19 @@ def run(mesh):
     services = scene.client.config["outbound"]["services"]
     for service in services:
         service["endpoints"] = [service["endpoints"][0].replace("127.0.0.1", POD_V4)]
-    enter = lambda namespace: [tool("ip"), "netns", "exec", namespace.name]  # noqa: E731
     scene.app.kill()
-    scene.start_app(enter(cable.pod))
-    scene.server.prefix, scene.client.prefix = enter(cable.pod), enter(cable.outside)
+    scene.start_app(cable.pod.command())
+    scene.server.prefix, scene.client.prefix = cable.pod.command(), cable.outside.command()
     scene.server.start(ready=False)
     scene.client.start(ready=False)
     for sidecar, namespace in ((scene.server, cable.pod), (scene.client, cable.outside)):
         wait_until(lambda: namespace.inside(lambda: sidecar.readiness()[0] == 200), f"{sidecar.name} to be ready", 20)
     wait_until(lambda: cable.outside.inside(lambda: accepts(scene.http)), "the client's listener")
-    scene.load(prefix=enter(cable.outside), deadline=40)
+    scene.load(prefix=cable.outside.command(), deadline=40)
     time.sleep(1)
 
     def nft(text):
-        cable.pod("nft", "-f", "-", stdin=text)
+        cable.pod.must("nft", "-f", "-", stdin=text)
 
     ports = f"{{ {scene.mesh_http}, {scene.mesh_tcp} }}"
     for _ in range(max(1, int(seconds() / 20))):
@@ -42,9 +41,10 @@ def run(mesh):
         time.sleep(seconds() / 2)
         nft(f"delete {TABLE}\n")
         nft(f"{TABLE} {{ chain input {{ type filter hook input priority 0; tcp dport {ports} drop; }}\n}}\n")
-        time.sleep(min(seconds() / 2, 4))
+        time.sleep(3)
         nft(f"delete {TABLE}\n")
-        time.sleep(1)
+        # Until the retransmissions, which come less and less often, have found that out.
+        time.sleep(4)
         with scene.fault(recovery=3):
             nft(f"{TABLE} {{ chain input {{ type filter hook input priority 0; tcp dport {ports} reject with tcp reset; }}\n}}\n")
             time.sleep(1)
