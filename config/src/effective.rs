@@ -5,6 +5,7 @@ mod service;
 use crate::authz::{Allow, Principal};
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
+use crate::listen::ListenAddress;
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
@@ -184,8 +185,9 @@ fn route(route: &Route) -> Value {
 }
 
 fn outbound(config: &Config) -> Value {
-    let listeners = config.outbound.services.iter().filter_map(|service| service.listen);
-    let open = listeners.chain(config.outbound.listen.iter().copied()).any(|address| !address.ip().is_loopback());
+    let listeners = config.outbound.services.iter().filter_map(|service| service.listen.as_ref());
+    let addresses = listeners.chain(&config.outbound.listen).filter_map(ListenAddress::tcp);
+    let open = addresses.into_iter().any(|address| !address.ip().is_loopback());
     json!({
         "default": "deny",
         "listen": words(&config.outbound.listen),

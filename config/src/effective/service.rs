@@ -10,7 +10,7 @@ pub(super) fn service(service: &Service) -> Value {
     section.insert("name".into(), json!(service.name));
     put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
     put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
-    put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
+    put(&mut section, "listen", service.listen.as_ref().map(|listen| json!(listen.to_string())));
     let users = service.users.iter().map(|user| match user {
         LocalUser::Id(id) => json!(id),
         LocalUser::Name(name) => json!(name),

@@ -21,4 +21,5 @@ mod places;
 pub mod plan;
 pub mod pool;
 mod replay;
+pub mod reserved;
 pub mod web_clients;
