@@ -30,10 +30,12 @@ pub(super) fn service(service: &Service) -> Value {
     };
     section.insert("protocol".into(), json!(spoken));
     match &service.transport {
-        Transport::Mesh { identity, svid: selector } => {
+        Transport::Mesh { identity, svid: selector, tunnel } => {
             section.insert("identity".into(), words(identity));
             section.insert("svid".into(), svid(selector));
             section.insert("tls".into(), json!("mesh"));
+            section.insert("via".into(), json!(if tunnel.is_some() { "tunnel" } else { "direct" }));
+            put(&mut section, "tunnel_port", tunnel.map(|port| json!(port)));
         }
         Transport::WebTls { server_name, roots } => {
             section.insert("tls".into(), json!("web"));

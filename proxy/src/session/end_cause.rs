@@ -24,6 +24,8 @@ pub enum EndCause {
     Draining,
     /// A request took longer than its `request_timeout`.
     RequestTimeout,
+    /// The other end did not answer a ping.
+    Unresponsive,
 }
 
 impl EndCause {
@@ -39,6 +41,7 @@ impl EndCause {
             Self::HeaderTimeout => "header_timeout",
             Self::Draining => "draining",
             Self::RequestTimeout => "request_timeout",
+            Self::Unresponsive => "unresponsive",
         }
     }
 
@@ -52,7 +55,7 @@ impl EndCause {
             | Self::PolicyChanged
             | Self::SvidExpired
             | Self::SvidRotated => true,
-            Self::Idle | Self::HeaderTimeout | Self::Draining | Self::RequestTimeout => false,
+            Self::Idle | Self::HeaderTimeout | Self::Draining | Self::RequestTimeout | Self::Unresponsive => false,
         }
     }
 
@@ -68,6 +71,7 @@ impl EndCause {
             Self::HeaderTimeout,
             Self::Draining,
             Self::RequestTimeout,
+            Self::Unresponsive,
         ]
         .into_iter()
         .find(|cause| *cause as u8 == value)

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 /// Who is asked, and as whom.
 pub struct Asking<'a> {
-    pub worker: &'a Worker,
+    pub worker: &'a Rc<Worker>,
     pub upstream: &'a Upstream,
     pub host: Option<&'a str>,
     pub own: &'a Own,

@@ -30,16 +30,45 @@ pub async fn tunnel<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let worker = &connection.worker;
-    let Reached { endpoint, mut connected, .. } = tokio::select! {
+    match reach_for(connection, plan, host).await? {
+        Some(reached) => copy(connection, io, plan, reached).await,
+        None => Ok(()),
+    }
+}
+
+/// As [`reach`]. `None`: the caller's connection was cut meanwhile, and its session knows why.
+///
+/// # Errors
+/// As [`tunnel`].
+pub async fn reach_for(
+    connection: &Rc<Connection>,
+    plan: &Arc<ServicePlan>,
+    host: Option<&str>,
+) -> Result<Option<Reached>, Refused> {
+    tokio::select! {
         biased;
-        // Its session knows why.
-        () = connection.session.was_cut() => return Ok(()),
-        reached = Box::pin(reach(worker, plan, host)) => reached?,
-    };
+        () = connection.session.was_cut() => Ok(None),
+        reached = Box::pin(reach(&connection.worker, plan, host)) => reached.map(Some),
+    }
+}
+
+/// Copies until both sides have ended.
+///
+/// # Errors
+/// The peer refused us before its first byte.
+pub async fn copy<IO>(
+    connection: &Rc<Connection>,
+    io: &mut IO,
+    plan: &Arc<ServicePlan>,
+    reached: Reached,
+) -> Result<(), Refused>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let Reached { endpoint, mut connected, .. } = reached;
     let _active = Active::at(&endpoint);
     connection.upstream(endpoint.address.to_string(), connected.peer.clone());
-    let timeouts = worker.policy().timeouts.clone();
+    let timeouts = connection.worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
     let copying = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger);
     // A direction whose writer is blocked does not touch its reader's socket: a cut of that one reaches it only from here.
@@ -66,7 +95,7 @@ where
     Ok(())
 }
 
-/// An endpoint with a connection to it.
+/// An endpoint that answered, and the connection to it.
 pub struct Reached {
     pub upstream: Rc<Upstream>,
     pub endpoint: Rc<Endpoint>,
@@ -77,7 +106,7 @@ pub struct Reached {
 ///
 /// # Errors
 /// As [`tunnel`]; or as many connections as the service may have are open.
-pub async fn reach(worker: &Worker, plan: &Arc<ServicePlan>, host: Option<&str>) -> Result<Reached, Refused> {
+pub async fn reach(worker: &Rc<Worker>, plan: &Arc<ServicePlan>, host: Option<&str>) -> Result<Reached, Refused> {
     let upstream = worker.upstreams.get(plan, &worker.shared.discovery)?;
     let place = upstream.place_for_connection().await?;
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();

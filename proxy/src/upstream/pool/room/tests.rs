@@ -1,9 +1,9 @@
 use super::make;
 use crate::policy::Policy;
 use crate::telemetry::Metrics;
+use crate::upstream::counted::Active;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::plan::ServicePlan;
-use crate::upstream::counted::Active;
 use crate::upstream::pool::{CALLERS_MAX, Upstreams};
 use postern_config::Config;
 use std::net::{IpAddr, Ipv6Addr};
