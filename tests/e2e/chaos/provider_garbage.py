@@ -129,7 +129,7 @@ def run(mesh):
     check(spoiled >= len(MODES), f"only {spoiled} streams were spoiled")
     scene.verdict(
         "provider_garbage",
-        "an identity provider that " + ", ".join(MODES).replace("refuse, close, hang", "refuses, closes, hangs, sends") + " in turn",
+        "an identity provider that refuses, closes, hangs, and sends garbage, frames without an end, halves of them and flipped bits",
         "nothing: bad messages are discarded whole, what is at hand stays in use, and the next good message is taken",
         remarks=f"{spoiled} spoiled streams",
     )
