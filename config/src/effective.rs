@@ -1,5 +1,6 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
+mod service;
 mod write_yaml;
 
 use crate::authz::{Allow, Principal};
@@ -10,7 +11,6 @@ use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
 use crate::units::{print_duration, print_size};
-use crate::upstream::{Endpoints, LocalUser, Service, ServiceProtocol, Transport};
 use crate::{Config, Limits, Timeouts};
 use serde_json::{Map, Value, json};
 use std::fmt::Display;
@@ -199,7 +199,7 @@ fn outbound(config: &Config) -> Value {
         "default": "deny",
         "listen": words(&config.outbound.listen),
         "open_listeners": open,
-        "services": config.outbound.services.iter().map(service).collect::<Value>(),
+        "services": config.outbound.services.iter().map(service::service).collect::<Value>(),
     })
 }
 
@@ -244,52 +244,6 @@ fn dns(dns: &Dns) -> Value {
     section.insert("ttl".into(), json!(print_duration(dns.ttl)));
     put(&mut section, "loopback_nameservers", dns.loopback_nameservers.as_deref().map(words));
     put(&mut section, "resolver_users", dns.resolver_users.as_deref().map(words));
-    Value::Object(section)
-}
-
-fn service(service: &Service) -> Value {
-    let mut section = Map::new();
-    section.insert("name".into(), json!(service.name));
-    put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
-    put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
-    put(&mut section, "listen", service.listen.as_ref().map(|listen| json!(listen.to_string())));
-    let users = service.users.iter().map(|user| match user {
-        LocalUser::Id(id) => json!(id),
-        LocalUser::Name(name) => json!(name),
-    });
-    put(&mut section, "users", (!service.users.is_empty()).then(|| users.collect()));
-    let endpoints = match &service.endpoints {
-        Endpoints::Static(addresses) => Some(words(addresses)),
-        Endpoints::Dns { host, port } => Some(json!({ "dns": format!("{host}:{port}") })),
-        Endpoints::Host { port } => port.map(|port| json!({ "port": port })),
-    };
-    put(&mut section, "endpoints", endpoints);
-    let spoken = match service.protocol {
-        ServiceProtocol::Http => "http",
-        ServiceProtocol::Tcp => "tcp",
-        ServiceProtocol::Tls => "tls",
-        ServiceProtocol::Detect => "detect",
-    };
-    section.insert("protocol".into(), json!(spoken));
-    match &service.transport {
-        Transport::Mesh { identity, svid: selector, tunnel } => {
-            section.insert("identity".into(), words(identity));
-            section.insert("svid".into(), svid(selector));
-            section.insert("tls".into(), json!("mesh"));
-            section.insert("via".into(), json!(if tunnel.is_some() { "tunnel" } else { "direct" }));
-            put(&mut section, "tunnel_port", tunnel.map(|port| json!(port)));
-        }
-        Transport::WebTls { server_name, roots } => {
-            section.insert("tls".into(), json!("web"));
-            put(&mut section, "server_name", server_name.as_ref().map(|name| json!(name)));
-            put(&mut section, "roots", roots.as_deref().map(path));
-        }
-        Transport::Plaintext => {
-            section.insert("tls".into(), json!("off"));
-        }
-    }
-    put(&mut section, "connect_timeout", service.connect_timeout.map(|span| json!(print_duration(span))));
-    section.insert("on_expiry".into(), json!(on_expiry(service.on_expiry)));
     Value::Object(section)
 }
 

@@ -52,7 +52,9 @@ pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
 pub use tunnel::Tunnel;
-pub use upstream::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol, Transport};
+pub use upstream::{
+    Endpoints, LocalUser, Outbound, Outliers, Resilience, Retries, Service, ServiceLimits, ServiceProtocol, Transport,
+};
 
 /// A whole, checked configuration: what the program runs, not what was written.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,7 @@
 //! `outbound:` where the application may go, and who has to answer there.
 
 mod raw;
+mod resilience;
 
 use crate::identity::SvidSelector;
 use crate::listen::ListenAddress;
@@ -16,6 +17,9 @@ use std::time::Duration;
 pub(crate) use raw::RawOutbound;
 #[cfg(test)]
 pub(crate) use raw::{RawEndpoints, RawService};
+pub use resilience::{Outliers, Resilience, Retries, ServiceLimits};
+#[cfg(test)]
+pub(crate) use resilience::{RawOutliers, RawRetries, RawServiceLimits};
 
 /// What no service covers is refused.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -43,6 +47,7 @@ pub struct Service {
     pub on_expiry: OnExpiry,
     /// How long one TCP connect may take. `None`: `timeouts.connect`.
     pub connect_timeout: Option<Duration>,
+    pub resilience: Resilience,
     pub place: Place,
 }
 

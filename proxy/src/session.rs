@@ -6,6 +6,7 @@
 //!
 //! What ends trust, and what is done, is the table of DESIGN ("Rulings"); [`trust_end`] is that table as code.
 
+mod deadline;
 mod end_cause;
 mod io;
 mod negotiated;

@@ -30,4 +30,5 @@ mod teardown_latency;
 mod tidy;
 mod tunnels;
 mod unix_listeners;
+mod upstream_faults;
 mod web_roots;

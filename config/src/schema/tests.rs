@@ -8,7 +8,7 @@ use crate::read::{Section, known_keys};
 use crate::route::{RawMatch, RawRoute};
 use crate::telemetry::{RawAccessLogFile, RawAdmin, RawTelemetry};
 use crate::tunnel::RawTunnel;
-use crate::upstream::{RawEndpoints, RawOutbound, RawService};
+use crate::upstream::{RawEndpoints, RawOutbound, RawOutliers, RawRetries, RawService, RawServiceLimits};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -47,6 +47,9 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawTunnel>();
     check::<RawService>();
     check::<RawEndpoints>();
+    check::<RawRetries>();
+    check::<RawOutliers>();
+    check::<RawServiceLimits>();
     check::<RawTelemetry>();
     check::<RawAccessLogFile>();
     check::<RawAdmin>();
@@ -60,7 +63,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 22);
+    assert_eq!(objects + 1, 25);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

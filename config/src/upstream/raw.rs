@@ -3,7 +3,8 @@
 mod endpoints;
 mod transport;
 
-use super::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol};
+use super::resilience::{RawOutliers, RawRetries, RawServiceLimits};
+use super::{Endpoints, LocalUser, Outbound, Resilience, Service, ServiceProtocol};
 use crate::capture::User;
 use crate::identity::SvidSelector;
 use crate::listen::ListenAddress;
@@ -163,6 +164,16 @@ pub(crate) struct RawService {
     /// How long one TCP connect may take.
     #[schemars(extend("x-default" = "timeouts.connect"))]
     connect_timeout: Field<Span>,
+    /// From a request's head to the end of its answer. When it passes first, the request is refused with 504, or its
+    /// answer breaks off.
+    #[schemars(extend("x-default" = "none: as long as something of it moves"))]
+    request_timeout: Field<Span>,
+    /// How many requests may be sent again.
+    retries: Field<RawRetries>,
+    /// When an endpoint is passed over.
+    outliers: Field<RawOutliers>,
+    /// What each worker asks of the service at once.
+    limits: Field<RawServiceLimits>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
     #[schemars(extend("default" = "keep"))]
     on_expiry: Field<OnExpiry>,
@@ -190,6 +201,10 @@ impl Section for RawService {
             server_name: keys.optional("server_name"),
             roots: keys.optional("roots"),
             connect_timeout: keys.optional("connect_timeout"),
+            request_timeout: keys.optional("request_timeout"),
+            retries: keys.optional("retries"),
+            outliers: keys.optional("outliers"),
+            limits: keys.optional("limits"),
             on_expiry: keys.optional("on_expiry"),
             place: keys.place(),
         }
@@ -200,6 +215,7 @@ impl RawService {
     /// `None`: this service's problems have been told.
     fn check(self, reader: &mut Reader) -> Option<Service> {
         self.refuse_unreachable(reader);
+        self.refuse_what_is_for_http(reader);
         let transport = self.transport(reader);
         let endpoints = match self.endpoints.is_written() {
             true => self.endpoints.into_option().map(|written| written.0),
@@ -223,8 +239,31 @@ impl RawService {
             transport: transport?,
             on_expiry: self.on_expiry.or_default(),
             connect_timeout: self.connect_timeout.into_option().map(|span| span.0),
+            resilience: Resilience {
+                request_timeout: self.request_timeout.into_option().map(|span| span.0),
+                retries: self.retries.into_option().map(RawRetries::check).unwrap_or_default(),
+                outliers: self.outliers.into_option().map(|raw| raw.check(reader)).unwrap_or_default(),
+                limits: self.limits.into_option().map(RawServiceLimits::check).unwrap_or_default(),
+            },
             place: self.place,
         })
+    }
+
+    /// Keys that this protocol makes meaningless: whoever wrote them expects something else.
+    fn refuse_what_is_for_http(&self, reader: &mut Reader) {
+        if !matches!(self.protocol.get(), Some(ServiceProtocol::Tcp | ServiceProtocol::Tls)) {
+            return;
+        }
+        for (key, place) in [("request_timeout", self.request_timeout.place()), ("retries", self.retries.place())] {
+            if let Some(place) = place {
+                let hint = format!("remove `{key}`, or write `protocol: http`");
+                reader.problem(
+                    place,
+                    format!("`{key}` is for HTTP, and the service carries connections as they are"),
+                    hint,
+                );
+            }
+        }
     }
 
     /// Services that no connection could find, or that have nowhere to go.

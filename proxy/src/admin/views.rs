@@ -3,6 +3,7 @@
 use super::AdminState;
 use crate::identity::{Anchor, Counters, Snapshot, SourceStatus};
 use crate::telemetry::json::rfc3339;
+use crate::telemetry::upstream_counters::Retry;
 use serde_json::{Map, Value, json};
 use std::time::SystemTime;
 
@@ -63,6 +64,9 @@ fn ports(state: &AdminState) -> Vec<Value> {
             "requests": figures.requests.iter().sum::<u64>() + figures.requests_unanswered,
             "requests_active": figures.requests_active,
             "refusals": refusals,
+            "retries": Retry::ALL.iter().map(|retry| figures.upstream.retries(*retry)).sum::<u64>(),
+            "endpoints_ejected": figures.upstream.ejected(),
+            "ejections": figures.upstream.ejections(),
         })
     });
     ports.collect()

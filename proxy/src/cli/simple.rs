@@ -6,8 +6,8 @@ use postern_config::authz::{Allow, Principal};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
     Admin, AppAddress, AppHttp, Config, Endpoints, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
-    ListenAddress, OnExpiry, Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector,
-    Telemetry, Timeouts, Transport,
+    ListenAddress, OnExpiry, Outbound, Place, Protocol, Resilience, Service, ServiceProtocol, SpiffePattern,
+    SvidSelector, Telemetry, Timeouts, Transport,
 };
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -96,6 +96,7 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
         },
         on_expiry: OnExpiry::Keep,
         connect_timeout: None,
+        resilience: Resilience::default(),
         place: Place::command_line(),
     };
     let outbound = Outbound { listen: Vec::new(), services: vec![service] };

@@ -144,7 +144,10 @@ fn ports(ports: &Value) -> String {
             if refusals.is_empty() { "-".to_owned() } else { refusals.join(", ") },
         ]);
     }
-    format!("\n{}", table(&rows))
+    let ejected = list(ports).filter(|port| port["endpoints_ejected"].as_i64().unwrap_or_default() > 0);
+    let ejected = ejected
+        .map(|port| format!("  {}: endpoints passed over: {}\n", word(&port["name"]), port["endpoints_ejected"]));
+    format!("\n{}{}", table(&rows), ejected.collect::<String>())
 }
 
 fn live(connections: &Value) -> String {
@@ -189,7 +192,7 @@ mod tests {
             "access_log": { "dropped": 3 },
             "ports": [{
                 "direction": "inbound", "name": "orders", "connections_active": 1, "connections_opened": 20,
-                "requests": 300, "refusals": { "no_identity": 1, "not_allowed": 2 },
+                "requests": 300, "endpoints_ejected": 2, "refusals": { "no_identity": 1, "not_allowed": 2 },
             }],
         });
         let identities = json!({
@@ -231,6 +234,7 @@ the last attempt to replace it was refused:
 
          NAME    OPEN  OPENED  REQUESTS  REFUSED
 inbound  orders  1     20      300       no_identity 1, not_allowed 2
+  orders: endpoints passed over: 2
 
 1 live connection
 ID           NAME    PROTOCOL  REMOTE         PEER  STATE

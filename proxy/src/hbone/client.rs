@@ -260,6 +260,7 @@ async fn open_on(
         session: Some(of_stream),
         registered: Some(registered),
         peer: Some(peer),
+        place: None,
     }))
 }
 

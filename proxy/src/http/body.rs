@@ -1,9 +1,10 @@
 //! Bodies on their way through: counted, ended with their request's trust, and their trailers cleaned.
 
 use super::headers;
+use super::kept_body::KeptBody;
 use super::record::Recorder;
 use crate::session::{InFlight, RequestGuard};
-use crate::upstream::client::Lease;
+use crate::upstream::lease::Lease;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -20,12 +21,17 @@ pub enum BodyError {
     /// The trust or the policy that allowed the request ended.
     #[error("the request was cut")]
     Cut,
+    /// The same body is being sent another time.
+    #[error("the request is sent again")]
+    SentAgain,
 }
 
 /// A request's body, towards an upstream.
 pub enum RequestBody {
     Empty,
     Streaming(Streaming),
+    /// It can be sent a second time, as long as little of it has been read.
+    Kept(KeptBody),
 }
 
 pub struct Streaming {
@@ -37,6 +43,35 @@ impl RequestBody {
     pub fn new(inner: Incoming, in_flight: Rc<InFlight>) -> Self {
         if inner.is_end_stream() { Self::Empty } else { Self::Streaming(Streaming { inner, in_flight }) }
     }
+
+    /// From now on what is read of it is kept, so that it can be sent again.
+    pub fn keep(&mut self) {
+        if let Self::Streaming(streaming) = std::mem::replace(self, Self::Empty) {
+            *self = Self::Kept(KeptBody::of(streaming));
+        }
+    }
+}
+
+impl Streaming {
+    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.in_flight.is_cut() {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        self.in_flight.moved();
+        if self.inner.is_end_stream() || frame.is_none() {
+            self.in_flight.body_was_read.set(true);
+        }
+        Poll::Ready(frame.map(|frame| clean(frame, &self.in_flight.bytes_from_caller)))
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 impl Body for RequestBody {
@@ -44,26 +79,26 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Streaming(streaming) = self.get_mut() else { return Poll::Ready(None) };
-        if streaming.in_flight.is_cut() {
-            return Poll::Ready(Some(Err(BodyError::Cut)));
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(streaming) => streaming.poll_frame(context),
+            Self::Kept(kept) => kept.poll_frame(context),
         }
-        let frame = ready!(Pin::new(&mut streaming.inner).poll_frame(context));
-        streaming.in_flight.moved();
-        Poll::Ready(frame.map(|frame| clean(frame, &streaming.in_flight.bytes_from_caller)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming(streaming) => streaming.inner.is_end_stream(),
+            Self::Streaming(streaming) => streaming.is_end_stream(),
+            Self::Kept(kept) => kept.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streaming(streaming) => streaming.inner.size_hint(),
+            Self::Streaming(streaming) => streaming.size_hint(),
+            Self::Kept(kept) => kept.size_hint(),
         }
     }
 }
@@ -103,7 +138,7 @@ impl Body for ResponseBody {
             Self::Upstream(body) => body,
         };
         if body.guard.request.poll_cut(context) {
-            body.recorder.ended_early(if body.guard.request.has_idled_out() { "stream_idle" } else { "cut" });
+            body.recorder.ended_early(body.guard.request.overdue().unwrap_or("cut"));
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let frame = match ready!(Pin::new(&mut body.inner).poll_frame(context)) {

@@ -8,7 +8,8 @@ use super::request::Allowed;
 use super::respond;
 use crate::connection::Connection;
 use crate::refusal::{Refusal, Refused};
-use crate::upstream::client::{HttpVersion, Lease};
+use crate::upstream::client::HttpVersion;
+use crate::upstream::lease::Lease;
 use crate::upstream::plan::Security;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -117,6 +118,7 @@ pub fn clean_response(
 ) {
     // Only a verified peer's sidecar can tell us why it refused; from anyone else the header is a forgery.
     let refusal = lease.peer.as_ref().and_then(|_| respond::read_refusal(&head.headers));
+    lease.answered(refusal.as_ref().map(|(code, _)| code.as_str()));
     let upgrade = switched.then(|| head.headers.get(UPGRADE).cloned()).flatten();
     headers::strip_response(&mut head.headers);
     if let Some((code, decision)) = refusal {

@@ -6,6 +6,7 @@ pub mod framing;
 pub mod headers;
 pub mod hops;
 pub mod identity_headers;
+mod kept_body;
 pub mod normalize;
 pub mod record;
 pub mod request;

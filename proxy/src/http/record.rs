@@ -8,7 +8,8 @@ use crate::session::{Direction, EndCause, InFlight};
 use crate::telemetry::PortMetrics;
 use crate::telemetry::record::{Outcome, RequestRecord, Upstream};
 use crate::tls::Peer;
-use crate::upstream::client::{Lease, chain};
+use crate::upstream::client::chain;
+use crate::upstream::lease::Lease;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use std::cell::Cell;
@@ -99,6 +100,11 @@ impl Recorder {
 
     pub fn in_flight(&mut self, request: &Rc<InFlight>) {
         self.in_flight = Some(request.clone());
+    }
+
+    /// The caller's body was read to its end.
+    pub fn body_was_read(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|request| request.body_was_read.get())
     }
 
     pub fn host(&mut self, host: &str) {
@@ -215,8 +221,9 @@ impl Recorder {
             (Some(cause), _, _) => Some(cause.as_str()),
             (None, Some(end), _) => Some(end),
             (None, None, true) => None,
-            (None, None, false) if self.in_flight.as_ref().is_some_and(|it| it.has_idled_out()) => Some("stream_idle"),
-            (None, None, false) if self.in_flight.as_ref().is_some_and(|it| it.is_cut()) => Some("cut"),
+            (None, None, false) if self.in_flight.as_ref().is_some_and(|it| it.is_cut()) => {
+                self.in_flight.as_ref().and_then(|it| it.overdue()).or(Some("cut"))
+            }
             (None, None, false) if connection.worker.is_stopping() => Some(EndCause::Draining.as_str()),
             // Dropped before its end, by nobody on our side.
             (None, None, false) => Some("caller_closed"),

@@ -16,8 +16,9 @@ use crate::connection::Connection;
 use crate::policy::{Destined, DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Direction, RequestGuard};
-use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
+use crate::upstream::client::{Destination, HttpVersion, send};
 use crate::upstream::l4;
+use crate::upstream::lease::{Answer, Lease};
 use crate::upstream::plan::{Requested, ServicePlan};
 use http::header::CONNECTION;
 use http::request::Parts;
@@ -52,6 +53,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     // What follows a CONNECT that is refused was meant for a tunnel (THREATS SM-22).
     let is_connect = request.method() == Method::CONNECT;
+    let has_body = !request.body().is_end_stream();
     let mut recorder = Recorder::open(&connection, &request);
     if form.is_grpc {
         recorder.is_grpc();
@@ -64,7 +66,10 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> R
         }
         Err(refused) => {
             let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
-            let form = Form { close: form.close || is_connect || breaks_framing(refused.refusal), ..form };
+            // hyper closes after an answer when the request's body has not been read; callers have to know (RFC 9112 §9.6).
+            let is_unread = has_body && !recorder.body_was_read();
+            let close = form.close || is_connect || is_unread || breaks_framing(refused.refusal);
+            let form = Form { close, ..form };
             let response = respond::refuse(&refused, &recorder.decision_id(), asker, form);
             recorder.bytes_to_caller.set(response.body().size_hint().exact().unwrap_or_default());
             recorder.refused(refused, response.status());
@@ -151,6 +156,9 @@ async fn proxy(
     );
 
     recorder.in_flight(&in_flight.request);
+    if let Some(time) = allowed.upstream.resilience.request_timeout {
+        in_flight.request.deadline.start(time);
+    }
     if connection.version() == HttpVersion::Http2 {
         connection.begun_stream.set(Some(Rc::downgrade(&in_flight.request)));
     }
@@ -314,8 +322,8 @@ async fn open_tunnel(
         return Err(Refused::new(Refusal::ConnectRefused, "this connection cannot become a tunnel"));
     };
     let reaching = l4::reach(&connection.worker, &allowed.upstream, Some(&allowed.host));
-    let (endpoint, connected) = unless_cut(&in_flight, Box::pin(reaching)).await?;
-    let (lease, io) = Lease::of_tunnel(endpoint, connected);
+    let reached = unless_cut(&in_flight, Box::pin(reaching)).await?;
+    let (lease, io) = Lease::of_tunnel(reached.upstream, reached.endpoint, reached.connected);
     in_flight.request.moved();
     recorder.upstream(&lease);
     let (head, ()) = Response::new(()).into_parts();
@@ -339,9 +347,10 @@ async fn unless_cut<T>(
 ) -> Result<T, Refused> {
     poll_fn(|context| {
         if guard.request.poll_cut(context) {
-            let idled_out = guard.request.has_idled_out();
-            let refusal = if idled_out { Refusal::UpstreamTimeout } else { Refusal::TrustEnded };
-            return Poll::Ready(Err(refusal.into()));
+            return Poll::Ready(Err(match guard.request.overdue() {
+                Some(deadline) => Refused::new(Refusal::UpstreamTimeout, deadline),
+                None => Refusal::TrustEnded.into(),
+            }));
         }
         sending.as_mut().poll(context)
     })

@@ -7,8 +7,9 @@ use super::record::Recorder;
 use crate::connection::Connection;
 use crate::session::{Carries, RequestGuard};
 use crate::tunnel;
-use crate::upstream::client::{HttpVersion, Lease};
+use crate::upstream::client::HttpVersion;
 use crate::upstream::connect::UpstreamIo;
+use crate::upstream::lease::Lease;
 use http::StatusCode;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -41,6 +42,7 @@ pub fn start(
 ) {
     let connection = connection.clone();
     guard.request.allow_quiet();
+    guard.request.deadline.lift();
     // An HTTP/2 connection stays one: CONNECT on one stream must not lift expiry from the others.
     if connection.version() == HttpVersion::Http1 {
         connection.session.set_carries(Carries::Stream);

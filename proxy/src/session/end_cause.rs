@@ -22,6 +22,8 @@ pub enum EndCause {
     HeaderTimeout,
     /// We are shutting down.
     Draining,
+    /// A request took longer than its `request_timeout`.
+    RequestTimeout,
     /// The other end did not answer a ping.
     Unresponsive,
 }
@@ -38,6 +40,7 @@ impl EndCause {
             Self::Idle => "idle",
             Self::HeaderTimeout => "header_timeout",
             Self::Draining => "draining",
+            Self::RequestTimeout => "request_timeout",
             Self::Unresponsive => "unresponsive",
         }
     }
@@ -52,7 +55,7 @@ impl EndCause {
             | Self::PolicyChanged
             | Self::SvidExpired
             | Self::SvidRotated => true,
-            Self::Idle | Self::HeaderTimeout | Self::Draining | Self::Unresponsive => false,
+            Self::Idle | Self::HeaderTimeout | Self::Draining | Self::RequestTimeout | Self::Unresponsive => false,
         }
     }
 
@@ -67,6 +70,7 @@ impl EndCause {
             Self::Idle,
             Self::HeaderTimeout,
             Self::Draining,
+            Self::RequestTimeout,
             Self::Unresponsive,
         ]
         .into_iter()

@@ -1,5 +1,6 @@
 //! One worker's live sessions and requests in flight.
 
+use super::deadline::Deadline;
 use super::{Carries, Direction, EndCause, Session, trust_end};
 use crate::identity::Snapshot;
 use crate::upstream::plan::ServicePlan;
@@ -68,6 +69,7 @@ pub struct InFlight {
     /// Outbound: where it goes.
     pub service: Option<Arc<ServicePlan>>,
     pub bytes_from_caller: Cell<u64>,
+    pub body_was_read: Cell<bool>,
     cut: Cell<bool>,
     waker: AtomicWaker,
     /// Rises with every frame of either body, and with the answer's head.
@@ -77,6 +79,7 @@ pub struct InFlight {
     quiet_ticks: Cell<u32>,
     may_be_quiet: Cell<bool>,
     idled_out: Cell<bool>,
+    pub deadline: Deadline,
 }
 
 impl InFlight {
@@ -90,12 +93,19 @@ impl InFlight {
         self.may_be_quiet.set(true);
     }
 
-    /// Was it cut because nothing of it moved?
-    pub fn has_idled_out(&self) -> bool {
-        self.idled_out.get()
+    /// Why it was cut, where that was not the end of its trust: for its record.
+    pub fn overdue(&self) -> Option<&'static str> {
+        match (self.deadline.has_passed(), self.idled_out.get()) {
+            (true, _) => Some("request_timeout"),
+            (false, true) => Some("stream_idle"),
+            (false, false) => None,
+        }
     }
 
     fn watch(&self) {
+        if self.deadline.look() {
+            self.cut();
+        }
         if self.may_be_quiet.get() || self.cut.get() {
             return;
         }
@@ -116,7 +126,11 @@ impl InFlight {
     /// Ends this request (its stream, or its HTTP/1 connection) and no other.
     pub fn cut(&self) {
         self.cut.set(true);
-        let cause = if self.has_idled_out() { EndCause::Idle } else { EndCause::PolicyChanged };
+        let cause = match (self.deadline.has_passed(), self.idled_out.get()) {
+            (true, _) => EndCause::RequestTimeout,
+            (false, true) => EndCause::Idle,
+            (false, false) => EndCause::PolicyChanged,
+        };
         self.session.request_cut.store(cause as u8, Relaxed);
         self.waker.wake();
     }
@@ -125,6 +139,9 @@ impl InFlight {
     pub fn poll_cut(&self, context: &mut Context<'_>) -> bool {
         if !self.cut.get() {
             self.waker.register(context.waker());
+            if self.deadline.poll(context) {
+                self.cut();
+            }
         }
         self.cut.get()
     }
@@ -164,6 +181,7 @@ impl Registry {
             host: host.into(),
             service,
             bytes_from_caller: Cell::new(0),
+            body_was_read: Cell::new(false),
             cut: Cell::new(false),
             waker: AtomicWaker::new(),
             moves: Cell::new(0),
@@ -171,6 +189,7 @@ impl Registry {
             quiet_ticks: Cell::new(0),
             may_be_quiet: Cell::new(false),
             idled_out: Cell::new(false),
+            deadline: Deadline::default(),
         });
         let key = self.in_flight.borrow_mut().insert(request.clone());
         RequestGuard { registry: self.clone(), key, request }

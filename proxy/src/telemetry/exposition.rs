@@ -4,6 +4,7 @@ use super::counters::{Histogram, PortFigures};
 use super::dns::DnsResult;
 use super::metrics::{self, Family, Kind, Metrics, unix_seconds};
 use super::process;
+use super::upstream_counters::Retry;
 use crate::identity::{DiscardReason, IdentityState};
 use prometheus::proto;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -73,6 +74,11 @@ fn ports(page: &mut Page, source: &Metrics) {
         page.histogram(&metrics::HANDSHAKE_DURATION, &labels, figures.handshake_duration);
         page.value(&metrics::DETECT_TIMEOUTS, &labels, figures.detect_timeouts as f64);
         page.value(&metrics::EXPIRED_KEPT, &labels, figures.expired_kept as f64);
+        for retry in Retry::ALL {
+            page.value(&metrics::RETRIES, &with(retry.as_str()), figures.upstream.retries(retry) as f64);
+        }
+        page.value(&metrics::EJECTIONS, &labels, figures.upstream.ejections() as f64);
+        page.value(&metrics::EJECTED, &labels, figures.upstream.ejected() as f64);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod metrics;
 mod process;
 pub mod process_log;
 pub mod record;
+pub mod upstream_counters;
 
 pub use access_log::AccessLog;
 pub use counters::PortMetrics;

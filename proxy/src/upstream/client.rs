@@ -1,17 +1,22 @@
 //! Sends one request to an upstream, over a pooled connection or a new one.
 //!
 //! A pooled connection that the other side closed is not the caller's problem: a request of which nothing was sent goes
-//! out again on another connection; one that was sent goes out again only if it is idempotent and has no body
-//! (RFC 9110 §9.2.2), once.
+//! out again on another connection. One that was sent goes out again once, within the service's budget, if the other side
+//! says that it did not process it (RFC 9113 §8.7), or if it is idempotent and has no body (RFC 9110 §9.2.2).
 
-use super::connect::{Connected, Own, UpstreamIo, connect, upstream_refused_us};
+use super::attempt::{Asking, Found, FoundShared, is_final};
+use super::connect::{Connected, Own, upstream_refused_us};
+use super::counted::{Active, Stream};
+use super::health::Failure;
+use super::lease::{Answer, Held, Lease};
+use super::places::Place;
 use super::plan::ServicePlan;
-use super::pool::{Active, Endpoint, H1Connection, H2Connection, OwnSvid, Stream};
-use super::replay::{copy_of, is_replayable, was_refused};
+use super::pool::{Endpoint, H1Connection, H2Connection, OwnSvid, Upstream};
+use super::replay::{Unprocessed, copy_of, is_replayable, is_whole, may_be_kept, unprocessed};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Registered, Session};
-use crate::tls::Peer;
+use crate::session::{Registered, Session};
+use crate::telemetry::upstream_counters::Retry;
 use crate::tls::mesh::ClientAlpn;
 use crate::worker::Worker;
 use http::{Request, Response, Version};
@@ -26,6 +31,8 @@ use std::time::{Duration, Instant};
 const ENDPOINTS_TRIED_MAX: usize = 3;
 /// Pooled connections found closed by one request, before it takes that for the endpoint's fault.
 const STALE_MAX: usize = 16;
+/// At most twice as long, at least half: what refused a stream for having too many may have room again.
+const UNPROCESSED_PAUSE: Duration = Duration::from_millis(10);
 const H2_KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
 const H2_KEEPALIVE_WITHIN: Duration = Duration::from_secs(10);
 const H2_STREAM_WINDOW: u32 = 1 << 20;
@@ -59,71 +66,6 @@ pub struct Destination<'a> {
     pub version: HttpVersion,
 }
 
-/// A response, with what has to live as long as its body.
-pub struct Answer {
-    pub response: Response<Incoming>,
-    pub lease: Lease,
-}
-
-/// Keeps a connection for one response; gives it back to the pool when the response has been read whole.
-pub struct Lease {
-    pub endpoint: Rc<Endpoint>,
-    pub session: Option<Arc<Session>>,
-    pub peer: Option<Arc<Peer>>,
-    held: Held,
-    own: OwnSvid,
-    idle_max: usize,
-    _active: Active,
-}
-
-enum Held {
-    Http1(H1Connection),
-    Http2 {
-        _stream: Stream,
-    },
-    /// Not to be pooled. A tunnel's session stays registered as long as it lives.
-    NotAgain {
-        _registered: Option<Rc<Registered>>,
-    },
-    Returned,
-}
-
-impl Lease {
-    /// A connection that carries one tunnel, and its bytes.
-    pub fn of_tunnel(endpoint: Rc<Endpoint>, connected: Connected) -> (Self, UpstreamIo) {
-        let Connected { io, session, registered, peer } = connected;
-        let active = Active::at(&endpoint);
-        let held = Held::NotAgain { _registered: registered };
-        (Self { endpoint, session, peer, held, own: [0; 32], idle_max: 0, _active: active }, io)
-    }
-
-    /// The response was read to its end.
-    pub fn finished(&mut self) {
-        if let Held::Http1(connection) = std::mem::replace(&mut self.held, Held::Returned) {
-            self.session = None;
-            self.endpoint.give_back_h1(connection, self.own, self.idle_max);
-        }
-    }
-
-    /// Both sides have switched: a tunnel follows.
-    pub fn upgraded(&mut self) {
-        // An HTTP/2 connection stays one: its other streams still end with the SVID, and this one still counts.
-        if let (Some(session), false) = (&self.session, matches!(self.held, Held::Http2 { .. })) {
-            // Both sides' SVIDs expire by the same rule, the one of streams.
-            session.set_carries(Carries::Stream);
-        }
-        self.not_again();
-    }
-
-    /// The connection never goes back: it is a tunnel now, or was asked to become one and nobody knows how it took that.
-    pub fn not_again(&mut self) {
-        self.held = match std::mem::replace(&mut self.held, Held::Returned) {
-            Held::Http1(connection) => Held::NotAgain { _registered: connection.registered },
-            held => held,
-        };
-    }
-}
-
 /// # Errors
 /// No answer, with the reason; a request that may have been processed is never sent twice.
 pub async fn send(
@@ -132,23 +74,29 @@ pub async fn send(
     mut request: Request<RequestBody>,
 ) -> Result<Answer, Refused> {
     let upstream = worker.upstreams.get(to.plan, &worker.shared.discovery)?;
+    let place = upstream.place_for_request().await?;
+    upstream.retries.request();
+    if to.version == HttpVersion::Http2 && !upstream.retries.is_empty_for_ever() && may_be_kept(&request) {
+        request.body_mut().keep();
+    }
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();
-    let mut may_replay = true;
+    let mut was_sent = false;
     let mut stale = 0;
     loop {
         // Each attempt takes the identity of now: a rotation between two attempts is not an error.
         let own = Own::of(to.plan, worker.identity())?;
-        let endpoint = match upstream.pick(&tried).await {
-            Ok(endpoint) => endpoint,
-            Err(refused) => return Err(refused),
+        let endpoint = upstream.pick(&tried).await?;
+        let asking = Asking { worker, upstream: &upstream, host: to.host, own: &own };
+        let attempt = Attempt { asking, version: to.version, endpoint: &endpoint, was_sent };
+        let sent = match to.version {
+            HttpVersion::Http1 => attempt.http1(request).await,
+            HttpVersion::Http2 => attempt.http2(request).await,
         };
-        let attempt = Attempt { worker, to, own: &own, endpoint: &endpoint };
-        let result = match to.version {
-            HttpVersion::Http1 => attempt.http1(request, may_replay).await,
-            HttpVersion::Http2 => attempt.http2(request, may_replay).await,
-        };
-        match result {
-            Ok(answer) => return Ok(answer),
+        match sent {
+            Ok(sent) => {
+                let idle_max = worker.policy().limits.pool_idle_per_endpoint;
+                return Ok(sent.answer(endpoint, own.key(), idle_max, upstream, place));
+            }
             Err(Failed::Unsent(returned, NotSent::StaleConnection)) => {
                 stale += 1;
                 if stale > STALE_MAX {
@@ -156,18 +104,12 @@ pub async fn send(
                 }
                 request = returned;
             }
-            Err(Failed::Replay(returned)) => {
-                may_replay = false;
-                request = returned;
-            }
-            // Not the endpoint's fault.
             Err(Failed::Unsent(_, NotSent::Unreachable(refused)))
-                if own.no_handshake.is_some() || refused.refusal == Refusal::Loop =>
+                if own.no_handshake.is_some() || is_final(refused.refusal) =>
             {
                 return Err(refused);
             }
             Err(Failed::Unsent(returned, NotSent::Unreachable(refused))) => {
-                endpoint.failed(Instant::now());
                 tried.push(endpoint);
                 let others = tried.len() < ENDPOINTS_TRIED_MAX && upstream.pick(&tried).await.is_ok();
                 if !others {
@@ -175,16 +117,61 @@ pub async fn send(
                 }
                 request = returned;
             }
-            Err(Failed::Sent(refused)) => return Err(refused),
+            Err(Failed::Again(returned, why, refused)) => {
+                if !upstream.take_retry(why) {
+                    return Err(refused);
+                }
+                was_sent = true;
+                if upstream.has_another(&endpoint, &tried) {
+                    tried.push(endpoint);
+                } else if why == Retry::Unprocessed {
+                    tokio::time::sleep(UNPROCESSED_PAUSE * u32::from(fastrand::u8(64..)) / 64).await;
+                }
+                request = returned;
+            }
+            Err(Failed::Sent(refused)) => {
+                if is_failure(refused.refusal) {
+                    upstream.failed(&endpoint, Failure::Request, Instant::now());
+                }
+                return Err(refused);
+            }
         }
+    }
+}
+
+/// Does it say something about the endpoint that a request ended so?
+fn is_failure(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::UpstreamClosed | Refusal::UpstreamProtocol)
+}
+
+struct Sent {
+    response: Response<Incoming>,
+    session: Option<Arc<Session>>,
+    held: Held,
+}
+
+impl Sent {
+    fn answer(
+        self,
+        endpoint: Rc<Endpoint>,
+        own: OwnSvid,
+        idle_max: usize,
+        upstream: Rc<Upstream>,
+        place: Place,
+    ) -> Answer {
+        let Self { response, session, held } = self;
+        let peer = session.as_ref().and_then(|session| session.trust()).map(|trust| trust.peer.clone());
+        let (_active, _place) = (Active::at(&endpoint), Some(place));
+        let lease = Lease { endpoint, session, peer, held, own, idle_max, upstream, _place, _active };
+        Answer { response, lease }
     }
 }
 
 enum Failed {
     /// Nothing of it left: it may go elsewhere.
     Unsent(Request<RequestBody>, NotSent),
-    /// It was sent on a reused connection that ended without a byte of response, and may safely go out again.
-    Replay(Request<RequestBody>),
+    /// It was sent, and may safely go out again; else what is said last is the answer.
+    Again(Request<RequestBody>, Retry, Refused),
     Sent(Refused),
 }
 
@@ -194,121 +181,147 @@ enum NotSent {
     Unreachable(Refused),
 }
 
+impl Failed {
+    fn unreachable(request: Request<RequestBody>, refused: Refused) -> Self {
+        Self::Unsent(request, NotSent::Unreachable(refused))
+    }
+}
+
 struct Attempt<'a> {
-    worker: &'a Rc<Worker>,
-    to: &'a Destination<'a>,
-    own: &'a Own,
+    asking: Asking<'a>,
+    version: HttpVersion,
     endpoint: &'a Rc<Endpoint>,
+    /// It is the second time, and the last.
+    was_sent: bool,
+}
+
+/// How a connection was used when its request failed.
+#[derive(Clone, Copy)]
+struct Use<'a> {
+    is_reused: bool,
+    session: Option<&'a Session>,
 }
 
 impl Attempt<'_> {
-    fn idle_max(&self) -> usize {
-        self.worker.policy().limits.pool_idle_per_endpoint
+    /// What can never be sent again needs no copy.
+    fn may_repeat(&self) -> bool {
+        !self.was_sent && !self.asking.upstream.retries.is_empty_for_ever()
     }
 
-    async fn http1(&self, request: Request<RequestBody>, may_replay: bool) -> Result<Answer, Failed> {
-        let own = self.own.key();
-        let reused = self.endpoint.take_h1(&own, Instant::now(), self.to.plan.pool_idle);
-        let is_reused = reused.is_some();
-        let mut connection = match reused {
-            Some(reused) => reused,
-            None => match self.open_http1().await {
-                Ok(opened) => opened,
-                Err(refused) => return Err(Failed::Unsent(request, NotSent::Unreachable(refused))),
+    async fn http1(&self, request: Request<RequestBody>) -> Result<Sent, Failed> {
+        let (own, plan) = (self.asking.own.key(), &self.asking.upstream.plan);
+        // What is sent again goes over a connection of its own: another pooled one may have been closed as well.
+        let pooled = if self.was_sent { None } else { self.endpoint.take_h1(&own, Instant::now(), plan.pool_idle) };
+        let (mut connection, is_reused) = match pooled {
+            Some(pooled) => (pooled, true),
+            None => match self.asking.upstream.place_or_pooled(self.endpoint, &own).await {
+                Ok(Found::Pooled(pooled)) => (pooled, true),
+                Ok(Found::Place(place)) => match self.open_http1(place).await {
+                    Ok(opened) => (opened, false),
+                    Err(refused) => return Err(Failed::unreachable(request, refused)),
+                },
+                Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
-        let copy = (is_reused && may_replay && is_replayable(&request)).then(|| copy_of(&request));
-        let active = Active::at(self.endpoint);
+        let copy = (is_reused && self.may_repeat() && is_replayable(&request)).then(|| copy_of(&request));
+        let _active = Active::at(self.endpoint);
         match connection.sender.try_send_request(request).await {
             Ok(response) => {
                 let session = connection.session.clone();
-                let peer = session.as_ref().and_then(|session| session.trust()).map(|trust| trust.peer.clone());
-                let lease = Lease {
-                    endpoint: self.endpoint.clone(),
-                    session,
-                    peer,
-                    held: Held::Http1(connection),
-                    own,
-                    idle_max: self.idle_max(),
-                    _active: active,
-                };
-                Ok(Answer { response, lease })
+                Ok(Sent { response, session, held: Held::Http1(connection) })
             }
-            Err(error) => Err(self.failed(error, copy, is_reused, connection.session.as_deref())),
+            Err(error) => {
+                let used = Use { is_reused, session: connection.session.as_deref() };
+                Err(self.failed(error, copy, is_reused, used))
+            }
         }
     }
 
-    async fn http2(&self, request: Request<RequestBody>, may_replay: bool) -> Result<Answer, Failed> {
-        let own = self.own.key();
-        let (connection, is_reused) = match self.endpoint.take_h2(&own) {
-            Some(connection) => (connection, true),
-            None => {
-                let waiting_since = Instant::now();
-                let mut last_refused = self.endpoint.h2_connecting.lock().await;
-                if let Some(connection) = self.endpoint.take_h2(&own) {
-                    (connection, true)
-                } else {
-                    // Else a hundred requests would wait, one after the other, for an endpoint that does not answer.
-                    if let Some((_, refused)) = last_refused.as_ref().filter(|(at, _)| *at >= waiting_since) {
-                        return Err(Failed::Unsent(request, NotSent::Unreachable(refused.clone())));
-                    }
-                    match self.open_http2().await {
-                        Ok(connection) => (connection, false),
-                        Err(refused) => {
-                            *last_refused = Some((Instant::now(), refused.clone()));
-                            return Err(Failed::Unsent(request, NotSent::Unreachable(refused)));
-                        }
-                    }
-                }
-            }
+    async fn http2(&self, request: Request<RequestBody>) -> Result<Sent, Failed> {
+        let (connection, is_reused) = match self.connection_http2().await {
+            Ok(found) => found,
+            Err(refused) => return Err(Failed::unreachable(request, refused)),
         };
         let stream = Stream::of(&connection);
-        let copy = (is_reused && may_replay && is_replayable(&request)).then(|| copy_of(&request));
-        let active = Active::at(self.endpoint);
+        let may_replay = is_reused && is_replayable(&request);
+        let copy = (self.may_repeat() && may_be_kept(&request)).then(|| copy_of(&request));
+        let _active = Active::at(self.endpoint);
         match connection.sender.clone().try_send_request(request).await {
             Ok(response) => {
                 let session = connection.session.clone();
-                let peer = session.as_ref().and_then(|session| session.trust()).map(|trust| trust.peer.clone());
-                let lease = Lease {
-                    endpoint: self.endpoint.clone(),
-                    session,
-                    peer,
-                    held: Held::Http2 { _stream: stream },
-                    own,
-                    idle_max: self.idle_max(),
-                    _active: active,
-                };
-                Ok(Answer { response, lease })
+                Ok(Sent { response, session, held: Held::Http2 { _stream: stream } })
             }
-            Err(error) => Err(self.failed(error, copy, is_reused, connection.session.as_deref())),
+            Err(error) => {
+                if unprocessed(error.error()) == Some(Unprocessed::GoAway) {
+                    connection.goes_away();
+                }
+                let used = Use { is_reused, session: connection.session.as_deref() };
+                Err(self.failed(error, copy, may_replay, used))
+            }
         }
     }
 
-    /// What a failed send means for the request.
+    /// A shared connection, and whether it was used before.
+    async fn connection_http2(&self) -> Result<(Rc<H2Connection>, bool), Refused> {
+        let own = self.asking.own.key();
+        if let Some(connection) = self.endpoint.take_h2(&own) {
+            return Ok((connection, true));
+        }
+        if !self.endpoint.health.is_worth_connecting() {
+            return Err(self.asking.not_worth_connecting(self.endpoint));
+        }
+        let waiting_since = Instant::now();
+        let mut last_refused = self.endpoint.h2_connecting.lock().await;
+        if let Some(connection) = self.endpoint.take_h2(&own) {
+            return Ok((connection, true));
+        }
+        // Else a hundred requests would wait, one after the other, for an endpoint that does not answer.
+        if let Some((_, refused)) = last_refused.as_ref().filter(|(at, _)| *at >= waiting_since) {
+            return Err(refused.clone());
+        }
+        let opened = match self.asking.upstream.place_or_shared(self.endpoint, &own).await {
+            Ok(FoundShared::Shared(connection)) => return Ok((connection, true)),
+            Ok(FoundShared::Place(place)) => self.open_http2(place).await,
+            Err(refused) => Err(refused),
+        };
+        match opened {
+            Ok(connection) => Ok((connection, false)),
+            Err(refused) => {
+                *last_refused = Some((Instant::now(), refused.clone()));
+                Err(refused)
+            }
+        }
+    }
+
+    /// What a failed send means for the request. `copy`: what may go out again, if it is still whole; `may_replay`: also when
+    /// nobody said that it was not processed.
     fn failed(
         &self,
         mut error: TrySendError<Request<RequestBody>>,
         copy: Option<Request<RequestBody>>,
-        is_reused: bool,
-        session: Option<&Session>,
+        may_replay: bool,
+        used: Use<'_>,
     ) -> Failed {
         if let Some(request) = error.take_message() {
-            if is_reused {
+            if used.is_reused {
                 return Failed::Unsent(request, NotSent::StaleConnection);
             }
-            let refused = self.refused(error.error(), session);
-            return Failed::Unsent(request, NotSent::Unreachable(refused));
+            let refused = self.refused(error.error(), used.session);
+            self.asking.upstream.failed(self.endpoint, Failure::Request, Instant::now());
+            return Failed::unreachable(request, refused);
         }
         let error = error.into_error();
-        let ended = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || was_refused(&error);
-        match copy {
-            Some(request) if ended => Failed::Replay(request),
-            _ => Failed::Sent(self.refused(&error, session)),
+        let refused = self.refused(&error, used.session);
+        let has_ended = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+        match copy.filter(is_whole) {
+            Some(request) if unprocessed(&error).is_some() => Failed::Again(request, Retry::Unprocessed, refused),
+            Some(request) if may_replay && has_ended => Failed::Again(request, Retry::Replayed, refused),
+            _ => Failed::Sent(refused),
         }
     }
 
     fn refused(&self, error: &hyper::Error, session: Option<&Session>) -> Refused {
-        let plan = self.to.plan;
+        let plan = &self.asking.upstream.plan;
         if let Some(alert) = session.and_then(|session| session.peer_refused_us.get()) {
             return upstream_refused_us(plan, &self.endpoint.address, *alert);
         }
@@ -322,20 +335,13 @@ impl Attempt<'_> {
         Refused::new(refusal, format!("{}: {}: {}", plan.name, self.endpoint.address, chain(error)))
     }
 
-    async fn open(&self) -> Result<Connected, Refused> {
-        let to = self.to;
-        let connected =
-            connect(self.worker, to.plan, to.host, &self.endpoint.address, self.own, to.version.alpn()).await?;
-        self.endpoint.reached();
-        Ok(connected)
-    }
-
-    async fn open_http1(&self) -> Result<H1Connection, Refused> {
-        let Connected { io, session, registered, .. } = Box::pin(self.open()).await?;
-        let limits = self.worker.policy().limits.clone();
+    async fn open_http1(&self, place: Option<Rc<Place>>) -> Result<H1Connection, Refused> {
+        let opening = self.asking.open(self.endpoint, self.version.alpn(), place);
+        let Connected { io, session, registered, place, .. } = Box::pin(opening).await?;
+        let limits = self.asking.worker.policy().limits.clone();
         let handshake = http1::Builder::new().max_buf_size(limits.header_bytes.max(8192)).handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
-        let (of_task, of_session) = (registered.clone(), session.clone());
+        let (of_task, of_session) = ((registered.clone(), place.clone()), session.clone());
         tokio::task::spawn_local(async move {
             match of_session {
                 None => {
@@ -348,15 +354,16 @@ impl Attempt<'_> {
                     () = session.was_cut() => {}
                 },
             }
-            drop::<Option<Rc<Registered>>>(of_task);
+            drop::<(Option<Rc<Registered>>, Option<Rc<Place>>)>(of_task);
         });
-        Ok(H1Connection { sender, session, registered })
+        Ok(H1Connection { sender, session, registered, place })
     }
 
-    async fn open_http2(&self) -> Result<Rc<H2Connection>, Refused> {
-        let Connected { io, session, registered, .. } = Box::pin(self.open()).await?;
-        let limits = self.worker.policy().limits.clone();
-        let handshake = http2::Builder::new(self.worker.executor)
+    async fn open_http2(&self, place: Option<Rc<Place>>) -> Result<Rc<H2Connection>, Refused> {
+        let opening = self.asking.open(self.endpoint, self.version.alpn(), place);
+        let Connected { io, session, registered, place, .. } = Box::pin(opening).await?;
+        let limits = self.asking.worker.policy().limits.clone();
+        let handshake = http2::Builder::new(self.asking.worker.executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_KEEPALIVE_EVERY)
             .keep_alive_timeout(H2_KEEPALIVE_WITHIN)
@@ -368,9 +375,9 @@ impl Attempt<'_> {
         tokio::task::spawn_local(async move {
             // As above.
             let _ = connection.await;
-            drop::<Option<Rc<Registered>>>(registered);
+            drop::<(Option<Rc<Registered>>, Option<Rc<Place>>)>((registered, place));
         });
-        Ok(self.endpoint.add_h2(sender, session, self.own.key()))
+        Ok(self.endpoint.add_h2(sender, session, self.asking.own.key()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::address::EndpointAddress;
 use super::mesh_io::MeshIo;
+use super::places::Place;
 use super::plan::{Security, ServicePlan};
 use super::pool::OwnSvid;
 use crate::capture::{self, Remote, Stream};
@@ -41,6 +42,8 @@ pub struct Connected {
     pub session: Option<Arc<Session>>,
     pub registered: Option<Rc<Registered>>,
     pub peer: Option<Arc<Peer>>,
+    /// Among the service's connections, where those are limited.
+    pub place: Option<Rc<Place>>,
 }
 
 /// The SVID that a plan presents now, with the snapshot that it is of.
@@ -82,10 +85,7 @@ pub async fn connect(
     alpn: ClientAlpn,
 ) -> Result<Connected, Refused> {
     match (&plan.security, address) {
-        (Security::Plaintext | Security::App, _) => {
-            let io = dial(worker, plan, address).await?;
-            Ok(Connected { io, session: None, registered: None, peer: None })
-        }
+        (Security::Plaintext | Security::App, _) => Ok(plain(dial(worker, plan, address).await?)),
         (Security::Mesh { tunnel: Some(port), expected, .. }, EndpointAddress::Tcp(address)) => {
             let through = SocketAddr::new(address.ip(), *port);
             hbone::client::open(worker, Wanted { plan, host, to: *address, through, expected, own, alpn }).await
@@ -101,7 +101,8 @@ pub async fn connect(
             )
             .await?;
             let io = UpstreamIo::Mesh(Box::new(tls));
-            Ok(Connected { io, session: Some(session), registered: Some(registered), peer: Some(peer) })
+            let (session, registered, peer) = (Some(session), Some(registered), Some(peer));
+            Ok(Connected { io, session, registered, peer, place: None })
         }
         (Security::WebTls { client, server_name }, EndpointAddress::Tcp(_)) => {
             let UpstreamIo::Tcp(tcp) = dial(worker, plan, address).await? else {
@@ -113,12 +114,17 @@ pub async fn connect(
             let tls = tls.map_err(|error| {
                 Refused::new(error.refusal(Role::Client), format!("{}: {address}: {error}", plan.name))
             })?;
-            Ok(Connected { io: UpstreamIo::Web(Box::new(tls)), session: None, registered: None, peer: None })
+            Ok(plain(UpstreamIo::Web(Box::new(tls))))
         }
         (Security::Mesh { .. } | Security::WebTls { .. }, EndpointAddress::Unix(_)) => {
             Err(Refused::new(Refusal::Internal, "TLS over a unix socket is not a thing of ours"))
         }
     }
+}
+
+/// Nobody's trust ends it.
+fn plain(io: UpstreamIo) -> Connected {
+    Connected { io, session: None, registered: None, peer: None, place: None }
 }
 
 /// What a connection that was made for `alpn` is going to carry.

@@ -1,17 +1,18 @@
 //! L4: a connection of its own to an upstream, and a tunnel to it.
 
-use super::connect::{Connected, Own, connect, upstream_refused_us};
+use super::attempt::{Asking, is_final};
+use super::connect::{Connected, Own, upstream_refused_us};
+use super::counted::Active;
 use super::plan::ServicePlan;
-use super::pool::{Active, Endpoint};
+use super::pool::{Endpoint, Upstream};
 use crate::connection::Connection;
-use crate::refusal::{Refusal, Refused};
+use crate::refusal::Refused;
 use crate::session::Session;
 use crate::tls::mesh::ClientAlpn;
 use crate::tunnel::{self, TunnelEnd};
 use crate::worker::Worker;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 const ENDPOINTS_TRIED_MAX: usize = 3;
@@ -34,9 +35,6 @@ where
         None => Ok(()),
     }
 }
-
-/// An endpoint that answered, and the connection to it.
-pub type Reached = (Rc<Endpoint>, Connected);
 
 /// As [`reach`]. `None`: the caller's connection was cut meanwhile, and its session knows why.
 ///
@@ -67,7 +65,7 @@ pub async fn copy<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let (endpoint, mut connected) = reached;
+    let Reached { endpoint, mut connected, .. } = reached;
     let _active = Active::at(&endpoint);
     connection.upstream(endpoint.address.to_string(), connected.peer.clone());
     let timeouts = connection.worker.policy().timeouts.clone();
@@ -97,24 +95,32 @@ where
     Ok(())
 }
 
+/// An endpoint that answered, and the connection to it.
+pub struct Reached {
+    pub upstream: Rc<Upstream>,
+    pub endpoint: Rc<Endpoint>,
+    pub connected: Connected,
+}
+
 /// The first endpoint that answers, and is who it should be.
 ///
 /// # Errors
-/// As [`tunnel`].
+/// As [`tunnel`]; or as many connections as the service may have are open.
 pub async fn reach(worker: &Rc<Worker>, plan: &Arc<ServicePlan>, host: Option<&str>) -> Result<Reached, Refused> {
     let upstream = worker.upstreams.get(plan, &worker.shared.discovery)?;
+    let place = upstream.place_for_connection().await?;
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();
     loop {
         let endpoint = upstream.pick(&tried).await?;
         let own = Own::of(plan, worker.identity())?;
-        match connect(worker, plan, host, &endpoint.address, &own, ClientAlpn::None).await {
+        let asking = Asking { worker, upstream: &upstream, host, own: &own };
+        match asking.open(&endpoint, ClientAlpn::None, place.clone()).await {
             Ok(connected) => {
-                endpoint.reached();
-                return Ok((endpoint, connected));
+                endpoint.health.answered();
+                return Ok(Reached { upstream, endpoint, connected });
             }
-            Err(refused) if refused.refusal == Refusal::Loop => return Err(refused),
+            Err(refused) if is_final(refused.refusal) => return Err(refused),
             Err(refused) => {
-                endpoint.failed(Instant::now());
                 tried.push(endpoint);
                 if tried.len() >= ENDPOINTS_TRIED_MAX || upstream.pick(&tried).await.is_err() {
                     return Err(refused);

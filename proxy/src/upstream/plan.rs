@@ -9,8 +9,8 @@ use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
 use postern_config::{
-    AppAddress, Destination, Endpoints, HostPattern, OnExpiry, Place, Service, ServiceProtocol, SpiffePattern,
-    SvidSelector, Timeouts, Transport,
+    AppAddress, Destination, Endpoints, HostPattern, OnExpiry, Place, Resilience, Service, ServiceProtocol,
+    SpiffePattern, SvidSelector, Timeouts, Transport,
 };
 use requested::address_of;
 use std::collections::HashMap;
@@ -36,6 +36,7 @@ pub struct ServicePlan {
     pub on_expiry: OnExpiry,
     pub connect_timeout: Duration,
     pub pool_idle: Duration,
+    pub resilience: Resilience,
     pub metrics: Arc<PortMetrics>,
     /// What it was made from; equal means the plan, and with it the pools, can stay. An instance has its template's.
     origin: Arc<Origin>,
@@ -101,6 +102,7 @@ impl ServicePlan {
             on_expiry: service.on_expiry,
             connect_timeout: service.connect_timeout.unwrap_or(timeouts.connect),
             pool_idle: timeouts.pool_idle,
+            resilience: service.resilience.clone(),
             metrics: metrics.outbound(&service.name),
             origin,
         }
@@ -122,6 +124,7 @@ impl ServicePlan {
             on_expiry: OnExpiry::Keep,
             connect_timeout: timeouts.connect_app,
             pool_idle: timeouts.pool_idle_app,
+            resilience: Resilience::default(),
             metrics: metrics.inbound(name),
             origin: Arc::new(app_origin(app, timeouts)),
         }
@@ -209,6 +212,7 @@ impl ServicePlan {
             on_expiry: self.on_expiry,
             connect_timeout: self.connect_timeout,
             pool_idle: self.pool_idle,
+            resilience: self.resilience.clone(),
             metrics: self.metrics.clone(),
             origin: self.origin.clone(),
         })
@@ -228,6 +232,7 @@ impl ServicePlan {
             on_expiry: self.on_expiry,
             connect_timeout: self.connect_timeout,
             pool_idle: self.pool_idle,
+            resilience: self.resilience.clone(),
             metrics: self.metrics.clone(),
             origin: self.origin.clone(),
         }

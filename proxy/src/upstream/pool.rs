@@ -6,7 +6,10 @@
 mod room;
 
 use super::address::EndpointAddress;
+use super::budget::RetryBudget;
 use super::discovery::{Discovery, EndpointSet, EndpointSource};
+use super::health::Health;
+use super::places::{Place, Places};
 use super::plan::{Requested, ServicePlan};
 use crate::http::body::RequestBody;
 use crate::refusal::{Refusal, Refused};
@@ -21,8 +24,6 @@ use std::time::{Duration, Instant};
 
 /// Concurrent streams per pooled HTTP/2 connection (PEERS D2).
 const H2_STREAMS_PER_CONNECTION: u32 = 100;
-/// An endpoint that could not be reached is passed over this long while others can.
-const FAILED_FOR: Duration = Duration::from_secs(3);
 /// Instances of templates kept by a worker.
 const INSTANCES_MAX: usize = 1024;
 /// Callers with pools of their own kept by a worker.
@@ -53,9 +54,16 @@ struct Instance {
 
 pub struct Upstream {
     pub plan: Arc<ServicePlan>,
+    /// Requests under way.
+    pub requests: Rc<Places>,
+    /// Open connections. `None`: as many as the requests need.
+    pub connections: Option<Rc<Places>>,
+    pub retries: RetryBudget,
     names: Option<Arc<EndpointSet>>,
     names_seen: Cell<u64>,
-    endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    pub(super) endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    /// Endpoints that were passed over at the last sweep.
+    pub(super) ejected: Cell<i64>,
     used: Cell<Instant>,
 }
 
@@ -63,7 +71,7 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Requests and tunnels under way.
     pub active: Cell<u32>,
-    failed_at: Cell<Option<Instant>>,
+    pub health: Health,
     h1: RefCell<Vec<IdleH1>>,
     h2: RefCell<Vec<Rc<H2Connection>>>,
     /// Held while a connection for HTTP/2 is made, so that a burst makes one. Says when that failed last, and why: whoever
@@ -83,14 +91,18 @@ pub struct H1Connection {
     pub session: Option<Arc<Session>>,
     /// Keeps the session known after an upgrade, when hyper's own task has ended and a tunnel goes on.
     pub registered: Option<Rc<Registered>>,
+    /// The same for its place among the service's connections.
+    pub place: Option<Rc<Place>>,
 }
 
 pub struct H2Connection {
     pub sender: http2::SendRequest<RequestBody>,
     pub session: Option<Arc<Session>>,
     own: OwnSvid,
-    streams: Cell<u32>,
-    idle_since: Cell<Instant>,
+    pub(super) streams: Cell<u32>,
+    pub(super) idle_since: Cell<Instant>,
+    /// The other side said that it takes no more requests.
+    is_going_away: Cell<bool>,
 }
 
 impl Upstreams {
@@ -166,6 +178,7 @@ impl Upstreams {
             for endpoint in upstream.endpoints.borrow().iter() {
                 endpoint.sweep(now, upstream.plan.pool_idle);
             }
+            upstream.tell_ejected(now);
             busy || now.duration_since(upstream.used.get()) < UNUSED_FOR
         });
         let is_used = |instance: &Instance| by_plan.contains_key(&(Arc::as_ptr(&instance.plan) as usize));
@@ -190,11 +203,17 @@ impl Upstream {
                 return Err(Refused::new(Refusal::Internal, "a template was used as a service"));
             }
         };
+        let limits = &plan.resilience.limits;
+        let places = |max| Places::new(max, limits.pending, limits.pending_timeout);
         Ok(Self {
+            requests: places(limits.requests),
+            connections: limits.connections.map(places),
+            retries: RetryBudget::new(&plan.resilience.retries),
             plan,
             names,
             names_seen: Cell::new(0),
             endpoints: RefCell::new(endpoints),
+            ejected: Cell::new(0),
             used: Cell::new(Instant::now()),
         })
     }
@@ -203,8 +222,8 @@ impl Upstream {
         self.endpoints.borrow().iter().any(|endpoint| endpoint.active.get() > 0)
     }
 
-    /// The less loaded of two endpoints drawn at random, without those in `tried` and, if possible, without those that
-    /// failed lately.
+    /// The less loaded of two endpoints drawn at random, without those in `tried` and, if possible, without those that are
+    /// passed over.
     ///
     /// # Errors
     /// The name has no address, or all were tried.
@@ -227,7 +246,7 @@ impl Upstream {
         if endpoints.len() == 1 {
             return endpoints.iter().find(untried).cloned().ok_or_else(|| self.exhausted());
         }
-        let mut candidates: Vec<_> = endpoints.iter().filter(untried).filter(|it| !it.failed_lately(now)).collect();
+        let mut candidates: Vec<_> = endpoints.iter().filter(untried).filter(|it| !it.health.is_ejected(now)).collect();
         if candidates.is_empty() {
             candidates = endpoints.iter().filter(untried).collect();
         }
@@ -263,23 +282,11 @@ impl Endpoint {
         Rc::new(Self {
             address,
             active: Cell::new(0),
-            failed_at: Cell::new(None),
+            health: Health::default(),
             h1: RefCell::default(),
             h2: RefCell::default(),
             h2_connecting: tokio::sync::Mutex::new(None),
         })
-    }
-
-    pub fn failed(&self, now: Instant) {
-        self.failed_at.set(Some(now));
-    }
-
-    pub fn reached(&self) {
-        self.failed_at.set(None);
-    }
-
-    fn failed_lately(&self, now: Instant) -> bool {
-        self.failed_at.get().is_some_and(|at| now.duration_since(at) < FAILED_FOR)
     }
 
     /// The most recently used idle connection that is still good.
@@ -314,6 +321,25 @@ impl Endpoint {
         connections.iter().find(|connection| connection.takes_requests(own)).cloned()
     }
 
+    /// The least loaded one, however much it has to do, where there may not be another.
+    pub fn share_h2(&self, own: &OwnSvid) -> Option<Rc<H2Connection>> {
+        let connections = self.h2.borrow();
+        let usable = connections.iter().filter(|connection| connection.is_usable(own));
+        usable.min_by_key(|connection| connection.streams.get()).cloned()
+    }
+
+    /// Closes a connection that nobody uses.
+    pub fn close_idle(&self) -> bool {
+        let mut h1 = self.h1.borrow_mut();
+        if !h1.is_empty() {
+            h1.remove(0);
+            return true;
+        }
+        let mut h2 = self.h2.borrow_mut();
+        let idle = h2.iter().position(|connection| connection.streams.get() == 0);
+        idle.map(|index| h2.swap_remove(index)).is_some()
+    }
+
     pub fn add_h2(
         &self,
         sender: http2::SendRequest<RequestBody>,
@@ -326,6 +352,7 @@ impl Endpoint {
             own,
             streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
+            is_going_away: Cell::new(false),
         });
         self.h2.borrow_mut().push(connection.clone());
         connection
@@ -351,44 +378,17 @@ const H2_IDLE_MIN: Duration = Duration::from_secs(300);
 
 impl H2Connection {
     fn takes_requests(&self, own: &OwnSvid) -> bool {
+        self.streams.get() < H2_STREAMS_PER_CONNECTION && self.is_usable(own)
+    }
+
+    pub fn goes_away(&self) {
+        self.is_going_away.set(true);
+    }
+
+    fn is_usable(&self, own: &OwnSvid) -> bool {
         self.own == *own
-            && self.streams.get() < H2_STREAMS_PER_CONNECTION
+            && !self.is_going_away.get()
             && !self.sender.is_closed()
             && self.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut())
-    }
-}
-
-/// Counts one stream of a shared connection while it lives.
-pub struct Stream(Rc<H2Connection>);
-
-impl Stream {
-    pub fn of(connection: &Rc<H2Connection>) -> Self {
-        connection.streams.set(connection.streams.get() + 1);
-        Self(connection.clone())
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        if self.0.streams.get() == 0 {
-            self.0.idle_since.set(Instant::now());
-        }
-    }
-}
-
-/// Counts one request or tunnel of an endpoint while it lives.
-pub struct Active(Rc<Endpoint>);
-
-impl Active {
-    pub fn at(endpoint: &Rc<Endpoint>) -> Self {
-        endpoint.active.set(endpoint.active.get() + 1);
-        Self(endpoint.clone())
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
     }
 }

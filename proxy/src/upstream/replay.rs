@@ -1,6 +1,7 @@
-//! Which requests may be sent a second time, and how their copy is made (RFC 9110 §9.2.2).
+//! Which requests may be sent a second time, and how their copy is made (RFC 9110 §9.2.2, RFC 9113 §8.7).
 
 use crate::http::body::RequestBody;
+use http::header::UPGRADE;
 use http::{Method, Request};
 use hyper::body::Body;
 
@@ -8,13 +9,20 @@ use hyper::body::Body;
 pub fn is_replayable(request: &Request<RequestBody>) -> bool {
     let method = request.method();
     let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
-    idempotent.contains(method)
-        && request.body().is_end_stream()
-        && !request.headers().contains_key(http::header::UPGRADE)
+    idempotent.contains(method) && request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
 }
 
+/// What was certainly not processed may go out again whatever it is (RFC 9113 §8.7), if its body is still there then.
+pub fn may_be_kept(request: &Request<RequestBody>) -> bool {
+    *request.method() != Method::CONNECT
+}
+
+/// Of a request whose body is being read, the copy gets all of it: as long as it [is there](is_whole).
 pub fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
+    let mut copy = Request::new(match request.body() {
+        RequestBody::Kept(kept) => RequestBody::Kept(kept.again()),
+        RequestBody::Empty | RequestBody::Streaming(_) => RequestBody::Empty,
+    });
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
@@ -22,14 +30,36 @@ pub fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-/// RFC 9113 §8.7: REFUSED_STREAM, and streams above a GOAWAY's last, were not processed.
-pub fn was_refused(error: &hyper::Error) -> bool {
+pub fn is_whole(copy: &Request<RequestBody>) -> bool {
+    match copy.body() {
+        RequestBody::Empty => true,
+        RequestBody::Kept(kept) => kept.is_whole(),
+        RequestBody::Streaming(_) => false,
+    }
+}
+
+/// What the other side said about a stream that it did not process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unprocessed {
+    /// This stream alone.
+    Stream,
+    /// It takes no more streams on this connection.
+    GoAway,
+}
+
+/// RFC 9113 §8.7: REFUSED_STREAM, and streams above a GOAWAY's last, were not processed. h2 fails no other stream with the
+/// GOAWAY that it received; the one that it sends itself says nothing about what the other side has done.
+pub fn unprocessed(error: &hyper::Error) -> Option<Unprocessed> {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
-        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away();
+        if let Some(h2) = inner.downcast_ref::<h2::Error>().filter(|h2| h2.is_remote()) {
+            return match h2.reason() {
+                _ if h2.is_go_away() => Some(Unprocessed::GoAway),
+                Some(h2::Reason::REFUSED_STREAM) if h2.is_reset() => Some(Unprocessed::Stream),
+                _ => None,
+            };
         }
         source = inner.source();
     }
-    false
+    None
 }

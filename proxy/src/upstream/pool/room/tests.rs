@@ -1,9 +1,10 @@
 use super::make;
 use crate::policy::Policy;
 use crate::telemetry::Metrics;
+use crate::upstream::counted::Active;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::plan::ServicePlan;
-use crate::upstream::pool::{Active, CALLERS_MAX, Upstreams};
+use crate::upstream::pool::{CALLERS_MAX, Upstreams};
 use postern_config::Config;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;

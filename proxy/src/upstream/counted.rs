@@ -1,0 +1,40 @@
+//! What is under way, counted while it lives.
+
+use super::pool::{Endpoint, H2Connection};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Counts one stream of a shared connection while it lives.
+pub struct Stream(Rc<H2Connection>);
+
+impl Stream {
+    pub fn of(connection: &Rc<H2Connection>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(connection.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        if self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
+    }
+}
+
+/// Counts one request or tunnel of an endpoint while it lives.
+pub struct Active(Rc<Endpoint>);
+
+impl Active {
+    pub fn at(endpoint: &Rc<Endpoint>) -> Self {
+        endpoint.active.set(endpoint.active.get() + 1);
+        Self(endpoint.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
