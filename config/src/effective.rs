@@ -321,6 +321,13 @@ fn timeouts(timeouts: &Timeouts) -> Value {
         "pool_idle": print_duration(timeouts.pool_idle),
         "tcp_idle": print_duration(timeouts.tcp_idle),
         "half_close_linger": print_duration(timeouts.half_close_linger),
+        "stream_idle": print_duration(timeouts.stream_idle),
+        "body_idle": print_duration(timeouts.body_idle),
+        "write_stall": print_duration(timeouts.write_stall),
+        "tcp_keepalive": print_duration(timeouts.tcp_keepalive),
+        "tcp_keepalive_interval": print_duration(timeouts.tcp_keepalive_interval),
+        "h2_ping": print_duration(timeouts.h2_ping),
+        "h2_ping_answer": print_duration(timeouts.h2_ping_answer),
     })
 }
 
@@ -331,6 +338,14 @@ fn limits(limits: &Limits) -> Value {
     section.insert("h2_streams".into(), json!(limits.h2_streams));
     section.insert("pool_idle_per_endpoint".into(), json!(limits.pool_idle_per_endpoint));
     put(&mut section, "connections", limits.connections.map(|connections| json!(connections)));
+    section.insert("handshakes".into(), json!(limits.handshakes));
+    section.insert("requests".into(), json!(limits.requests));
+    put(&mut section, "requests_per_caller", limits.requests_per_caller.map(|requests| json!(requests)));
+    section.insert("buffered_bytes".into(), json!(print_size(limits.buffered_bytes as u64)));
+    put(&mut section, "memory", limits.memory.map(|bytes| json!(print_size(bytes))));
+    section.insert("h2_control_frames".into(), json!(limits.h2_control_frames));
+    section.insert("h2_early_resets".into(), json!(limits.h2_early_resets));
+    section.insert("tcp_keepalive_probes".into(), json!(limits.tcp_keepalive_probes));
     Value::Object(section)
 }
 

@@ -6,7 +6,7 @@ use crate::authz::{Decision, Principal};
 use crate::capture::Accepted;
 use crate::capture::caller::{CallerIo, Wire};
 use crate::connection::{Connection, Place, turn_away};
-use crate::detect::{self, Detected, Opaque, Rewind, Rules};
+use crate::detect::{self, Detected, Opaque, Rewind, Rules, Verdict};
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::policy::{Door, InboundPlan};
@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 /// Serves one connection to its end; its record is written when the last of it is dropped.
@@ -93,17 +94,23 @@ async fn handshake(
         .select(&plan.config.svid, SystemTime::now())
         .map_err(|none| Refused::new(none.refusal(), none.to_string()))?
         .clone();
+    // Cheap checks first: whoever says nothing, or no TLS, costs no handshake and takes no place.
+    let (started, deadline) = (Instant::now(), policy.timeouts.handshake);
+    if wire.is_fresh() {
+        speaks_tls(wire.get_ref().tcp(), deadline).await?;
+    }
     let with = Accept {
         snapshot: &snapshot,
         svid: &svid,
         alpn: if plan.config.protocol == Protocol::Tcp { ServerAlpn::None } else { ServerAlpn::Http },
         strictness: policy.strictness,
-        deadline: policy.timeouts.handshake,
+        deadline: deadline.saturating_sub(started.elapsed()),
     };
-    let started = Instant::now();
-    let (tls, peer) = Box::pin(mesh::accept(wire, with))
+    let place = connection.worker.handshakes.begin(&connection.session, policy.limits.handshakes);
+    let (tls, peer) = Box::pin(place.run(mesh::accept(wire, with)))
         .await
         .map_err(|error| Refused::new(error.refusal(Role::Server), crate::upstream::client::chain(&error)))?;
+    drop(place);
     plan.metrics.handshake(started.elapsed());
     let trust = Trust {
         own: svid,
@@ -117,6 +124,20 @@ async fn handshake(
     Ok((Box::new(tls), peer))
 }
 
+/// Waits for the first bytes, and refuses those that begin no handshake; they stay in the socket.
+async fn speaks_tls(tcp: &TcpStream, deadline: Duration) -> Result<(), Refused> {
+    let mut first = [0; 6];
+    let length = match tokio::time::timeout(deadline, tcp.peek(&mut first)).await {
+        Ok(Ok(length)) => length,
+        Ok(Err(error)) => return Err(Refused::new(Refusal::TlsHandshakeFailed, error.to_string())),
+        Err(_) => return Err(Refused::new(Refusal::TlsHandshakeTimeout, format!("no byte within {deadline:?}"))),
+    };
+    match detect::classify(&first[..length]) {
+        Verdict::Known(Detected::Tls) | Verdict::NeedMore => Ok(()),
+        Verdict::Known(_) => Err(Refused::new(Refusal::PlaintextRefused, "the first bytes are no TLS handshake")),
+    }
+}
+
 async fn carry_tls(
     connection: &Rc<Connection>,
     plan: &Arc<InboundPlan>,
@@ -126,6 +147,7 @@ async fn carry_tls(
     let own = connection.session.trust().map(|trust| &trust.own.id);
     let rendered = RenderedIdentity::new(&plan.config.identity_headers, peer, own);
     connection.identity.get_or_init(|| rendered);
+    connection.caller_share.get_or_init(|| connection.worker.caller_shares.of(&peer.id));
     let version = match tls.get_ref().1.alpn_protocol() {
         Some(b"h2") => Some(HttpVersion::Http2),
         Some(_) => Some(HttpVersion::Http1),

@@ -7,21 +7,26 @@
 //! What ends trust, and what is done, is the table of DESIGN ("Rulings"); [`trust_end`] is that table as code.
 
 mod end_cause;
+mod handshakes;
+mod in_flight;
 mod io;
 mod negotiated;
 mod recheck;
 mod registry;
 
 pub use end_cause::EndCause;
+pub use handshakes::Handshakes;
+pub use in_flight::{CallerShare, CallerShares, InFlight, RequestGuard, TakenShare};
 pub use io::SessionIo;
 pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
-pub use registry::{InFlight, Registered, Registry, RequestGuard};
+pub use registry::{Registered, Registry};
 
 use crate::admin::ConnectionInfo;
 use crate::capture::caller_uid::CallerUnknown;
 use crate::identity::{Snapshot, SourceStatus, Svid};
 use crate::telemetry::PortMetrics;
+use crate::telemetry::counters::refuses_stream;
 use crate::telemetry::json::rfc3339;
 use crate::tls::verifier::{Strictness, SvidError, still_trusted};
 use crate::tls::{Peer, Role};
@@ -129,6 +134,12 @@ pub struct Session {
     pub between_messages: AtomicBool,
     /// HTTP/1: bytes of a response wait for the caller to take them.
     pub write_pending: AtomicBool,
+    /// The socket takes no more: the other side does not read.
+    pub(super) write_blocked: AtomicBool,
+    /// HTTP/2: streams that ended without an answer as soon as they were opened.
+    early_resets: AtomicU32,
+    /// HTTP/2: streams that were malformed or too many, and became no request.
+    pub streams_refused: AtomicU32,
     /// HTTP/1: why the request under way was cut, as `cause`.
     request_cut: AtomicU8,
     /// The alert by which the peer refused our certificate: kept here, because h2 turns errors of its socket into text.
@@ -171,6 +182,9 @@ impl Session {
             head_begun: AtomicBool::new(false),
             between_messages: AtomicBool::new(false),
             write_pending: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            early_resets: AtomicU32::new(0),
+            streams_refused: AtomicU32::new(0),
             request_cut: AtomicU8::new(0),
             peer_refused_us: OnceLock::new(),
             park: Notify::new(),
@@ -232,6 +246,14 @@ impl Session {
 
     /// Ends the connection now: the next poll of its socket fails and the socket is reset.
     pub fn cut(&self, cause: EndCause, event: Instant) {
+        if !self.is_cut() {
+            self.metrics.ended(cause);
+        }
+        self.cut_with_request(cause, event);
+    }
+
+    /// As [`cut`](Self::cut), for a request of which the end has been counted.
+    pub fn cut_with_request(&self, cause: EndCause, event: Instant) {
         if self.cut.swap(true, Relaxed) {
             return;
         }
@@ -290,6 +312,25 @@ impl Session {
     /// HTTP/1: what was cut was another one.
     pub fn request_begins(&self) {
         self.request_cut.store(0, Relaxed);
+    }
+
+    /// HTTP/2: we have reset a stream.
+    pub fn stream_reset(&self, code: u32) {
+        if refuses_stream(code) {
+            self.streams_refused.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// HTTP/2: a request ended without an answer `after` it began. Streams opened to be given up cost us, and whoever stands
+    /// behind us, more than their caller (THREATS H2-01, H2-03); h2 counts only those that it has not handed on yet.
+    pub fn request_given_up(&self, after: Duration, early_resets_max: u32) {
+        if after > EARLY || self.carries() != Carries::Http2 {
+            return;
+        }
+        let early = self.early_resets.fetch_add(1, Relaxed) + 1;
+        if early > early_resets_max && u64::from(early) * 2 > self.requests_total() {
+            self.cut(EndCause::Http2Resets, Instant::now());
+        }
     }
 
     /// HTTP/1, and nothing of a request or a response is under way.
@@ -359,6 +400,9 @@ impl Session {
         Some((self.end_cause()?, self.ended_by.get()?.elapsed()))
     }
 }
+
+/// A stream that is given up so soon was not opened for its answer.
+const EARLY: Duration = Duration::from_secs(1);
 
 /// The teardown table of the rulings, for changes of identity: what of `trust` ended with `snapshot`?
 pub fn trust_end(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {

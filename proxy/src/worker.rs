@@ -10,11 +10,12 @@ use crate::capture::{Accepted, ClientAddr, CloseAsked};
 use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
 use crate::http::serve::LocalExecutor;
+use crate::http::windows::Windows;
 use crate::identity::Snapshot;
 use crate::policy::{Door, DoorPlan, Policy};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Direction, Registry};
-use crate::shared::Shared;
+use crate::session::{CallerShares, Direction, Handshakes, Registry};
+use crate::shared::{Full, Shared};
 use crate::upstream::pool::Upstreams;
 use crate::{capture, inbound, outbound, session};
 use arc_swap::{ArcSwap, Cache};
@@ -153,6 +154,9 @@ pub struct Worker {
     pub upstreams: Upstreams,
     pub detect_memory: RefCell<DetectMemory<DetectKey>>,
     pub caller_uids: CallerUids,
+    pub caller_shares: CallerShares,
+    pub handshakes: Handshakes,
+    pub windows: Rc<Windows>,
     pub executor: LocalExecutor,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
@@ -192,6 +196,11 @@ impl Worker {
         self.identity.borrow_mut().load().clone()
     }
 
+    /// How many there are: each has its share of what is limited for the whole process.
+    pub fn count(&self) -> usize {
+        self.peers.len()
+    }
+
     /// A number that no other connection or decision of this process has.
     pub fn next_id(&self) -> u64 {
         self.ids.set(self.ids.get() + 1);
@@ -220,6 +229,9 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         upstreams: Upstreams::default(),
         detect_memory: RefCell::default(),
         caller_uids: CallerUids::default(),
+        caller_shares: CallerShares::default(),
+        handshakes: Handshakes::default(),
+        windows: Rc::default(),
         executor: LocalExecutor,
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
@@ -314,9 +326,8 @@ fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener, mut asked: Close
     };
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let over_limit = |remote| {
-            let refused = Refused::new(Refusal::OverLimit, "as many connections as `limits.connections` are open");
-            turn_away(&worker, door, remote, refused);
+        let over_limit = |remote, full: Full| {
+            turn_away(&worker, door, remote, Refused::new(Refusal::OverLimit, full.as_str()));
         };
         let place = |tcp, remote| place(&worker, door, tcp, remote);
         let _closed = tokio::select! {

@@ -9,16 +9,14 @@ pub mod probe;
 
 pub use closing::{CloseAsked, Closer, closing};
 
-use crate::shared::Shared;
+use crate::policy::Policy;
+use crate::shared::{Full, Shared};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
-/// PEERS D1: keepalive 60 s / 20 s / 4 probes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_PROBES: u32 = 4;
 const BACKLOG: i32 = 4096;
 /// Out of descriptors or memory: wait instead of spinning (THREATS DS-08).
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
@@ -102,11 +100,11 @@ fn bind_with(
 }
 
 /// Every stream that we accept or open: no Nagle, and a dead other side is found in minutes.
-pub fn tune(tcp: &TcpStream) {
+pub fn tune(tcp: &TcpStream, policy: &Policy) {
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
+        .with_time(policy.timeouts.tcp_keepalive)
+        .with_interval(policy.timeouts.tcp_keepalive_interval)
+        .with_retries(policy.limits.tcp_keepalive_probes);
     // Neither is worth losing the connection for.
     let _ = tcp.set_nodelay(true);
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);
@@ -145,10 +143,12 @@ pub async fn accept_loop(
     listener: &TcpListener,
     shared: &Shared,
     place: impl Fn(TcpStream, SocketAddr),
-    over_limit: impl Fn(SocketAddr),
+    over_limit: impl Fn(SocketAddr, Full),
 ) {
     let mut back_off = BACK_OFF_MIN;
+    let mut reserve = Reserve::default();
     loop {
+        reserve.fill();
         match listener.accept().await {
             Ok((tcp, remote)) => {
                 back_off = BACK_OFF_MIN;
@@ -159,6 +159,14 @@ pub async fn accept_loop(
                 shared.metrics.accept_failed();
                 if is_exhaustion(&error) {
                     shared.metrics.descriptors_exhausted();
+                    // Whoever waits is told at once, instead of when a descriptor is free.
+                    if reserve.empty()
+                        && let Ok(Ok((tcp, remote))) = timeout(Duration::ZERO, listener.accept()).await
+                    {
+                        drop(tcp);
+                        over_limit(remote, Full::Descriptors);
+                        continue;
+                    }
                 }
                 tracing::warn!(%error, wait_ms = back_off.as_millis() as u64, "accept failed; waiting");
                 tokio::time::sleep(back_off).await;
@@ -173,7 +181,7 @@ pub fn accept_waiting(
     listener: TcpListener,
     shared: &Shared,
     place: impl Fn(TcpStream, SocketAddr),
-    over_limit: impl Fn(SocketAddr),
+    over_limit: impl Fn(SocketAddr, Full),
 ) {
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
@@ -191,15 +199,32 @@ fn admit(
     remote: SocketAddr,
     shared: &Shared,
     place: &impl Fn(TcpStream, SocketAddr),
-    over_limit: &impl Fn(SocketAddr),
+    over_limit: &impl Fn(SocketAddr, Full),
 ) {
-    if !shared.budget.take() {
+    if let Err(full) = shared.budget.take() {
         shared.metrics.connection_over_limit();
         drop(tcp);
-        return over_limit(remote);
+        return over_limit(remote, full);
     }
-    tune(&tcp);
+    tune(&tcp, &shared.policy().load());
     place(tcp, remote);
+}
+
+/// A descriptor that is kept for the moment in which no other is left.
+#[derive(Default)]
+struct Reserve(Option<std::fs::File>);
+
+impl Reserve {
+    fn fill(&mut self) {
+        if self.0.is_none() {
+            self.0 = std::fs::File::open("/dev/null").ok();
+        }
+    }
+
+    /// False: there was none.
+    fn empty(&mut self) -> bool {
+        self.0.take().is_some()
+    }
 }
 
 /// The connection ended before it was accepted: nobody's fault, and no reason to wait.

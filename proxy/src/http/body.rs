@@ -48,7 +48,9 @@ impl Body for RequestBody {
         if streaming.in_flight.is_cut() {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        let frame = ready!(Pin::new(&mut streaming.inner).poll_frame(context));
+        let polled = Pin::new(&mut streaming.inner).poll_frame(context);
+        streaming.in_flight.body_awaited(polled.is_pending());
+        let frame = ready!(polled);
         streaming.in_flight.moved();
         Poll::Ready(frame.map(|frame| clean(frame, &streaming.in_flight.bytes_from_caller)))
     }
@@ -103,10 +105,13 @@ impl Body for ResponseBody {
             Self::Upstream(body) => body,
         };
         if body.guard.request.poll_cut(context) {
-            body.recorder.ended_early(if body.guard.request.has_idled_out() { "stream_idle" } else { "cut" });
+            body.recorder.ended_early(body.guard.request.cut_text());
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        let frame = match ready!(Pin::new(&mut body.inner).poll_frame(context)) {
+        let polled = Pin::new(&mut body.inner).poll_frame(context);
+        // hyper asks for more only when its caller takes more.
+        body.guard.request.answer_waits(polled.is_ready());
+        let frame = match ready!(polled) {
             None => {
                 body.finish();
                 return Poll::Ready(None);

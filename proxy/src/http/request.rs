@@ -15,7 +15,7 @@ use crate::authz::{Decision, Principal};
 use crate::connection::Connection;
 use crate::policy::{Destined, DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Direction, RequestGuard};
+use crate::session::{Direction, EndCause, RequestGuard};
 use crate::upstream::client::{Answer, Destination, HttpVersion, Lease, send};
 use crate::upstream::l4;
 use crate::upstream::plan::{Requested, ServicePlan};
@@ -141,12 +141,15 @@ async fn proxy(
     let allowed = decide(connection, policy, &head, &target, recorder)?;
 
     let service = (connection.session.direction == Direction::Local).then(|| allowed.upstream.clone());
-    let in_flight = connection.worker.registry.register_request(
+    let (worker, caller) = (&connection.worker, connection.caller_share.get());
+    let share = worker.registry.admit(caller, &policy.limits, worker.count())?;
+    let in_flight = worker.registry.register_request(
         &connection.session,
         head.method.clone(),
         head.uri.clone(),
         &allowed.host,
         service,
+        share,
     );
 
     recorder.in_flight(&in_flight.request);
@@ -174,7 +177,7 @@ async fn proxy(
     let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
     let sending = send(&connection.worker, &to, Request::from_parts(head, body));
     let Answer { response, mut lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
-    in_flight.request.moved();
+    in_flight.request.answered();
     recorder.upstream(&lease);
     if is_connect || upgrade.is_some() {
         lease.not_again();
@@ -327,8 +330,11 @@ async fn unless_cut<T>(
 ) -> Result<T, Refused> {
     poll_fn(|context| {
         if guard.request.poll_cut(context) {
-            let idled_out = guard.request.has_idled_out();
-            let refusal = if idled_out { Refusal::UpstreamTimeout } else { Refusal::TrustEnded };
+            let refusal = match guard.request.deadline() {
+                Some(EndCause::BodyIdle) => Refusal::BodyTimeout,
+                Some(_) => Refusal::UpstreamTimeout,
+                None => Refusal::TrustEnded,
+            };
             return Poll::Ready(Err(refusal.into()));
         }
         sending.as_mut().poll(context)

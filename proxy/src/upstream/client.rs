@@ -9,6 +9,8 @@ use super::plan::ServicePlan;
 use super::pool::{Active, Endpoint, H1Connection, H2Connection, OwnSvid, Stream};
 use super::replay::{copy_of, is_replayable, was_refused};
 use crate::http::body::RequestBody;
+use crate::http::frames::WatchedFrames;
+use crate::http::windows::Window;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Registered, Session};
 use crate::tls::Peer;
@@ -20,16 +22,12 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Different endpoints tried for one request.
 const ENDPOINTS_TRIED_MAX: usize = 3;
 /// Pooled connections found closed by one request, before it takes that for the endpoint's fault.
 const STALE_MAX: usize = 16;
-const H2_KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
-const H2_KEEPALIVE_WITHIN: Duration = Duration::from_secs(10);
-const H2_STREAM_WINDOW: u32 = 1 << 20;
-const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// HTTP's version on one hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,20 +353,26 @@ impl Attempt<'_> {
 
     async fn open_http2(&self) -> Result<Rc<H2Connection>, Refused> {
         let Connected { io, session, registered, .. } = Box::pin(self.open()).await?;
-        let limits = self.worker.policy().limits.clone();
+        let policy = self.worker.policy();
+        let (limits, timeouts) = (policy.limits.clone(), policy.timeouts.clone());
+        drop(policy);
+        let window = self.worker.windows.promise(limits.buffered_bytes / self.worker.count());
+        let metrics = self.to.plan.metrics.clone();
+        let io = WatchedFrames::of_upstream(io, session.clone(), metrics, limits.h2_control_frames);
         let handshake = http2::Builder::new(self.worker.executor)
             .timer(TokioTimer::new())
-            .keep_alive_interval(H2_KEEPALIVE_EVERY)
-            .keep_alive_timeout(H2_KEEPALIVE_WITHIN)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .keep_alive_interval(timeouts.h2_ping)
+            .keep_alive_timeout(timeouts.h2_ping_answer)
+            .initial_stream_window_size(window.stream())
+            .initial_connection_window_size(window.connection())
+            .max_send_buf_size(window.send_buffer())
             .max_header_list_size(limits.header_bytes as u32)
             .handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
         tokio::task::spawn_local(async move {
             // As above.
             let _ = connection.await;
-            drop::<Option<Rc<Registered>>>(registered);
+            drop::<(Option<Rc<Registered>>, Window)>((registered, window));
         });
         Ok(self.endpoint.add_h2(sender, session, self.own.key()))
     }

@@ -90,7 +90,7 @@ pub async fn connect(
         match address {
             EndpointAddress::Tcp(address) => {
                 let tcp = capture::dial(*address, mark, plan.from).await?;
-                capture::tune(&tcp);
+                capture::tune(&tcp, &worker.policy());
                 Ok::<_, io::Error>(UpstreamIo::Tcp(tcp))
             }
             EndpointAddress::Unix(path) => Ok(UpstreamIo::Unix(UnixStream::connect(path).await?)),
