@@ -70,7 +70,7 @@ async fn an_early_answer_reaches_an_http2_caller_whose_stream_is_still_open() {
 }
 
 #[tokio::test]
-async fn a_body_waits_for_a_slow_application_without_being_gathered() {
+async fn ds_10_a_body_waits_for_a_slow_application_without_being_gathered() {
     // An application that never reads: what the caller can send is bounded by windows and socket buffers.
     let app = postern_tests::TcpApp::start(|stream, _, _| async move {
         tokio::time::sleep(Duration::from_secs(600)).await;
@@ -269,7 +269,7 @@ async fn a_body_that_breaks_off_breaks_off_at_the_other_side() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_ends_its_request_at_the_application_and_is_recorded() {
+async fn f_27_a_caller_that_leaves_ends_its_request_at_the_application_and_is_recorded() {
     let app = HttpApp::start().await;
     let pair = Pair::http(app.address).await;
     // HTTP/2 says so; over HTTP/1, where a caller may end its side and still listen, the next bytes find out.
