@@ -389,3 +389,37 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
 pub fn gone(door: Door) -> Refused {
     Refused::new(Refusal::NoRoute, format!("the listener {door} is no longer in the configuration"))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::spawn_local;
+
+    struct Given(std::rc::Rc<std::cell::Cell<bool>>);
+
+    impl Drop for Given {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+
+    #[test]
+    fn f_18_a_panic_ends_one_task_gives_its_place_back_and_leaves_the_worker() {
+        // As `run` does with connections: what a task holds is dropped while it unwinds. The profile that would end the
+        // process instead is not ours.
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(!manifest.contains("panic = \"abort\""));
+        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).expect("a runtime");
+        let given_back = std::rc::Rc::new(std::cell::Cell::new(false));
+        let place = Given(given_back.clone());
+        runtime.block_on(async {
+            let task = spawn_local(async move {
+                let _place = place;
+                panic!("a defect, made for this test");
+            });
+            assert!(task.await.is_err_and(|error| error.is_panic()));
+            assert!(given_back.get());
+            assert_eq!(spawn_local(async { 7 }).await.expect("the worker lives"), 7);
+        });
+    }
+}

@@ -291,7 +291,7 @@ async fn f_27_a_caller_that_leaves_ends_its_request_at_the_application_and_is_re
 }
 
 #[tokio::test]
-async fn sm_26_an_upload_that_breaks_off_never_looks_whole() {
+async fn f_27_an_upload_that_breaks_off_never_looks_whole() {
     let app = RawApp::ok().await;
     let port = format!("protocol: http\napp_http: 1\nallow: [{{ spiffe: {} }}]", postern_tests::mesh::WEB);
     let pair = Pair::with(postern_tests::Mesh::start(), app.address, &port, "protocol: http").await;

@@ -320,7 +320,15 @@ fn bad_path(problem: PathProblem) -> Refused {
 
 /// After these, what follows on an HTTP/1 connection cannot be told apart from the refused request.
 fn breaks_framing(refusal: Refusal) -> bool {
-    matches!(refusal, Refusal::BadRequest | Refusal::BadHost | Refusal::UpgradeRefused | Refusal::ConnectRefused)
+    matches!(
+        refusal,
+        Refusal::BadRequest
+            | Refusal::BadHost
+            | Refusal::BadPath
+            | Refusal::BodyTimeout
+            | Refusal::UpgradeRefused
+            | Refusal::ConnectRefused
+    )
 }
 
 /// Sends, unless the policy or the trust that allowed it ends first.

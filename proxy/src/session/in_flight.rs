@@ -108,7 +108,7 @@ impl InFlight {
 
     /// Once a second.
     pub(super) fn watch(&self, timeouts: &Timeouts) {
-        if self.cut.get() {
+        if self.cut.get() || self.session.is_cut() {
             return;
         }
         if self.moves.get() != self.moves_seen.replace(self.moves.get()) {
