@@ -232,6 +232,8 @@ fn dns(dns: &Dns) -> Value {
     put(&mut section, "search", dns.search.as_deref().map(words));
     section.insert("virtual_networks".into(), words(&dns.virtual_networks));
     section.insert("ttl".into(), json!(print_duration(dns.ttl)));
+    put(&mut section, "loopback_nameservers", dns.loopback_nameservers.as_deref().map(words));
+    put(&mut section, "resolver_users", dns.resolver_users.as_deref().map(words));
     Value::Object(section)
 }
 

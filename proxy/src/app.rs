@@ -183,7 +183,8 @@ impl App {
 
     /// Would applying `config` change nothing? It may say the same, and name files that do not.
     pub fn is_current(&self, config: &Config) -> bool {
-        config.same_as(&self.config) && self.shared.policy().load().roots_are_current(config)
+        let policy = self.shared.policy().load();
+        config.same_as(&self.config) && policy.roots_are_current(config) && policy.names_are_current(config)
     }
 
     pub fn config(&self) -> &Config {

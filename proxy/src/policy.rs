@@ -193,6 +193,12 @@ impl Policy {
         })
     }
 
+    /// Does /etc/resolv.conf, as far as `config` relies on it, say what it said when this was compiled?
+    pub fn names_are_current(&self, config: &Config) -> bool {
+        let dns = config.capture.as_ref().and_then(|capture| capture.dns.as_ref());
+        self.dns.as_ref().zip(dns).is_none_or(|(plan, dns)| plan.is_current(dns))
+    }
+
     pub fn door(&self, door: Door) -> Option<&DoorPlan> {
         self.doors.get(&door).or_else(|| self.moved.get(&door))
     }
