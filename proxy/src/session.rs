@@ -13,6 +13,7 @@ mod io;
 mod negotiated;
 mod recheck;
 mod registry;
+mod trust;
 
 pub use end_cause::EndCause;
 pub use handshakes::Handshakes;
@@ -21,17 +22,15 @@ pub use io::SessionIo;
 pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{Registered, Registry};
+pub use trust::{Trust, own_svid_rotated, trust_end};
 
 use crate::admin::ConnectionInfo;
 use crate::capture::caller_uid::CallerUnknown;
-use crate::identity::{Snapshot, SourceStatus, Svid};
+use crate::identity::Snapshot;
 use crate::telemetry::PortMetrics;
 use crate::telemetry::counters::refuses_stream;
 use crate::telemetry::json::rfc3339;
-use crate::tls::verifier::{Strictness, SvidError, still_trusted};
-use crate::tls::{Peer, Role};
 use futures_util::task::AtomicWaker;
-use postern_config::OnExpiry;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -79,23 +78,6 @@ impl Carries {
             Self::Http2 => "http2",
             Self::Stream => "tcp",
         }
-    }
-}
-
-/// What the mTLS handshake established, and with what of ours.
-pub struct Trust {
-    pub own: Arc<Svid>,
-    pub peer: Arc<Peer>,
-    pub peer_role: Role,
-    pub strictness: Strictness,
-    pub on_expiry: OnExpiry,
-    pub negotiated: Negotiated,
-}
-
-impl Trust {
-    /// When the first of the two SVIDs ends.
-    pub fn not_after(&self) -> SystemTime {
-        self.own.not_after.min(self.peer.not_after)
     }
 }
 
@@ -403,29 +385,3 @@ impl Session {
 
 /// A stream that is given up so soon was not opened for its answer.
 const EARLY: Duration = Duration::from_secs(1);
-
-/// The teardown table of the rulings, for changes of identity: what of `trust` ended with `snapshot`?
-pub fn trust_end(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {
-    match snapshot.source {
-        SourceStatus::Denied { cut: true, .. } => {
-            return Some(EndCause::IdentityWithdrawn);
-        }
-        // Agents say so in passing: no new handshake, but live connections wait for the grace to pass.
-        SourceStatus::Denied { cut: false, .. } => return None,
-        SourceStatus::Waiting { .. } | SourceStatus::Connected | SourceStatus::Broken { .. } => {}
-    }
-    if !snapshot.svids.iter().any(|svid| svid.id == trust.own.id) {
-        return Some(EndCause::IdentityWithdrawn);
-    }
-    let peer = &trust.peer;
-    match still_trusted(peer, &snapshot.bundles, trust.peer_role, SystemTime::now(), trust.strictness) {
-        Ok(_) => None,
-        Err(SvidError::NoBundle { .. }) => Some(EndCause::TrustDomainRemoved),
-        Err(_) => Some(EndCause::AuthorityRemoved),
-    }
-}
-
-/// Is the SVID that the session was made with still the one that a new handshake would use?
-pub fn own_svid_rotated(trust: &Trust, snapshot: &Snapshot) -> bool {
-    !snapshot.svids.iter().any(|svid| svid.fingerprint == trust.own.fingerprint)
-}

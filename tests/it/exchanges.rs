@@ -6,6 +6,7 @@ use postern_tests::app_raw::OK;
 use postern_tests::client_http::{channel, empty};
 use postern_tests::{H1Client, H2Client, HttpApp, Pair, RawApp, RawClient, within};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test]
 async fn sm_15_we_answer_100_continue_and_unknown_expectations_get_417() {
@@ -339,4 +340,32 @@ async fn a_caller_that_leaves_before_there_is_an_answer_is_counted() {
             format!("postern_requests_total{{direction=\"{direction}\",name=\"orders\",status=\"unanswered\"}}");
         assert_eq!(sidecar.metric(&requests), 1.0);
     }
+}
+
+#[tokio::test]
+async fn sm_23_interim_answers_are_no_answer_and_do_not_go_on_for_ever() {
+    // A thousand, and then an answer; and one that never comes.
+    let interim = b"HTTP/1.1 102 Processing\r\n\r\n";
+    let app = postern_tests::TcpApp::start(move |mut stream, _, number| async move {
+        let mut buffer = [0; 4096];
+        stream.read(&mut buffer).await?;
+        if number == 0 {
+            stream.write_all(&interim.repeat(1000)).await?;
+            return stream.write_all(OK).await;
+        }
+        loop {
+            stream.write_all(&interim.repeat(10)).await?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let (mesh, listen) = (postern_tests::Mesh::start(), postern_tests::ports::free());
+    let lines = "protocol: http\ntls: off\nallow: [{ anonymous: true }]";
+    let section = postern_tests::pair::inbound_section(listen, &app.address.to_string(), lines);
+    let orders = mesh.sidecar("orders", &format!("{section}timeouts: {{ stream_idle: 1s }}\n")).await;
+    let first = RawClient::connect(listen).await.get("a", "/first").await;
+    assert_eq!((first.status, first.text().as_str()), (200, "ok"));
+    assert_eq!(RawClient::connect(listen).await.get("a", "/second").await.status, 504);
+    let records = orders.records_of("request", 2).await;
+    assert_eq!(records[1]["refusal"], "upstream_timeout", "{}", records[1]);
 }

@@ -169,11 +169,9 @@ async fn ds_09_requests_above_the_limit_are_refused_at_once_and_the_others_serve
     let (mesh, app) = (Mesh::start(), HttpApp::start().await);
     let (orders, listen) = orders(&mesh, app.address, PLAIN, "limits: { requests: 2 }\nworkers: 1").await;
     // HTTP/2 says when a caller has left.
-    let hang = async || {
-        let mut client = H2Client::connect(listen).await;
-        tokio::spawn(async move { client.get("/hang").await })
-    };
-    let (one, _two) = (hang().await, hang().await);
+    let (mut one, mut two) = (H2Client::connect(listen).await, H2Client::connect(listen).await);
+    let one = tokio::spawn(async move { one.get("/hang").await });
+    let _two = tokio::spawn(async move { two.get("/hang").await });
     eventually("both are at the application", || (app.seen().len() == 2).then_some(())).await;
     let mut three = RawClient::connect(listen).await;
     let asked = Instant::now();
@@ -220,7 +218,7 @@ async fn ds_13_what_callers_say_makes_no_new_series() {
     let series = |sidecar: &Sidecar| sidecar.metrics().lines().filter(|line| !line.starts_with('#')).count();
     let mut client = RawClient::connect(pair.outbound).await;
     let ask = async |client: &mut RawClient, number: usize| {
-        let path = if number % 2 == 0 { "ok" } else { "denied" };
+        let path = if number.is_multiple_of(2) { "ok" } else { "denied" };
         let letters = |count: usize| "ABCDEFGHIJ".chars().nth(count % 10).unwrap();
         let method: String = [number / 100, number / 10, number].map(letters).iter().collect();
         let request =
