@@ -104,7 +104,8 @@ impl App {
         app.open_dns(dns);
         app.report_configuration();
         app.readiness.set(Condition::Listeners, Ok(()));
-        if app.shared.policy().load().captured_port().is_some() {
+        let policy = app.shared.policy().load_full();
+        if policy.captured_port().is_some() || policy.expects_outbound() {
             app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
         }
         tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
@@ -227,7 +228,6 @@ impl App {
     pub async fn stop(self) {
         self.workers.stop().await;
         self.shared.access_log.flush();
-        self.listeners.remove_socket();
     }
 
     /// SIGHUP: log files were renamed.

@@ -25,13 +25,13 @@ pub use registry::{Registered, Registry};
 pub use trust::{Trust, own_svid_rotated, trust_end};
 
 use crate::admin::ConnectionInfo;
+use crate::capture::Remote;
 use crate::capture::caller_uid::CallerUnknown;
 use crate::identity::Snapshot;
 use crate::telemetry::PortMetrics;
 use crate::telemetry::counters::refuses_stream;
 use crate::telemetry::json::rfc3339;
 use futures_util::task::AtomicWaker;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -87,7 +87,7 @@ pub struct Session {
     pub direction: Direction,
     /// Listener or service, as named in the file.
     pub name: Arc<str>,
-    pub remote: SocketAddr,
+    pub remote: Remote,
     /// The local user that called, once that was asked.
     pub caller_uid: OnceLock<Result<u32, CallerUnknown>>,
     pub opened_at: SystemTime,
@@ -130,13 +130,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(
-        id: u64,
-        direction: Direction,
-        name: Arc<str>,
-        remote: SocketAddr,
-        metrics: Arc<PortMetrics>,
-    ) -> Arc<Self> {
+    pub fn new(id: u64, direction: Direction, name: Arc<str>, remote: Remote, metrics: Arc<PortMetrics>) -> Arc<Self> {
         Arc::new(Self {
             id,
             direction,

@@ -129,7 +129,11 @@ impl RawDns {
         let listen = self.listen.get().copied().unwrap_or_default();
         if let (true, Some(place)) = (self.listen.get().is_some(), self.listen.place()) {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listen));
-            reader.listeners.push(Listener { address, whose: "capture.dns".to_owned(), place: Some(place.clone()) });
+            reader.listeners.push(Listener {
+                address: address.into(),
+                whose: "capture.dns".to_owned(),
+                place: Some(place.clone()),
+            });
         }
         let ttl_place = self.ttl.place().cloned();
         let ttl = self.ttl.into_option().map_or(TTL_DEFAULT, |ttl| ttl.0);

@@ -5,6 +5,7 @@ pub mod forward;
 pub mod frames;
 pub mod framing;
 pub mod headers;
+pub mod hops;
 pub mod identity_headers;
 pub mod normalize;
 pub mod record;

@@ -4,7 +4,7 @@
 //! table is replaced at once; what others have in it stays.
 
 use super::names::Names;
-use super::plan::{Family, RedirectPlan};
+use super::plan::{Family, RedirectPlan, probe_address};
 use postern_config::capture::Ports;
 use std::collections::BTreeSet;
 
@@ -225,6 +225,7 @@ impl Writer<'_> {
         let names = plan.names.as_ref();
         let mut rules = names.map_or(Vec::new(), |names| self.to_loopback(names, TCP_NAMES));
         rules.push(format!("-d {} -o lo -j RETURN", self.loopback()));
+        rules.extend(plan.outbound.map(|port| self.probe(port)));
         let ourselves = plan.inbound.is_some() && !plan.exempt_uids.is_empty();
         if ourselves {
             let own = plan.exempt_uids.iter();
@@ -251,6 +252,12 @@ impl Writer<'_> {
             rules.push(format!("{whole}-j POSTERN_CAPTURE"));
         }
         rules
+    }
+
+    /// As `nft::Writer::probes`, which says why.
+    fn probe(&self, port: u16) -> String {
+        let (to, length) = (probe_address(self.family), if self.family == Family::V4 { 32 } else { 128 });
+        format!("-d {}/{length} -p tcp -m tcp --dport {} -j REDIRECT --to-ports {port}", to.ip(), to.port())
     }
 
     fn own_packets(&self) -> Vec<String> {

@@ -20,4 +20,4 @@ pub mod routes;
 
 pub use host::{Backend, HostError, Installed};
 pub use names::{Names, WantedNames};
-pub use plan::{Families, Family, HostFacts, Interface, PlanError, RedirectPlan, Wanted};
+pub use plan::{Families, Family, HostFacts, Interface, PlanError, RedirectPlan, Wanted, probe_address};

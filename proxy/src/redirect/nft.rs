@@ -2,7 +2,7 @@
 //!
 //! Rules are written as `nft -y list` prints them, so that what is installed can be held against what should be.
 
-use super::plan::{DNS, Families, Family, RedirectPlan, ordered};
+use super::plan::{DNS, Families, Family, RedirectPlan, ordered, probe_address};
 use postern_config::Network;
 use postern_config::capture::Ports;
 use std::fmt::Display;
@@ -193,6 +193,7 @@ impl Writer<'_> {
             ));
         }
         rules.push("meta l4proto != tcp return".to_owned());
+        rules.extend(plan.outbound.into_iter().flat_map(|port| self.probes(port)));
         let ourselves = plan.inbound.filter(|_| !plan.exempt_uids.is_empty());
         rules.extend(ourselves.into_iter().flat_map(|port| self.calls_of_ourselves(port)));
         if plan.outbound.is_none() && plan.names.is_none() {
@@ -217,6 +218,15 @@ impl Writer<'_> {
             rules.extend(self.to_networks(&plan.only_networks, &format!("goto {CAPTURE}")));
         }
         rules
+    }
+
+    /// Before anybody is exempt: Postern's own user tries it.
+    fn probes(&self, port: u16) -> Vec<String> {
+        let probe = |family: &Family| {
+            let ((word, _), to) = (words(*family), probe_address(*family));
+            format!("{word} daddr {} tcp dport {} redirect to :{port}", to.ip(), to.port())
+        };
+        self.families.list().iter().map(probe).collect()
     }
 
     /// Before what stays within this host is left alone, and by priority before what Docker rewrites.

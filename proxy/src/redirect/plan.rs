@@ -3,7 +3,7 @@
 use super::names::{Names, WantedNames};
 use super::proc::Socket;
 use postern_config::capture::{Dns, Ports, Redirect};
-use postern_config::{AppAddress, Capture, CaptureMode, Config, Network, Telemetry};
+use postern_config::{AppAddress, Capture, CaptureMode, Config, ListenAddress, Network, Telemetry};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +14,8 @@ pub const INBOUND_DEFAULT: u16 = 15006;
 pub const OUTBOUND_DEFAULT: u16 = 15001;
 /// The port of name servers.
 pub const DNS: u16 = 53;
+/// Of [`probe_address`]. No service has it: captured, it would lead to us again.
+const PROBE_PORT: u16 = 20560;
 /// `IFNAMSIZ` less its end (Linux, `net/if.h`).
 const INTERFACE_BYTES_MAX: usize = 15;
 
@@ -150,8 +152,8 @@ impl Wanted {
         let mut own_ports = Vec::new();
         let mut own = |address: Option<SocketAddr>| own_ports.extend(address.map(|address| address.port()));
         config.inbound.iter().for_each(|inbound| own(inbound.listen));
-        config.outbound.listen.iter().for_each(|address| own(Some(*address)));
-        config.outbound.services.iter().for_each(|service| own(service.listen));
+        config.outbound.listen.iter().for_each(|address| own(address.tcp()));
+        config.outbound.services.iter().for_each(|service| own(service.listen.as_ref().and_then(ListenAddress::tcp)));
         own(config.telemetry.metrics);
         own(config.telemetry.readiness);
         own(config.admin.listen);
@@ -353,6 +355,16 @@ fn widest(networks: &[Network]) -> Vec<Network> {
     }
     kept.sort_by_key(|network| (network.address(), network.prefix()));
     kept
+}
+
+/// What is captured for everybody, whoever is exempt: Postern calls it to see that its rules are in force, and no host has it
+/// (RFC 5737 §3, RFC 3849 §2).
+pub fn probe_address(family: Family) -> SocketAddr {
+    let ip = match family {
+        Family::V4 => IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)),
+        Family::V6 => IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+    };
+    SocketAddr::new(ip, PROBE_PORT)
 }
 
 /// Loopback of a family.

@@ -110,6 +110,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::Handshakes;
+    use crate::capture::Remote;
     use crate::session::{Direction, EndCause, Session};
     use crate::telemetry::PortMetrics;
     use std::cell::RefCell;
@@ -121,7 +122,7 @@ mod tests {
     use tokio::task::{spawn_local, yield_now};
 
     fn session() -> Arc<Session> {
-        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let remote = Remote::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         Session::new(1, Direction::Inbound, "orders".into(), remote, Arc::new(PortMetrics::default()))
     }
 

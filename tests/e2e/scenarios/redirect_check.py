@@ -9,6 +9,7 @@ from harness.scenario import main
 
 CAPTURE = {"inbound": 15006, "outbound": 15001, "redirect": {"exempt_users": PROXY_UID}}
 TPROXY = {**CAPTURE, "mode": "tproxy"}
+CAPTURE_SUBJECTS = {"programs", "capability", "rules", "arrival", "others", "capture", "own", "IPv6", "routes", "settings"}
 
 
 def run(mesh):
@@ -36,6 +37,7 @@ def run(mesh):
     faults.routes_are_missing()
     faults.marked_packets_are_martians()
     faults.an_ssh_session_would_be_cut_off()
+    faults.enough_were_named()
 
 
 class Faults:
@@ -47,6 +49,8 @@ class Faults:
         self.empty = mesh.directory / "no-programs"
         self.empty.mkdir()
         self.proxy = stand_in(self.pod, "redirect")
+        # By which command, the faults that it named with their fix.
+        self.named = {"redirect": set(), "doctor": set()}
 
     def write(self, capture, **sections):
         self.config.write_text(json.dumps({"capture": capture, **sections}))
@@ -68,12 +72,24 @@ class Faults:
             found = [at for at, line in enumerate(lines) if line.split()[:2] == [verdict, *subject.split()][:2] and words in line]
             check(found, f"{command} does not tell {verdict} {subject}: {words}\n{out}{err}")
             check(fix in lines[found[0] + 1], f"{command}: {lines[found[0] + 1]!r} has no {fix!r}")
+            check("FAIL" not in out or code == 1, f"{command} exited {code}, and something fails:\n{out}")
+            self.named[command[0]].add((subject, words))
             if command[0] == "redirect":
                 expect(f"exit code of {command}", code, 1 if "FAIL" in out else 0)
+
+    def enough_were_named(self):
+        for command, named in self.named.items():
+            check(len(named) >= 10, f"{command} names {len(named)} faults: {sorted(named)}")
+        shared = self.named["redirect"] & self.named["doctor"]
+        check(len(shared) >= 10, f"both name {len(shared)} faults: {sorted(shared)}")
 
     def mended(self):
         code, out, _ = self.postern("redirect", "check", "--config", self.config)
         check(code == 0 and "FAIL" not in out, f"check still finds a fault:\n{out}")
+        # What is no matter of capture may fail here: there is no agent.
+        _, out, _ = self.postern("doctor", "--config", self.config)
+        failures = [line for line in out.splitlines() if line.startswith("FAIL") and line.split()[1] in CAPTURE_SUBJECTS]
+        check(not failures, f"doctor still finds {failures}:\n{out}")
 
     def nothing_is_installed(self):
         self.write(CAPTURE)
@@ -160,6 +176,12 @@ class Faults:
         self.told("FAIL", "capture", "no user postren", "correct `capture:`")
         self.write({**CAPTURE, "redirect": {}})
         self.told("FAIL", "capture", "nobody is exempt", "correct `capture:`")
+        service = {"name": "ledger", "addresses": ["10.0.0.7:1"], "identity": "spiffe://td/ledger", "users": ["shpo"]}
+        self.write(CAPTURE, outbound={"services": [service]})
+        _, out, _ = self.postern("doctor", "--config", self.config)
+        check("`users` of service `ledger` names `shpo`" in out, out)
+        code, out, err = self.postern("check", self.config)
+        check(code == 0 and "note: `users` of service `ledger` names `shpo`" in err, f"{code} {out}{err}")
         self.write(CAPTURE)
         self.mended()
 

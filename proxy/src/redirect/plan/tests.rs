@@ -123,6 +123,18 @@ fn networks_that_lie_in_another_are_not_repeated() {
 }
 
 #[test]
+fn nobody_is_exempt_from_the_probe_s_destination() {
+    let exempting = ["meta mark 0x0000504f return", "meta skuid { 77, 1337 } return", "--uid-owner 77 -j RETURN"];
+    for text in texts(&full(Families::Both)) {
+        let probes: Vec<usize> = text.match_indices("dport 20560 ").map(|(at, _)| at).collect();
+        let first = exempting.iter().filter_map(|rule| text.rfind(rule)).min().expect("somebody is exempt");
+        assert!(!probes.is_empty() && probes[0] < first, "{text}");
+    }
+    let inbound_only = RedirectPlan { outbound: None, ..full(Families::Both) };
+    assert!(texts(&inbound_only).iter().all(|text| !text.contains("20560")));
+}
+
+#[test]
 fn the_two_marks_differ() {
     for (mark, expected) in [(0x504f, 0x5050), (u32::MAX, 1)] {
         let plan = RedirectPlan { mark: mark.try_into().unwrap(), ..full(Families::Both) };
