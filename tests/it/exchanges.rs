@@ -347,8 +347,9 @@ async fn sm_23_interim_answers_are_no_answer_and_do_not_go_on_for_ever() {
     // A thousand, and then an answer; and one that never comes.
     let interim = b"HTTP/1.1 102 Processing\r\n\r\n";
     let app = postern_tests::TcpApp::start(move |mut stream, _, number| async move {
-        let mut buffer = [0; 4096];
-        stream.read(&mut buffer).await?;
+        // The request is shorter than that; what counts is that it has begun.
+        let mut begun = [0; 16];
+        stream.read_exact(&mut begun).await?;
         if number == 0 {
             stream.write_all(&interim.repeat(1000)).await?;
             return stream.write_all(OK).await;
