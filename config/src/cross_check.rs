@@ -26,6 +26,12 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
     if let Some(dns) = config.capture.as_ref().and_then(|capture| capture.dns.as_ref()) {
         capture::dns::check_hosts(dns, &config.outbound.services, reader);
     }
+    if let Some(tunnel) = &config.tunnel
+        && config.inbound.is_empty()
+    {
+        let hint = "declare ports below `inbound:`, or remove `tunnel`";
+        reader.problem(&tunnel.place, "nothing can be reached through the tunnel: no port is declared", hint);
+    }
     listeners(reader);
 }
 

@@ -25,6 +25,7 @@ pub mod route;
 mod schema;
 pub mod spiffe_id;
 pub mod telemetry;
+pub mod tunnel;
 pub mod units;
 pub mod upstream;
 mod values;
@@ -50,6 +51,7 @@ pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
+pub use tunnel::Tunnel;
 pub use upstream::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol, Transport};
 
 /// A whole, checked configuration: what the program runs, not what was written.
@@ -60,6 +62,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// `None`: nothing is redirected to us.
     pub capture: Option<Capture>,
+    /// `None`: peers have an mTLS connection for each of theirs.
+    pub tunnel: Option<Tunnel>,
     pub telemetry: Telemetry,
     pub admin: Admin,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.
@@ -124,6 +128,9 @@ impl Config {
         }
         if let Some(dns) = config.capture.as_mut().and_then(|capture| capture.dns.as_mut()) {
             dns.place = nowhere.clone();
+        }
+        if let Some(tunnel) = &mut config.tunnel {
+            tunnel.place = nowhere.clone();
         }
         for service in &mut config.outbound.services {
             service.place = nowhere.clone();

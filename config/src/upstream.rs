@@ -87,6 +87,8 @@ pub enum Transport {
     Mesh {
         identity: Vec<SpiffePattern>,
         svid: SvidSelector,
+        /// The port of the peer's tunnel. `None`: an mTLS connection for each.
+        tunnel: Option<u16>,
     },
     /// TLS to a server of the Web PKI. `roots`: a PEM file instead of the system's. `server_name`: instead of the host.
     WebTls {

@@ -9,7 +9,7 @@ use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
 use crate::capture::probe;
 use crate::dns::server as dns_server;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
-use crate::policy::{Policy, UNROUTED};
+use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::pressure;
 use crate::shared::Shared;
 use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
@@ -267,7 +267,10 @@ fn bind_dns(config: &Config, open: Option<&dns_server::Open>) -> std::io::Result
 /// Metrics of what is no longer in the file end with it.
 fn names(config: &Config, direction: Direction, name: &str) -> bool {
     match direction {
-        Direction::Inbound => config.inbound.iter().any(|inbound| inbound.name == name),
+        Direction::Inbound => {
+            let is_tunnel = name == TUNNEL_NAME && config.tunnel.is_some();
+            is_tunnel || config.inbound.iter().any(|inbound| inbound.name == name)
+        }
         Direction::Outbound => name == UNROUTED || config.outbound.services.iter().any(|service| service.name == name),
     }
 }

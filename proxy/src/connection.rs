@@ -36,6 +36,8 @@ pub struct Connection {
     called: Cell<Option<SocketAddr>>,
     /// Where it was meant to go, if it was captured.
     original: Cell<Option<SocketAddr>>,
+    /// The connection of which it is a stream.
+    carrier: Cell<Option<u64>>,
     version: Cell<HttpVersion>,
     policy_generation: u64,
     outcome: RefCell<ConnectionOutcome>,
@@ -95,6 +97,7 @@ impl Connection {
             begun_stream: Cell::new(None),
             called: Cell::new(None),
             original: Cell::new(None),
+            carrier: Cell::new(None),
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
             outcome: RefCell::default(),
@@ -113,6 +116,10 @@ impl Connection {
 
     pub fn set_original(&self, original: SocketAddr) {
         self.original.set(Some(original));
+    }
+
+    pub fn set_carrier(&self, connection: u64) {
+        self.carrier.set(Some(connection));
     }
 
     /// What a request without a host is addressed to.
@@ -189,10 +196,12 @@ impl Connection {
             socket: self.door.socket(),
             caller_uid: session.caller_uid.get().and_then(|uid| uid.ok()),
             original: self.original(),
+            carrier: self.carrier.get(),
             protocol: match session.carries() {
                 Carries::Unknown => None,
                 Carries::Stream => Some("tcp"),
                 Carries::Http1 | Carries::Http2 => Some("http"),
+                Carries::Tunnels => Some("hbone"),
             },
             // Between sidecars there is no other version.
             tls: trust.map(|trust| TlsFacts {
@@ -225,7 +234,8 @@ impl Connection {
         self.worker.shared.access_log.connection(&ConnectionRecord {
             connection: facts,
             decision: Some(&decision),
-            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2).then_some(requests),
+            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2 | Carries::Tunnels)
+                .then_some(requests),
             streams_refused: Some(self.session.streams_refused.load(Relaxed).into()).filter(|refused| *refused > 0),
             outcome: Outcome {
                 rule: outcome.rule.as_deref(),
@@ -263,9 +273,15 @@ impl Drop for Connection {
 
 /// The record of a connection that was closed before anything of it was read: it never got a place.
 pub fn turn_away(worker: &Worker, door: &Door, remote: Remote, refused: Refused) {
+    turn_away_as(worker.next_id(), worker, door, remote, refused);
+}
+
+/// The same, where the number of the decision has been told already, or will be.
+pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, refused: Refused) {
     let policy = worker.policy();
     let (direction, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Inbound(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
+        Some(DoorPlan::Tunnel(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
         Some(DoorPlan::Service(service)) => (telemetry::Direction::Outbound, &*service.name, &service.metrics),
         Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
             (telemetry::Direction::Outbound, SHARED_NAME, &policy.unrouted)
@@ -280,7 +296,6 @@ pub fn turn_away(worker: &Worker, door: &Door, remote: Remote, refused: Refused)
     if !access_log.enabled() {
         return;
     }
-    let number = worker.next_id();
     access_log.connection(&ConnectionRecord {
         connection: ConnectionFacts {
             direction,

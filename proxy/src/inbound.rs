@@ -7,18 +7,21 @@ use crate::capture::Accepted;
 use crate::capture::caller::{CallerIo, Wire};
 use crate::connection::{Connection, Place, turn_away};
 use crate::detect::{self, Detected, Opaque, Rewind, Rules, Verdict};
+use crate::hbone::TunnelStream;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::policy::{Door, InboundPlan};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, Negotiated, SessionIo, Subject, Trust};
+use crate::session::{Carries, Direction, Negotiated, Session, SessionIo, Subject, Trust};
+use crate::telemetry::PortMetrics;
 use crate::tls::mesh::{self, Accept, ServerAlpn};
 use crate::tls::{Peer, Role};
-use crate::upstream::client::HttpVersion;
+use crate::upstream::client::{HttpVersion, chain};
 use crate::upstream::l4;
+use crate::upstream::plan::ServicePlan;
 use crate::worker::{DetectKey, Worker, gone};
 use bytes::BytesMut;
-use postern_config::{InboundTls, Protocol};
+use postern_config::{InboundTls, OnExpiry, Protocol, SvidSelector};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -55,7 +58,11 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
 async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: SessionIo) -> Result<(), Refused> {
     match plan.config.tls {
         InboundTls::Strict => {
-            let (tls, peer) = handshake(connection, plan, Rewind::new(bytes::Bytes::new(), io)).await?;
+            // Cheap checks first: whoever says nothing, or no TLS, costs no handshake and takes no place.
+            if let Some(tcp) = io.stream().tcp() {
+                speaks_tls(tcp, connection.worker.policy().timeouts.handshake).await?;
+            }
+            let (tls, peer) = handshake(connection, plan.shown(), Rewind::new(bytes::Bytes::new(), io)).await?;
             carry_tls(connection, plan, tls, &peer).await
         }
         InboundTls::Off => {
@@ -65,7 +72,7 @@ async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: Session
         InboundTls::Permissive => {
             let (detected, wire) = look(connection, io).await?;
             if detected == Some(Detected::Tls) {
-                let (tls, peer) = handshake(connection, plan, wire).await?;
+                let (tls, peer) = handshake(connection, plan.shown(), wire).await?;
                 return carry_tls(connection, plan, tls, &peer).await;
             }
             carry(connection, plan, CallerIo::Plain(wire), None).await
@@ -82,42 +89,60 @@ async fn look(connection: &Connection, mut io: SessionIo) -> Result<(Option<Dete
     Ok((detected, Rewind::new(first.freeze(), io)))
 }
 
+/// What a peer is shown, and what becomes of it.
+pub struct Shown<'a> {
+    pub svid: &'a SvidSelector,
+    pub alpn: ServerAlpn,
+    pub on_expiry: OnExpiry,
+    pub metrics: &'a PortMetrics,
+}
+
+impl InboundPlan {
+    fn shown(&self) -> Shown<'_> {
+        Shown {
+            svid: &self.config.svid,
+            alpn: if self.config.protocol == Protocol::Tcp { ServerAlpn::None } else { ServerAlpn::Http },
+            on_expiry: self.config.on_expiry,
+            metrics: &self.metrics,
+        }
+    }
+}
+
 /// Makes the peer known. One snapshot of identity for all of it.
-async fn handshake(
+///
+/// # Errors
+/// We have no SVID to show, or the peer's is none that we believe.
+pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
     connection: &Connection,
-    plan: &InboundPlan,
-    wire: Wire,
-) -> Result<(Box<TlsStream<Wire>>, Arc<Peer>), Refused> {
+    shown: Shown<'_>,
+    wire: IO,
+) -> Result<(Box<TlsStream<IO>>, Arc<Peer>), Refused> {
     let policy = connection.worker.policy();
     let snapshot = connection.worker.identity();
     let svid = snapshot
-        .select(&plan.config.svid, SystemTime::now())
+        .select(shown.svid, SystemTime::now())
         .map_err(|none| Refused::new(none.refusal(), none.to_string()))?
         .clone();
-    // Cheap checks first: whoever says nothing, or no TLS, costs no handshake and takes no place.
-    let (started, deadline) = (Instant::now(), policy.timeouts.handshake);
-    if let Some(tcp) = wire.get_ref().stream().tcp().filter(|_| wire.is_fresh()) {
-        speaks_tls(tcp, deadline).await?;
-    }
+    let started = Instant::now();
     let with = Accept {
         snapshot: &snapshot,
         svid: &svid,
-        alpn: if plan.config.protocol == Protocol::Tcp { ServerAlpn::None } else { ServerAlpn::Http },
+        alpn: shown.alpn,
         strictness: policy.strictness,
-        deadline: deadline.saturating_sub(started.elapsed()),
+        deadline: policy.timeouts.handshake,
     };
     let place = connection.worker.handshakes.begin(&connection.session, policy.limits.handshakes);
     let (tls, peer) = Box::pin(place.run(mesh::accept(wire, with)))
         .await
-        .map_err(|error| Refused::new(error.refusal(Role::Server), crate::upstream::client::chain(&error)))?;
+        .map_err(|error| Refused::new(error.refusal(Role::Server), chain(&error)))?;
     drop(place);
-    plan.metrics.handshake(started.elapsed());
+    shown.metrics.handshake(started.elapsed());
     let trust = Trust {
         own: svid,
         peer: peer.clone(),
         peer_role: Role::Client,
         strictness: policy.strictness,
-        on_expiry: plan.config.on_expiry,
+        on_expiry: shown.on_expiry,
         negotiated: Negotiated::of(tls.get_ref().1),
     };
     connection.session.establish(trust, &connection.worker.identity());
@@ -144,16 +169,49 @@ async fn carry_tls(
     tls: Box<TlsStream<Wire>>,
     peer: &Peer,
 ) -> Result<(), Refused> {
-    let own = connection.session.trust().map(|trust| &trust.own.id);
-    let rendered = RenderedIdentity::new(&plan.config.identity_headers, peer, own);
-    connection.identity.get_or_init(|| rendered);
-    connection.caller_share.get_or_init(|| connection.worker.caller_shares.of(&peer.id));
+    present(connection, plan, peer);
     let version = match tls.get_ref().1.alpn_protocol() {
         Some(b"h2") => Some(HttpVersion::Http2),
         Some(_) => Some(HttpVersion::Http1),
         None => None,
     };
     carry(connection, plan, CallerIo::Tls(tls), version).await
+}
+
+/// What the application is told of the peer.
+fn present(connection: &Connection, plan: &InboundPlan, peer: &Peer) {
+    let own = connection.session.trust().map(|trust| &trust.own.id);
+    let rendered = RenderedIdentity::new(&plan.config.identity_headers, peer, own);
+    connection.identity.get_or_init(|| rendered);
+    connection.caller_share.get_or_init(|| connection.worker.caller_shares.of(&peer.id));
+}
+
+/// The same for a stream of a tunnel, of which the peer is known. `accept` answers it: L4 is accepted when the application
+/// has been reached.
+///
+/// # Errors
+/// As for a connection.
+pub async fn carry_stream(
+    connection: &Rc<Connection>,
+    plan: &Arc<InboundPlan>,
+    peer: &Peer,
+    accept: impl FnOnce(Arc<Session>) -> Result<TunnelStream, h2::Error>,
+) -> Result<(), Refused> {
+    present(connection, plan, peer);
+    let accept = |connection: &Connection| {
+        let accepted = accept(connection.session.clone());
+        let failed = |error: h2::Error| Refused::new(Refusal::ProtocolRefused, chain(&error));
+        accepted.map(|stream| CallerIo::Tunnelled(Box::new(stream))).map_err(failed)
+    };
+    if plan.config.protocol != Protocol::Tcp {
+        let io = accept(connection)?;
+        return carry(connection, plan, io, None).await;
+    }
+    let app = decide(connection)?;
+    let reached = l4::reach_for(connection, &app, None).await?;
+    let Some(reached) = reached else { return Ok(()) };
+    let mut io = accept(connection)?;
+    l4::copy(connection, &mut io, &app, reached).await
 }
 
 /// L7 or L4, by declaration, then by ALPN, then by the first bytes.
@@ -231,9 +289,14 @@ async fn tunnel<IO>(connection: &Rc<Connection>, mut io: IO) -> Result<(), Refus
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let app = decide(connection)?;
+    l4::tunnel(connection, &mut io, &app, None).await
+}
+
+/// By the policy of now: one that came during handshake and detection found nothing to decide again here. From here on it
+/// does.
+fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
     connection.session.set_carries(Carries::Stream);
-    // Decided by the policy of now: one that came during handshake and detection found nothing to decide again here. From
-    // here on it does.
     let policy = connection.worker.policy();
     let plan = policy.inbound(&connection.door).cloned().ok_or(Refusal::NoRoute)?;
     if plan.has_l7_rules {
@@ -244,7 +307,5 @@ where
         Decision::Allowed { rule } => connection.rule(rule),
         Decision::Refused(refusal) => return Err(refusal.into()),
     }
-    let app = connection.app(&plan, &policy)?;
-    drop(policy);
-    l4::tunnel(connection, &mut io, &app, None).await
+    connection.app(&plan, &policy)
 }

@@ -35,7 +35,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
             Ok(original) => By::Address(original),
             Err(refused) => return turn_away(&worker, &door, remote, refused),
         },
-        Some(DoorPlan::Inbound(_) | DoorPlan::CapturedInbound) | None => {
+        Some(DoorPlan::Inbound(_) | DoorPlan::Tunnel(_) | DoorPlan::CapturedInbound) | None => {
             return turn_away(&worker, &door, remote, gone(&door));
         }
     };

@@ -11,7 +11,7 @@ use crate::tls::verifier::Strictness;
 use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
-use postern_config::{AppAddress, CaptureMode, Config, Limits, ListenAddress, Timeouts, Transport};
+use postern_config::{AppAddress, CaptureMode, Config, Limits, ListenAddress, SvidSelector, Timeouts, Transport};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 pub use inbound_plan::{InboundPlan, RoutePlan};
 use ourselves::OwnListeners;
+
+/// Counts connections of peers that carry streams; no port can have this name.
+pub const TUNNEL_NAME: &str = "(tunnel)";
 
 /// Counts outbound traffic for which no service was found; no service can have this name.
 pub const UNROUTED: &str = "(unknown)";
@@ -32,7 +35,7 @@ pub enum Door {
     At(SocketAddr),
     /// A unix socket of ours.
     Socket(Arc<Path>),
-    /// A port of the application: what was meant for it was captured.
+    /// A port of the application: what was meant for it was captured, or is a stream of a tunnel.
     Port(u16),
 }
 
@@ -57,7 +60,7 @@ impl fmt::Display for Door {
         match self {
             Self::At(address) => address.fmt(f),
             Self::Socket(path) => write!(f, "unix:{}", path.display()),
-            Self::Port(port) => write!(f, "captured port {port}"),
+            Self::Port(port) => write!(f, "port {port}"),
         }
     }
 }
@@ -67,6 +70,8 @@ impl fmt::Display for Door {
 pub enum DoorPlan {
     /// Peers → our application.
     Inbound(Arc<InboundPlan>),
+    /// Peers → streams, each for the door of a port.
+    Tunnel(Arc<TunnelPlan>),
     /// Our application → this service.
     Service(Arc<ServicePlan>),
     /// Our application → the service that the request names.
@@ -75,6 +80,13 @@ pub enum DoorPlan {
     CapturedInbound,
     /// Captured: our application → the service that request, server name or destination names.
     CapturedOutbound,
+}
+
+/// The listener for connections that carry streams.
+pub struct TunnelPlan {
+    pub name: Arc<str>,
+    pub svid: SvidSelector,
+    pub metrics: Arc<PortMetrics>,
 }
 
 pub struct Policy {
@@ -142,12 +154,17 @@ impl Policy {
         let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
         for inbound in &config.inbound {
             let plan = Arc::new(InboundPlan::compile(inbound, config, previous, metrics));
-            if config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
+            if config.tunnel.is_some() || config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
                 doors.insert(Door::Port(inbound.port), DoorPlan::Inbound(plan.clone()));
             }
             if let Some(address) = inbound.listen {
                 doors.insert(Door::At(address), DoorPlan::Inbound(plan));
             }
+        }
+        if let Some(tunnel) = &config.tunnel {
+            let metrics = metrics.inbound(TUNNEL_NAME);
+            let plan = Arc::new(TunnelPlan { name: Arc::from(TUNNEL_NAME), svid: tunnel.svid.clone(), metrics });
+            doors.extend(tunnel.listen.iter().map(|address| (Door::At(*address), DoorPlan::Tunnel(plan.clone()))));
         }
         let mut services = Vec::new();
         let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
@@ -226,6 +243,9 @@ impl Policy {
 
     /// A declared port on which connections of peers are captured. `None`: none are.
     pub fn captured_port(&self) -> Option<u16> {
+        if !self.doors.values().any(|plan| matches!(plan, DoorPlan::CapturedInbound)) {
+            return None;
+        }
         let ports = self.doors.keys().filter_map(|door| if let Door::Port(port) = door { Some(*port) } else { None });
         ports.min()
     }
@@ -272,6 +292,13 @@ impl Policy {
             _ => None,
         }
     }
+
+    pub fn tunnel(&self, door: &Door) -> Option<&Arc<TunnelPlan>> {
+        match self.door(door) {
+            Some(DoorPlan::Tunnel(plan)) => Some(plan),
+            _ => None,
+        }
+    }
 }
 
 /// Where doors of `previous` that are not among `doors` lead now.
@@ -296,6 +323,7 @@ impl DoorPlan {
             (Self::Inbound(now), Self::Inbound(before)) => now.name == before.name,
             (Self::Service(now), Self::Service(before)) => now.name == before.name,
             (Self::Shared, Self::Shared)
+            | (Self::Tunnel(_), Self::Tunnel(_))
             | (Self::CapturedInbound, Self::CapturedInbound)
             | (Self::CapturedOutbound, Self::CapturedOutbound) => true,
             _ => false,
@@ -304,7 +332,7 @@ impl DoorPlan {
 
     pub fn direction(&self) -> Direction {
         match self {
-            Self::Inbound(_) | Self::CapturedInbound => Direction::Inbound,
+            Self::Inbound(_) | Self::CapturedInbound | Self::Tunnel(_) => Direction::Inbound,
             Self::Service(_) | Self::Shared | Self::CapturedOutbound => Direction::Local,
         }
     }

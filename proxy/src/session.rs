@@ -18,7 +18,7 @@ mod trust;
 pub use end_cause::EndCause;
 pub use handshakes::Handshakes;
 pub use in_flight::{CallerShare, CallerShares, InFlight, RequestGuard, TakenShare};
-pub use io::SessionIo;
+pub use io::{SessionIo, cut_error};
 pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{Registered, Registry};
@@ -34,6 +34,7 @@ use crate::telemetry::json::rfc3339;
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
@@ -68,6 +69,8 @@ pub enum Carries {
     Http2,
     /// A tunnel, or an upgraded connection.
     Stream,
+    /// Streams, each of which has a session of its own (`hbone`).
+    Tunnels,
 }
 
 impl Carries {
@@ -77,6 +80,7 @@ impl Carries {
             Self::Http1 => "http1",
             Self::Http2 => "http2",
             Self::Stream => "tcp",
+            Self::Tunnels => "hbone",
         }
     }
 }
@@ -212,6 +216,7 @@ impl Session {
             1 => Carries::Http1,
             2 => Carries::Http2,
             3 => Carries::Stream,
+            4 => Carries::Tunnels,
             _ => Carries::Unknown,
         }
     }
@@ -276,6 +281,16 @@ impl Session {
             }
             notified.await;
         }
+    }
+
+    /// For a reader that waits for something else than [`SessionIo`]'s socket.
+    pub fn wake_reader_when_cut(&self, context: &Context<'_>) {
+        self.read_waker.register(context.waker());
+    }
+
+    /// The same for a writer.
+    pub fn wake_writer_when_cut(&self, context: &Context<'_>) {
+        self.write_waker.register(context.waker());
     }
 
     /// HTTP/1: the request under way was cut, and has not ended. Whoever is polled when that happens, and cannot end it in

@@ -9,6 +9,7 @@ use crate::capture::original::{inbound_door, original_destination};
 use crate::capture::{Accepted, Acceptor, CloseAsked, Listening, Remote, StdStream, Stream};
 use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
+use crate::hbone::client::Tunnels;
 use crate::http::serve::LocalExecutor;
 use crate::http::windows::Windows;
 use crate::identity::Snapshot;
@@ -17,7 +18,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::session::{CallerShares, Direction, Handshakes, Registry};
 use crate::shared::{Full, Shared};
 use crate::upstream::pool::Upstreams;
-use crate::{capture, inbound, outbound, session};
+use crate::{capture, hbone, inbound, outbound, session};
 use arc_swap::{ArcSwap, Cache};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -152,6 +153,7 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub registry: Rc<Registry>,
     pub upstreams: Upstreams,
+    pub tunnels: Tunnels,
     pub detect_memory: RefCell<DetectMemory<DetectKey>>,
     pub caller_uids: CallerUids,
     pub caller_shares: CallerShares,
@@ -212,6 +214,17 @@ impl Worker {
         format!("{:08x}-{number:x}", self.shared.boot_id)
     }
 
+    /// A stream of a tunnel counts as the connection that it would be without. `None`: all places are taken.
+    pub fn place_for_stream(&self) -> Option<Place> {
+        if self.shared.budget.take().is_err() {
+            self.shared.metrics.connection_over_limit();
+            return None;
+        }
+        let load = self.peers[self.index].load.clone();
+        load.fetch_add(1, Relaxed);
+        Some(Place::new(load, self.shared.clone()))
+    }
+
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining()
     }
@@ -227,6 +240,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         index,
         registry: Rc::default(),
         upstreams: Upstreams::default(),
+        tunnels: Tunnels::default(),
         detect_memory: RefCell::default(),
         caller_uids: CallerUids::default(),
         caller_shares: CallerShares::default(),
@@ -313,6 +327,7 @@ async fn sweep(worker: Rc<Worker>) {
         let policy = worker.policy();
         worker.registry.sweep(SystemTime::now(), &policy.timeouts, worker.is_draining());
         worker.upstreams.sweep(Instant::now());
+        worker.tunnels.sweep();
     }
 }
 
@@ -367,6 +382,7 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
         let policy = worker.policy();
         match policy.door(&door) {
             Some(DoorPlan::Inbound(_)) => inbound::serve(worker, door, accepted, place).await,
+            Some(DoorPlan::Tunnel(_)) => Box::pin(hbone::server::serve(worker, door, accepted, place)).await,
             Some(DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound)
                 if worker.shared.probes.recognises(accepted.remote) => {}
             Some(DoorPlan::CapturedInbound) => {

@@ -9,6 +9,7 @@ mod forged_identity;
 mod forward_proxy;
 mod framing;
 mod framing_http2;
+mod hbone;
 mod http2_abuse;
 mod http_versions;
 mod identity_states;

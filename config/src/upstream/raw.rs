@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 #[cfg(test)]
 pub(crate) use endpoints::RawEndpoints;
 use endpoints::WrittenEndpoints;
-use transport::ServiceTls;
+use transport::{ServiceTls, Via};
 
 /// Where the application may go. What no service covers is refused.
 #[derive(Default, JsonSchema)]
@@ -146,6 +146,14 @@ pub(crate) struct RawService {
     /// `mesh`: mTLS with SPIFFE identities on both sides. `web`: TLS to a server of the Web PKI. `off`: plaintext.
     #[schemars(extend("default" = "mesh"))]
     tls: Field<ServiceTls>,
+    /// `direct`: an mTLS connection for each of the application's, and pooled ones for requests. `tunnel`: all of them as
+    /// streams of few mTLS connections to the peer's `tunnel` listener; the port of `endpoints` is then the application's.
+    /// Only with `tls: mesh`.
+    #[schemars(extend("default" = "direct"))]
+    via: Field<Via>,
+    /// The port of the peer's `tunnel` listener. Only with `via: tunnel`.
+    #[schemars(range(min = 1, max = 65535), extend("x-default" = "15008"))]
+    tunnel_port: Field<u16>,
     /// The name that the server's certificate must have, and that is sent as SNI. Only with `tls: web`.
     #[schemars(extend("x-default" = "the host"))]
     server_name: Field<HostName>,
@@ -177,6 +185,8 @@ impl Section for RawService {
             identity: keys.optional("identity"),
             svid: keys.optional("svid"),
             tls: keys.optional("tls"),
+            via: keys.optional("via"),
+            tunnel_port: keys.optional("tunnel_port"),
             server_name: keys.optional("server_name"),
             roots: keys.optional("roots"),
             connect_timeout: keys.optional("connect_timeout"),

@@ -56,7 +56,9 @@ impl Listener {
             DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound if !capture::is_available(address.ip()) => None,
             DoorPlan::CapturedInbound if transparent => Some(Self::Transparent(address)),
             DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound => Some(Self::Captured(address)),
-            DoorPlan::Inbound(_) | DoorPlan::Service(_) | DoorPlan::Shared => Some(Self::Door(address.into())),
+            DoorPlan::Inbound(_) | DoorPlan::Tunnel(_) | DoorPlan::Service(_) | DoorPlan::Shared => {
+                Some(Self::Door(address.into()))
+            }
         }
     }
 

@@ -89,7 +89,11 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
             ProtocolArg::Tcp => ServiceProtocol::Tcp,
             ProtocolArg::Detect => ServiceProtocol::Detect,
         },
-        transport: Transport::Mesh { identity: patterns("--peer", &args.peer)?, svid: SvidSelector::Default },
+        transport: Transport::Mesh {
+            identity: patterns("--peer", &args.peer)?,
+            svid: SvidSelector::Default,
+            tunnel: None,
+        },
         on_expiry: OnExpiry::Keep,
         connect_timeout: None,
         place: Place::command_line(),
@@ -146,6 +150,7 @@ impl Common {
             Identity { source: IdentitySource::WorkloadApi { endpoint: endpoint.transpose()? }, ..Identity::default() };
         Ok(Config {
             capture: None,
+            tunnel: None,
             identity,
             inbound,
             outbound,

@@ -237,8 +237,8 @@ fn decide(
             };
             to_service(connection, &service, target, requested, caller_version, recorder)
         }
-        // A connection that was captured on its way in is at the door of the port that was meant.
-        Some(DoorPlan::CapturedInbound) | None => {
+        // A connection that was captured on its way in, or is a stream of a tunnel, is at the door of the port that was meant.
+        Some(DoorPlan::CapturedInbound | DoorPlan::Tunnel(_)) | None => {
             Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"))
         }
     }

@@ -22,6 +22,7 @@ impl OwnListeners {
         let of_services = config.outbound.services.iter().filter_map(|service| service.listen.as_ref());
         let of_application = of_services.chain(&config.outbound.listen).filter_map(ListenAddress::tcp);
         let addresses = config.inbound.iter().filter_map(|inbound| inbound.listen).chain(of_application);
+        let addresses = addresses.chain(config.tunnel.iter().flat_map(|tunnel| tunnel.listen.iter().copied()));
         let addresses = addresses.chain(operators.iter().copied());
         let captured = config.capture.iter().flat_map(|capture| {
             [capture.inbound, capture.outbound, capture.dns.as_ref().map(|dns| dns.listen)].into_iter().flatten()

@@ -154,6 +154,7 @@ impl Wanted {
         config.inbound.iter().for_each(|inbound| own(inbound.listen));
         config.outbound.listen.iter().for_each(|address| own(address.tcp()));
         config.outbound.services.iter().for_each(|service| own(service.listen.as_ref().and_then(ListenAddress::tcp)));
+        config.tunnel.iter().flat_map(|tunnel| &tunnel.listen).for_each(|address| own(Some(*address)));
         own(config.telemetry.metrics);
         own(config.telemetry.readiness);
         own(config.admin.listen);

@@ -34,10 +34,12 @@ pub enum EndCause {
     Http2Resets,
     /// We are shutting down.
     Draining,
+    /// The other end did not answer a ping.
+    Unresponsive,
 }
 
 impl EndCause {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::IdentityWithdrawn,
         Self::AuthorityRemoved,
         Self::TrustDomainRemoved,
@@ -53,6 +55,7 @@ impl EndCause {
         Self::Http2Flood,
         Self::Http2Resets,
         Self::Draining,
+        Self::Unresponsive,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -72,6 +75,7 @@ impl EndCause {
             Self::Http2Flood => "http2_flood",
             Self::Http2Resets => "http2_resets",
             Self::Draining => "draining",
+            Self::Unresponsive => "unresponsive",
         }
     }
 
@@ -93,7 +97,8 @@ impl EndCause {
             | Self::OverLimit
             | Self::Http2Flood
             | Self::Http2Resets
-            | Self::Draining => false,
+            | Self::Draining
+            | Self::Unresponsive => false,
         }
     }
 

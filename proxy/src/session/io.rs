@@ -31,7 +31,8 @@ impl SessionIo {
     }
 }
 
-fn cut_error(session: &Session) -> io::Error {
+/// What whoever reads or writes a session's bytes gets once it is cut.
+pub fn cut_error(session: &Session) -> io::Error {
     let cause = session.end_cause().map_or("cut", EndCause::as_str);
     io::Error::new(io::ErrorKind::ConnectionAborted, format!("connection cut: {cause}"))
 }

@@ -99,6 +99,10 @@ fn principal(session: &Session) -> Principal<'_> {
 }
 
 fn recheck_inbound(session: &Session, door: &Door, policy: &Policy, event: Instant) {
+    if policy.tunnel(door).is_some() {
+        // What it carries is decided again stream by stream.
+        return;
+    }
     let Some(plan) = policy.inbound(door) else {
         return session.cut(EndCause::PolicyChanged, event);
     };

@@ -1,4 +1,4 @@
-//! What a connection's trust rests on, and what ends it.
+//! What a handshake established, and what ends it.
 
 use super::{EndCause, Negotiated};
 use crate::identity::{Snapshot, SourceStatus, Svid};
@@ -19,6 +19,19 @@ pub struct Trust {
 }
 
 impl Trust {
+    /// Of a stream of the connection that this is of: the same identities, and what the stream's own port or service wants
+    /// at their end.
+    pub fn of_stream(&self, on_expiry: OnExpiry) -> Self {
+        Self {
+            own: self.own.clone(),
+            peer: self.peer.clone(),
+            peer_role: self.peer_role,
+            strictness: self.strictness,
+            on_expiry,
+            negotiated: self.negotiated,
+        }
+    }
+
     /// When the first of the two SVIDs ends.
     pub fn not_after(&self) -> SystemTime {
         self.own.not_after.min(self.peer.not_after)

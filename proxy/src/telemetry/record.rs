@@ -75,7 +75,9 @@ pub struct ConnectionFacts<'a> {
     pub caller_uid: Option<u32>,
     /// Where a captured connection was meant to go.
     pub original: Option<SocketAddr>,
-    /// `http` or `tcp`, as it was declared or detected.
+    /// Of a stream: the number of the connection that carries it.
+    pub carrier: Option<u64>,
+    /// `http` or `tcp`, as it was declared or detected; `hbone` is a connection that carries streams.
     pub protocol: Option<&'a str>,
     pub tls: Option<TlsFacts<'a>>,
     /// The caller if inbound; who answered if outbound.
@@ -189,6 +191,7 @@ impl ConnectionFacts<'_> {
         if let Some(original) = self.original {
             object.number("capture.destination", format_args!("\"{original}\""));
         }
+        object.number_if("tunnel.connection", self.carrier);
         object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
         object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
         object.hash_if(fingerprint_key, self.peer_fingerprint);

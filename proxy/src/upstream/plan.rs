@@ -63,6 +63,8 @@ pub enum Security {
     Mesh {
         expected: Vec<SpiffePattern>,
         svid: SvidSelector,
+        /// The port of the peer's tunnel, where connections are streams of one that is shared.
+        tunnel: Option<u16>,
     },
     WebTls {
         client: Arc<WebTls>,
@@ -77,8 +79,8 @@ impl ServicePlan {
     pub fn service(service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>, metrics: &Metrics) -> Self {
         let origin = Arc::new(service_origin(service, timeouts, web.clone()));
         let security = match (&service.transport, web) {
-            (Transport::Mesh { identity, svid }, _) => {
-                Security::Mesh { expected: identity.clone(), svid: svid.clone() }
+            (Transport::Mesh { identity, svid, tunnel }, _) => {
+                Security::Mesh { expected: identity.clone(), svid: svid.clone(), tunnel: *tunnel }
             }
             (Transport::WebTls { server_name, .. }, Some(client)) => {
                 let name = server_name.as_deref().or_else(|| fixed_name(service));
@@ -157,9 +159,10 @@ impl ServicePlan {
             None => return None,
         };
         let security = match &self.security {
-            Security::Mesh { expected, svid } => Security::Mesh {
+            Security::Mesh { expected, svid, tunnel } => Security::Mesh {
                 expected: expected.iter().map(|id| id.expand(&captures)).collect::<Option<Vec<_>>>()?,
                 svid: svid.clone(),
+                tunnel: *tunnel,
             },
             Security::WebTls { client, server_name } => Security::WebTls {
                 client: client.clone(),

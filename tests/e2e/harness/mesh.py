@@ -288,16 +288,17 @@ def user_line():
 
 
 def inbound_port(app_port, mesh_port, protocol="http", **more):
+    """`mesh_port` is None for ports that have no listener of their own."""
     port = {
         "name": "orders",
         "port": app_port,
-        "listen": f"127.0.0.1:{mesh_port}",
+        "listen": mesh_port and f"127.0.0.1:{mesh_port}",
         "app": f"127.0.0.1:{app_port}",
         "protocol": protocol,
         "allow": [{"spiffe": WEB}],
     }
     port.update(more)
-    return port
+    return {key: value for key, value in port.items() if value is not None}
 
 
 def outbound_service(local_port, mesh_port, protocol="http", **more):

@@ -25,6 +25,7 @@ fn a_request_record_reads_as_documented() {
             socket: None,
             caller_uid: None,
             original: Some("[2001:db8::2]:8080".parse().unwrap()),
+            carrier: Some(5),
             protocol: Some("http"),
             tls: Some(TlsFacts {
                 version: Some("1.3"),
@@ -53,7 +54,7 @@ fn a_request_record_reads_as_documented() {
     let expected = concat!(
         r#"{"time":"2026-11-22T01:02:03.000000Z","kind":"request","direction":"inbound","listener":"orders","#,
         r#""connection":7,"network.peer.address":"2001:db8::1","network.peer.port":4711,"#,
-        r#""capture.destination":"[2001:db8::2]:8080","network.protocol.name":"http","#,
+        r#""capture.destination":"[2001:db8::2]:8080","tunnel.connection":5,"network.protocol.name":"http","#,
         r#""peer.spiffe_id":"spiffe://shop.example/web","#,
         r#""tls.client.hash.sha256":"ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB","#,
         r#""own.spiffe_id":"spiffe://shop.example/orders","identity.generation":3,"policy.generation":1,"#,
