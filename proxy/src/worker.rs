@@ -3,6 +3,8 @@
 //! A connection lives and dies on one worker, so nothing on the request path is locked. A listener is accepted on one
 //! worker; each connection goes to the one with the fewest.
 
+mod current;
+
 use crate::admin::ConnectionInfo;
 use crate::capture::caller_uid::CallerUids;
 use crate::capture::original::{inbound_door, original_destination};
@@ -19,7 +21,8 @@ use crate::session::{CallerShares, Direction, Handshakes, Registry};
 use crate::shared::{Full, Shared};
 use crate::upstream::pool::Upstreams;
 use crate::{capture, hbone, inbound, outbound, session};
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::Cache;
+use current::{IdentityOf, PolicyOf};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -165,26 +168,6 @@ pub struct Worker {
     peers: Vec<WorkerHandle>,
     ids: Cell<u64>,
     stopping: Cell<bool>,
-}
-
-/// Lets a `Cache` reach the `ArcSwap`s inside `Shared`.
-#[derive(Clone)]
-struct PolicyOf(Arc<Shared>);
-#[derive(Clone)]
-struct IdentityOf(Arc<Shared>);
-
-impl std::ops::Deref for PolicyOf {
-    type Target = ArcSwap<Policy>;
-    fn deref(&self) -> &Self::Target {
-        self.0.policy()
-    }
-}
-
-impl std::ops::Deref for IdentityOf {
-    type Target = ArcSwap<Snapshot>;
-    fn deref(&self) -> &Self::Target {
-        self.0.identity.swap()
-    }
 }
 
 impl Worker {
