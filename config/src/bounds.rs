@@ -1,8 +1,12 @@
-//! `timeouts:` and `limits:` that hold for every listener and service.
+//! `timeouts:` that hold for every listener and service; `limits:` are in [`limits`].
 
-use crate::read::{Field, FromNode, Keys, Reader, Section};
-use crate::values::{Size, Span};
-use crate::yaml::Node;
+mod limits;
+
+pub use limits::Limits;
+pub(crate) use limits::{Count, RawLimits};
+
+use crate::read::{Field, Keys, Section};
+use crate::values::Span;
 use schemars::JsonSchema;
 use std::time::Duration;
 
@@ -29,6 +33,18 @@ pub struct Timeouts {
     pub tcp_idle: Duration,
     /// A tunnel of which one direction has ended. Default 50 s (below conntrack's 60 s).
     pub half_close_linger: Duration,
+    /// A request of which nothing moves, neither its body nor its answer. Default 5 min.
+    pub stream_idle: Duration,
+    /// A request's body that is awaited, before there is an answer. Default 1 min.
+    pub body_idle: Duration,
+    /// A caller that takes nothing of what is there for it. Default 5 min.
+    pub write_stall: Duration,
+    /// A TCP connection without a byte, before it is probed. Default 60 s; then every 20 s.
+    pub tcp_keepalive: Duration,
+    pub tcp_keepalive_interval: Duration,
+    /// An HTTP/2 connection without a frame, before it is pinged. Default 20 s; the answer has 10 s.
+    pub h2_ping: Duration,
+    pub h2_ping_answer: Duration,
 }
 
 impl Default for Timeouts {
@@ -44,28 +60,14 @@ impl Default for Timeouts {
             pool_idle: Duration::from_secs(30),
             tcp_idle: Duration::from_secs(3600),
             half_close_linger: Duration::from_secs(50),
+            stream_idle: Duration::from_secs(300),
+            body_idle: Duration::from_secs(60),
+            write_stall: Duration::from_secs(300),
+            tcp_keepalive: Duration::from_secs(60),
+            tcp_keepalive_interval: Duration::from_secs(20),
+            h2_ping: Duration::from_secs(20),
+            h2_ping_answer: Duration::from_secs(10),
         }
-    }
-}
-
-/// Bounds that hold for every listener and service (PEERS D2, last column; DESIGN, rulings).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    /// Bytes of a request's or response's head. Default 64 KiB.
-    pub header_bytes: usize,
-    /// Header fields of a head. Default 100.
-    pub headers: usize,
-    /// Concurrent streams a caller may open on an HTTP/2 connection. Default 256.
-    pub h2_streams: u32,
-    /// Idle connections kept per endpoint and worker. Default 256.
-    pub pool_idle_per_endpoint: usize,
-    /// Live connections of the whole process. `None`: 80 % of the descriptor limit, divided by two sockets each.
-    pub connections: Option<usize>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { header_bytes: 64 * 1024, headers: 100, h2_streams: 256, pool_idle_per_endpoint: 256, connections: None }
     }
 }
 
@@ -103,6 +105,28 @@ pub(crate) struct RawTimeouts {
     /// A tunnel of which one direction has ended. Below the 60 s after which conntrack forgets such connections.
     #[schemars(extend("default" = "50s"))]
     half_close_linger: Field<Span>,
+    /// A request of which nothing moves, neither its body nor its answer. Not for gRPC and upgraded connections, which may
+    /// be silent for hours.
+    #[schemars(extend("default" = "5m"))]
+    stream_idle: Field<Span>,
+    /// A request's body of which nothing arrives while it is awaited, before there is an answer. Not for gRPC.
+    #[schemars(extend("default" = "1m"))]
+    body_idle: Field<Span>,
+    /// A caller that takes no byte of an answer that is there. Raise it where callers pause on purpose.
+    #[schemars(extend("default" = "5m"))]
+    write_stall: Field<Span>,
+    /// A TCP connection without a byte in either direction, before the kernel probes whether the other side lives.
+    #[schemars(extend("default" = "1m"))]
+    tcp_keepalive: Field<Span>,
+    /// Between such probes; see `limits.tcp_keepalive_probes`.
+    #[schemars(extend("default" = "20s"))]
+    tcp_keepalive_interval: Field<Span>,
+    /// An HTTP/2 connection without a frame from the other side, before it is pinged.
+    #[schemars(extend("default" = "20s"))]
+    h2_ping: Field<Span>,
+    /// How long the answer to such a ping may take.
+    #[schemars(extend("default" = "10s"))]
+    h2_ping_answer: Field<Span>,
 }
 
 impl Section for RawTimeouts {
@@ -120,6 +144,13 @@ impl Section for RawTimeouts {
             pool_idle: keys.optional("pool_idle"),
             tcp_idle: keys.optional("tcp_idle"),
             half_close_linger: keys.optional("half_close_linger"),
+            stream_idle: keys.optional("stream_idle"),
+            body_idle: keys.optional("body_idle"),
+            write_stall: keys.optional("write_stall"),
+            tcp_keepalive: keys.optional("tcp_keepalive"),
+            tcp_keepalive_interval: keys.optional("tcp_keepalive_interval"),
+            h2_ping: keys.optional("h2_ping"),
+            h2_ping_answer: keys.optional("h2_ping_answer"),
         }
     }
 }
@@ -139,103 +170,13 @@ impl RawTimeouts {
             pool_idle: or(self.pool_idle, defaults.pool_idle),
             tcp_idle: or(self.tcp_idle, defaults.tcp_idle),
             half_close_linger: or(self.half_close_linger, defaults.half_close_linger),
+            stream_idle: or(self.stream_idle, defaults.stream_idle),
+            body_idle: or(self.body_idle, defaults.body_idle),
+            write_stall: or(self.write_stall, defaults.write_stall),
+            tcp_keepalive: or(self.tcp_keepalive, defaults.tcp_keepalive),
+            tcp_keepalive_interval: or(self.tcp_keepalive_interval, defaults.tcp_keepalive_interval),
+            h2_ping: or(self.h2_ping, defaults.h2_ping),
+            h2_ping_answer: or(self.h2_ping_answer, defaults.h2_ping_answer),
         }
-    }
-}
-
-/// Bounds that hold for every listener and service.
-#[derive(JsonSchema)]
-#[schemars(rename = "Limits", deny_unknown_fields, extend("required" = []))]
-pub(crate) struct RawLimits {
-    /// Bytes of a request's or response's head, from 8KiB to 1MiB.
-    #[schemars(extend("default" = "64KiB"))]
-    header_bytes: Field<Size>,
-    /// Header fields of a head, from 1 to 10000.
-    #[schemars(extend("default" = 100))]
-    headers: Field<Count>,
-    /// Concurrent streams that a caller may open on an HTTP/2 connection.
-    #[schemars(extend("default" = 256))]
-    h2_streams: Field<Count>,
-    /// Idle connections kept for each endpoint and worker.
-    #[schemars(extend("default" = 256))]
-    pool_idle_per_endpoint: Field<Count>,
-    /// Live connections of the whole process.
-    #[schemars(extend("x-default" = "80 % of the descriptor limit, at two sockets each"))]
-    connections: Field<Count>,
-}
-
-impl Section for RawLimits {
-    const NAME: &'static str = "`limits`";
-
-    fn read(keys: &mut Keys<'_>) -> Self {
-        Self {
-            header_bytes: keys.optional("header_bytes"),
-            headers: keys.optional("headers"),
-            h2_streams: keys.optional("h2_streams"),
-            pool_idle_per_endpoint: keys.optional("pool_idle_per_endpoint"),
-            connections: keys.optional("connections"),
-        }
-    }
-}
-
-/// Below 8 KiB hyper has no read buffer; above 1 MiB a few hundred callers fill a small container.
-const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
-const HEADERS_MAX: u32 = 10_000;
-
-impl RawLimits {
-    pub fn check(self, reader: &mut Reader) -> Limits {
-        let defaults = Limits::default();
-        if let (Some(Size(bytes)), Some(place)) = (self.header_bytes.get(), self.header_bytes.place())
-            && !HEADER_BYTES.contains(bytes)
-        {
-            let what = format!("`header_bytes` is {bytes} bytes, and not from 8KiB to 1MiB");
-            reader.problem(place, what, "write a size within those bounds; the default is `64KiB`");
-        }
-        if let (Some(Count(headers)), Some(place)) = (self.headers.get(), self.headers.place())
-            && *headers > HEADERS_MAX
-        {
-            let what = format!("`headers: {headers}` is more than {HEADERS_MAX}");
-            reader.problem(place, what, "write fewer; the default is `100`");
-        }
-        Limits {
-            header_bytes: self.header_bytes.into_option().map_or(defaults.header_bytes, |size| size.0 as usize),
-            headers: self.headers.into_option().map_or(defaults.headers, Count::as_usize),
-            h2_streams: self.h2_streams.into_option().map_or(defaults.h2_streams, |count| count.0),
-            pool_idle_per_endpoint: self
-                .pool_idle_per_endpoint
-                .into_option()
-                .map_or(defaults.pool_idle_per_endpoint, Count::as_usize),
-            connections: self.connections.into_option().map(Count::as_usize),
-        }
-    }
-}
-
-/// A whole number from 1.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Count(pub u32);
-
-impl Count {
-    pub fn as_usize(self) -> usize {
-        self.0 as usize
-    }
-}
-
-impl FromNode for Count {
-    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
-        reader.number(node, 1, u64::from(u32::MAX)).and_then(|number| number.try_into().ok()).map(Self)
-    }
-}
-
-impl JsonSchema for Count {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "count".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "integer", "title": "count", "minimum": 1, "maximum": u32::MAX })
     }
 }

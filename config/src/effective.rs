@@ -1,8 +1,10 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
+mod bounds;
 mod service;
 mod write_yaml;
 
+use crate::Config;
 use crate::authz::{Allow, Principal};
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
@@ -10,8 +12,7 @@ use crate::listen::ListenAddress;
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
-use crate::units::{print_duration, print_size};
-use crate::{Config, Limits, Timeouts};
+use crate::units::print_duration;
 use serde_json::{Map, Value, json};
 use std::fmt::Display;
 use std::path::Path;
@@ -36,8 +37,8 @@ impl Config {
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
         put(&mut root, "drain_timeout", self.drain_timeout.map(|span| json!(print_duration(span))));
-        root.insert("timeouts".into(), timeouts(&self.timeouts));
-        root.insert("limits".into(), limits(&self.limits));
+        root.insert("timeouts".into(), bounds::timeouts(&self.timeouts));
+        root.insert("limits".into(), bounds::limits(&self.limits));
         Value::Object(root)
     }
 
@@ -274,30 +275,5 @@ fn admin(config: &Config) -> Value {
     put(&mut section, "socket", config.admin.socket.as_deref().map(path));
     put(&mut section, "listen", config.admin.listen.map(|listen| json!(listen.to_string())));
     put(&mut section, "uids", config.admin.socket.is_some().then(|| json!(config.admin.uids)));
-    Value::Object(section)
-}
-
-fn timeouts(timeouts: &Timeouts) -> Value {
-    json!({
-        "handshake": print_duration(timeouts.handshake),
-        "detect": print_duration(timeouts.detect),
-        "connect": print_duration(timeouts.connect),
-        "connect_app": print_duration(timeouts.connect_app),
-        "request_headers": print_duration(timeouts.request_headers),
-        "http_idle": print_duration(timeouts.http_idle),
-        "pool_idle_app": print_duration(timeouts.pool_idle_app),
-        "pool_idle": print_duration(timeouts.pool_idle),
-        "tcp_idle": print_duration(timeouts.tcp_idle),
-        "half_close_linger": print_duration(timeouts.half_close_linger),
-    })
-}
-
-fn limits(limits: &Limits) -> Value {
-    let mut section = Map::new();
-    section.insert("header_bytes".into(), json!(print_size(limits.header_bytes as u64)));
-    section.insert("headers".into(), json!(limits.headers));
-    section.insert("h2_streams".into(), json!(limits.h2_streams));
-    section.insert("pool_idle_per_endpoint".into(), json!(limits.pool_idle_per_endpoint));
-    put(&mut section, "connections", limits.connections.map(|connections| json!(connections)));
     Value::Object(section)
 }

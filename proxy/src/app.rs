@@ -10,6 +10,7 @@ use crate::capture::probe;
 use crate::dns::server as dns_server;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
 use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
+use crate::pressure;
 use crate::shared::Shared;
 use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
 use crate::upstream::discovery::Discovery;
@@ -108,6 +109,7 @@ impl App {
             app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
         }
         tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
+        tokio::spawn(pressure::watch(app.shared.clone()));
         Ok(app)
     }
 

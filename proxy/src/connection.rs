@@ -6,7 +6,7 @@ use crate::capture::Remote;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
-use crate::session::{Carries, Direction, EndCause, InFlight, Registered, Session};
+use crate::session::{CallerShare, Carries, Direction, EndCause, InFlight, Registered, Session};
 use crate::shared::Shared;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
@@ -28,6 +28,8 @@ pub struct Connection {
     pub metrics: Arc<PortMetrics>,
     /// What the application is told of the caller; made once a connection.
     pub identity: OnceCell<RenderedIdentity>,
+    /// The caller's requests in flight, on all of its connections to this worker. None for who has no identity.
+    pub caller_share: OnceCell<CallerShare>,
     /// HTTP/2: the request that began with the present poll of its stream, for whoever polls it.
     pub begun_stream: Cell<Option<Weak<InFlight>>>,
     /// Where the application's socket is connected to, as it sees it.
@@ -91,6 +93,7 @@ impl Connection {
             door,
             metrics,
             identity: OnceCell::new(),
+            caller_share: OnceCell::new(),
             begun_stream: Cell::new(None),
             called: Cell::new(None),
             original: Cell::new(None),
@@ -233,6 +236,7 @@ impl Connection {
             decision: Some(&decision),
             requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2 | Carries::Tunnels)
                 .then_some(requests),
+            streams_refused: Some(self.session.streams_refused.load(Relaxed).into()).filter(|refused| *refused > 0),
             outcome: Outcome {
                 rule: outcome.rule.as_deref(),
                 route: None,
@@ -304,6 +308,7 @@ pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, r
         },
         decision: Some(&worker.decision_id(number)),
         requests: None,
+        streams_refused: None,
         outcome: Outcome {
             refusal: Some(refused.refusal),
             refusal_detail: Some(&*refused.detail).filter(|text| !text.is_empty()),

@@ -140,6 +140,11 @@ impl<IO> Rewind<IO> {
         Self { prefix, io }
     }
 
+    /// Nothing was read ahead.
+    pub fn is_fresh(&self) -> bool {
+        self.prefix.is_empty()
+    }
+
     pub fn get_ref(&self) -> &IO {
         &self.io
     }

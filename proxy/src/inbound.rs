@@ -6,7 +6,7 @@ use crate::authz::{Decision, Principal};
 use crate::capture::Accepted;
 use crate::capture::caller::{CallerIo, Wire};
 use crate::connection::{Connection, Place, turn_away};
-use crate::detect::{self, Detected, Opaque, Rewind, Rules};
+use crate::detect::{self, Detected, Opaque, Rewind, Rules, Verdict};
 use crate::hbone::TunnelStream;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
@@ -26,6 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 /// Serves one connection to its end; its record is written when the last of it is dropped.
@@ -57,6 +58,10 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
 async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: SessionIo) -> Result<(), Refused> {
     match plan.config.tls {
         InboundTls::Strict => {
+            // Cheap checks first: whoever says nothing, or no TLS, costs no handshake and takes no place.
+            if let Some(tcp) = io.stream().tcp() {
+                speaks_tls(tcp, connection.worker.policy().timeouts.handshake).await?;
+            }
             let (tls, peer) = handshake(connection, plan.shown(), Rewind::new(bytes::Bytes::new(), io)).await?;
             carry_tls(connection, plan, tls, &peer).await
         }
@@ -118,6 +123,7 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
         .select(shown.svid, SystemTime::now())
         .map_err(|none| Refused::new(none.refusal(), none.to_string()))?
         .clone();
+    let started = Instant::now();
     let with = Accept {
         snapshot: &snapshot,
         svid: &svid,
@@ -125,10 +131,11 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
         strictness: policy.strictness,
         deadline: policy.timeouts.handshake,
     };
-    let started = Instant::now();
-    let (tls, peer) = Box::pin(mesh::accept(wire, with))
+    let place = connection.worker.handshakes.begin(&connection.session, policy.limits.handshakes);
+    let (tls, peer) = Box::pin(place.run(mesh::accept(wire, with)))
         .await
         .map_err(|error| Refused::new(error.refusal(Role::Server), chain(&error)))?;
+    drop(place);
     shown.metrics.handshake(started.elapsed());
     let trust = Trust {
         own: svid,
@@ -140,6 +147,20 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
     };
     connection.session.establish(trust, &connection.worker.identity());
     Ok((Box::new(tls), peer))
+}
+
+/// Waits for the first bytes, and refuses those that begin no handshake; they stay in the socket.
+async fn speaks_tls(tcp: &TcpStream, deadline: Duration) -> Result<(), Refused> {
+    let mut first = [0; 6];
+    let length = match tokio::time::timeout(deadline, tcp.peek(&mut first)).await {
+        Ok(Ok(length)) => length,
+        Ok(Err(error)) => return Err(Refused::new(Refusal::TlsHandshakeFailed, error.to_string())),
+        Err(_) => return Err(Refused::new(Refusal::TlsHandshakeTimeout, format!("no byte within {deadline:?}"))),
+    };
+    match detect::classify(&first[..length]) {
+        Verdict::Known(Detected::Tls) | Verdict::NeedMore => Ok(()),
+        Verdict::Known(_) => Err(Refused::new(Refusal::PlaintextRefused, "the first bytes are no TLS handshake")),
+    }
 }
 
 async fn carry_tls(
@@ -162,6 +183,7 @@ fn present(connection: &Connection, plan: &InboundPlan, peer: &Peer) {
     let own = connection.session.trust().map(|trust| &trust.own.id);
     let rendered = RenderedIdentity::new(&plan.config.identity_headers, peer, own);
     connection.identity.get_or_init(|| rendered);
+    connection.caller_share.get_or_init(|| connection.worker.caller_shares.of(&peer.id));
 }
 
 /// The same for a stream of a tunnel, of which the peer is known. `accept` answers it: L4 is accepted when the application

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod inbound;
 pub mod outbound;
 pub mod policy;
+mod pressure;
 pub mod redirect;
 pub mod refusal;
 pub mod reload;

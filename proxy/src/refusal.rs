@@ -47,6 +47,8 @@ pub enum Refusal {
     HeadersTooLarge,
     /// A longer target than can be read.
     TargetTooLong,
+    /// The body did not arrive in time.
+    BodyTimeout,
     /// CONNECT where no route says so.
     ConnectRefused,
     /// An upgrade that this port does not carry, or one with a body.
@@ -126,6 +128,7 @@ impl Refusal {
             Self::ExpectationRefused    => ("expectation_refused",     417,  3),
             Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
             Self::TargetTooLong         => ("target_too_long",         414,  8),
+            Self::BodyTimeout           => ("body_timeout",            408,  4),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
             Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
             Self::LocalUserRefused      => ("local_user_refused",      403,  7),

@@ -143,7 +143,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn cf_02_a_torn_write_is_not_taken_before_it_has_settled() {
+    fn cf_02_f_12_a_torn_write_is_not_taken_before_it_has_settled() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("postern.yaml");
         fs::write(&file, "one").unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn cf_02_a_renamed_file_is_taken_at_once() {
+    fn cf_02_f_12_a_renamed_file_is_taken_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("postern.yaml");
         fs::write(&file, "one").unwrap();

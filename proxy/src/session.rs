@@ -8,6 +8,8 @@
 
 mod deadline;
 mod end_cause;
+mod handshakes;
+mod in_flight;
 mod io;
 mod negotiated;
 mod recheck;
@@ -15,10 +17,12 @@ mod registry;
 mod trust;
 
 pub use end_cause::EndCause;
+pub use handshakes::Handshakes;
+pub use in_flight::{CallerShare, CallerShares, InFlight, RequestGuard, TakenShare};
 pub use io::{SessionIo, cut_error};
 pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
-pub use registry::{InFlight, Registered, Registry, RequestGuard};
+pub use registry::{Registered, Registry};
 pub use trust::{Trust, own_svid_rotated, trust_end};
 
 use crate::admin::ConnectionInfo;
@@ -26,6 +30,7 @@ use crate::capture::Remote;
 use crate::capture::caller_uid::CallerUnknown;
 use crate::identity::Snapshot;
 use crate::telemetry::PortMetrics;
+use crate::telemetry::counters::refuses_stream;
 use crate::telemetry::json::rfc3339;
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -116,6 +121,12 @@ pub struct Session {
     pub between_messages: AtomicBool,
     /// HTTP/1: bytes of a response wait for the caller to take them.
     pub write_pending: AtomicBool,
+    /// The socket takes no more: the other side does not read.
+    pub(super) write_blocked: AtomicBool,
+    /// HTTP/2: streams that ended without an answer as soon as they were opened.
+    early_resets: AtomicU32,
+    /// HTTP/2: streams that were malformed or too many, and became no request.
+    pub streams_refused: AtomicU32,
     /// HTTP/1: why the request under way was cut, as `cause`.
     request_cut: AtomicU8,
     /// The alert by which the peer refused our certificate: kept here, because h2 turns errors of its socket into text.
@@ -152,6 +163,9 @@ impl Session {
             head_begun: AtomicBool::new(false),
             between_messages: AtomicBool::new(false),
             write_pending: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            early_resets: AtomicU32::new(0),
+            streams_refused: AtomicU32::new(0),
             request_cut: AtomicU8::new(0),
             peer_refused_us: OnceLock::new(),
             park: Notify::new(),
@@ -214,6 +228,14 @@ impl Session {
 
     /// Ends the connection now: the next poll of its socket fails and the socket is reset.
     pub fn cut(&self, cause: EndCause, event: Instant) {
+        if !self.is_cut() {
+            self.metrics.ended(cause);
+        }
+        self.cut_with_request(cause, event);
+    }
+
+    /// As [`cut`](Self::cut), for a request of which the end has been counted.
+    pub fn cut_with_request(&self, cause: EndCause, event: Instant) {
         if self.cut.swap(true, Relaxed) {
             return;
         }
@@ -284,6 +306,25 @@ impl Session {
         self.request_cut.store(0, Relaxed);
     }
 
+    /// HTTP/2: we have reset a stream.
+    pub fn stream_reset(&self, code: u32) {
+        if refuses_stream(code) {
+            self.streams_refused.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// HTTP/2: a request ended without an answer `after` it began. Streams opened to be given up cost us, and whoever stands
+    /// behind us, more than their caller (THREATS H2-01, H2-03); h2 counts only those that it has not handed on yet.
+    pub fn request_given_up(&self, after: Duration, early_resets_max: u32) {
+        if after > EARLY || self.carries() != Carries::Http2 {
+            return;
+        }
+        let early = self.early_resets.fetch_add(1, Relaxed) + 1;
+        if early > early_resets_max && u64::from(early) * 2 > self.requests_total() {
+            self.cut(EndCause::Http2Resets, Instant::now());
+        }
+    }
+
     /// HTTP/1, and nothing of a request or a response is under way.
     pub fn is_at_rest(&self) -> bool {
         self.requests_active.load(Relaxed) == 0
@@ -351,3 +392,6 @@ impl Session {
         Some((self.end_cause()?, self.ended_by.get()?.elapsed()))
     }
 }
+
+/// A stream that is given up so soon was not opened for its answer.
+const EARLY: Duration = Duration::from_secs(1);

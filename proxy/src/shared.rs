@@ -80,20 +80,50 @@ impl Shared {
 pub struct ConnectionBudget {
     live: AtomicUsize,
     max: AtomicUsize,
+    /// There is as much memory in use as there may be.
+    is_pressed: AtomicBool,
+}
+
+/// Why a connection gets no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    Connections,
+    Memory,
+    Descriptors,
+}
+
+impl Full {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "as many connections as `limits.connections` are open",
+            Self::Memory => "as much memory as `limits.memory` is in use",
+            Self::Descriptors => "no file descriptor is left",
+        }
+    }
 }
 
 impl ConnectionBudget {
     fn new(max: usize) -> Self {
-        Self { live: AtomicUsize::new(0), max: AtomicUsize::new(max) }
+        Self { live: AtomicUsize::new(0), max: AtomicUsize::new(max), is_pressed: AtomicBool::new(false) }
     }
 
-    /// Takes a place for one accepted connection; false when all are taken.
-    pub fn take(&self) -> bool {
+    /// Takes a place for one accepted connection.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn take(&self) -> Result<(), Full> {
+        if self.is_pressed.load(Relaxed) {
+            return Err(Full::Memory);
+        }
         if self.live.fetch_add(1, Relaxed) < self.max.load(Relaxed) {
-            return true;
+            return Ok(());
         }
         self.live.fetch_sub(1, Relaxed);
-        false
+        Err(Full::Connections)
+    }
+
+    pub fn set_pressed(&self, pressed: bool) {
+        self.is_pressed.store(pressed, Relaxed);
     }
 
     pub fn give_back(&self) {

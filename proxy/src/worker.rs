@@ -3,6 +3,8 @@
 //! A connection lives and dies on one worker, so nothing on the request path is locked. A listener is accepted on one
 //! worker; each connection goes to the one with the fewest.
 
+mod current;
+
 use crate::admin::ConnectionInfo;
 use crate::capture::caller_uid::CallerUids;
 use crate::capture::original::{inbound_door, original_destination};
@@ -11,14 +13,16 @@ use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
 use crate::hbone::client::Tunnels;
 use crate::http::serve::LocalExecutor;
+use crate::http::windows::Windows;
 use crate::identity::Snapshot;
 use crate::policy::{Door, DoorPlan, Policy};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Direction, Registry};
-use crate::shared::Shared;
+use crate::session::{CallerShares, Direction, Handshakes, Registry};
+use crate::shared::{Full, Shared};
 use crate::upstream::pool::Upstreams;
 use crate::{capture, hbone, inbound, outbound, session};
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::Cache;
+use current::{IdentityOf, PolicyOf};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -155,32 +159,15 @@ pub struct Worker {
     pub tunnels: Tunnels,
     pub detect_memory: RefCell<DetectMemory<DetectKey>>,
     pub caller_uids: CallerUids,
+    pub caller_shares: CallerShares,
+    pub handshakes: Handshakes,
+    pub windows: Rc<Windows>,
     pub executor: LocalExecutor,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
     ids: Cell<u64>,
     stopping: Cell<bool>,
-}
-
-/// Lets a `Cache` reach the `ArcSwap`s inside `Shared`.
-#[derive(Clone)]
-struct PolicyOf(Arc<Shared>);
-#[derive(Clone)]
-struct IdentityOf(Arc<Shared>);
-
-impl std::ops::Deref for PolicyOf {
-    type Target = ArcSwap<Policy>;
-    fn deref(&self) -> &Self::Target {
-        self.0.policy()
-    }
-}
-
-impl std::ops::Deref for IdentityOf {
-    type Target = ArcSwap<Snapshot>;
-    fn deref(&self) -> &Self::Target {
-        self.0.identity.swap()
-    }
 }
 
 impl Worker {
@@ -192,6 +179,11 @@ impl Worker {
     /// The current identity. A handshake takes it once.
     pub fn identity(&self) -> Arc<Snapshot> {
         self.identity.borrow_mut().load().clone()
+    }
+
+    /// How many there are: each has its share of what is limited for the whole process.
+    pub fn count(&self) -> usize {
+        self.peers.len()
     }
 
     /// A number that no other connection or decision of this process has.
@@ -207,7 +199,7 @@ impl Worker {
 
     /// A stream of a tunnel counts as the connection that it would be without. `None`: all places are taken.
     pub fn place_for_stream(&self) -> Option<Place> {
-        if !self.shared.budget.take() {
+        if self.shared.budget.take().is_err() {
             self.shared.metrics.connection_over_limit();
             return None;
         }
@@ -234,6 +226,9 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         tunnels: Tunnels::default(),
         detect_memory: RefCell::default(),
         caller_uids: CallerUids::default(),
+        caller_shares: CallerShares::default(),
+        handshakes: Handshakes::default(),
+        windows: Rc::default(),
         executor: LocalExecutor,
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
@@ -329,9 +324,8 @@ fn open(worker: &Rc<Worker>, door: Door, listening: Listening, mut asked: CloseA
     };
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let over_limit = |remote| {
-            let refused = Refused::new(Refusal::OverLimit, "as many connections as `limits.connections` are open");
-            turn_away(&worker, &door, remote, refused);
+        let over_limit = |remote, full: Full| {
+            turn_away(&worker, &door, remote, Refused::new(Refusal::OverLimit, full.as_str()));
         };
         let place = |stream, remote| place(&worker, &door, stream, remote);
         let _closed = tokio::select! {
@@ -394,4 +388,38 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
 /// The door was taken out of the file while the connection waited.
 pub fn gone(door: &Door) -> Refused {
     Refused::new(Refusal::NoRoute, format!("the listener {door} is no longer in the configuration"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::spawn_local;
+
+    struct Given(std::rc::Rc<std::cell::Cell<bool>>);
+
+    impl Drop for Given {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+
+    #[test]
+    fn f_18_a_panic_ends_one_task_gives_its_place_back_and_leaves_the_worker() {
+        // As `run` does with connections: what a task holds is dropped while it unwinds. The profile that would end the
+        // process instead is not ours.
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(!manifest.contains("panic = \"abort\""));
+        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).expect("a runtime");
+        let given_back = std::rc::Rc::new(std::cell::Cell::new(false));
+        let place = Given(given_back.clone());
+        runtime.block_on(async {
+            let task = spawn_local(async move {
+                let _place = place;
+                panic!("a defect, made for this test");
+            });
+            assert!(task.await.is_err_and(|error| error.is_panic()));
+            assert!(given_back.get());
+            assert_eq!(spawn_local(async { 7 }).await.expect("the worker lives"), 7);
+        });
+    }
 }

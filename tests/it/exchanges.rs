@@ -6,6 +6,7 @@ use postern_tests::app_raw::OK;
 use postern_tests::client_http::{channel, empty};
 use postern_tests::{H1Client, H2Client, HttpApp, Pair, RawApp, RawClient, within};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test]
 async fn sm_15_we_answer_100_continue_and_unknown_expectations_get_417() {
@@ -70,7 +71,7 @@ async fn an_early_answer_reaches_an_http2_caller_whose_stream_is_still_open() {
 }
 
 #[tokio::test]
-async fn a_body_waits_for_a_slow_application_without_being_gathered() {
+async fn ds_10_a_body_waits_for_a_slow_application_without_being_gathered() {
     // An application that never reads: what the caller can send is bounded by windows and socket buffers.
     let app = postern_tests::TcpApp::start(|stream, _, _| async move {
         tokio::time::sleep(Duration::from_secs(600)).await;
@@ -269,7 +270,7 @@ async fn a_body_that_breaks_off_breaks_off_at_the_other_side() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_ends_its_request_at_the_application_and_is_recorded() {
+async fn f_27_a_caller_that_leaves_ends_its_request_at_the_application_and_is_recorded() {
     let app = HttpApp::start().await;
     let pair = Pair::http(app.address).await;
     // HTTP/2 says so; over HTTP/1, where a caller may end its side and still listen, the next bytes find out.
@@ -291,7 +292,7 @@ async fn a_caller_that_leaves_ends_its_request_at_the_application_and_is_recorde
 }
 
 #[tokio::test]
-async fn sm_26_an_upload_that_breaks_off_never_looks_whole() {
+async fn f_27_an_upload_that_breaks_off_never_looks_whole() {
     let app = RawApp::ok().await;
     let port = format!("protocol: http\napp_http: 1\nallow: [{{ spiffe: {} }}]", postern_tests::mesh::WEB);
     let pair = Pair::with(postern_tests::Mesh::start(), app.address, &port, "protocol: http").await;
@@ -339,4 +340,33 @@ async fn a_caller_that_leaves_before_there_is_an_answer_is_counted() {
             format!("postern_requests_total{{direction=\"{direction}\",name=\"orders\",status=\"unanswered\"}}");
         assert_eq!(sidecar.metric(&requests), 1.0);
     }
+}
+
+#[tokio::test]
+async fn sm_23_interim_answers_are_no_answer_and_do_not_go_on_for_ever() {
+    // A thousand, and then an answer; and one that never comes.
+    let interim = b"HTTP/1.1 102 Processing\r\n\r\n";
+    let app = postern_tests::TcpApp::start(move |mut stream, _, number| async move {
+        // The request is shorter than that; what counts is that it has begun.
+        let mut begun = [0; 16];
+        stream.read_exact(&mut begun).await?;
+        if number == 0 {
+            stream.write_all(&interim.repeat(1000)).await?;
+            return stream.write_all(OK).await;
+        }
+        loop {
+            stream.write_all(&interim.repeat(10)).await?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let (mesh, listen) = (postern_tests::Mesh::start(), postern_tests::ports::free());
+    let lines = "protocol: http\ntls: off\nallow: [{ anonymous: true }]";
+    let section = postern_tests::pair::inbound_section(listen, &app.address.to_string(), lines);
+    let orders = mesh.sidecar("orders", &format!("{section}timeouts: {{ stream_idle: 1s }}\n")).await;
+    let first = RawClient::connect(listen).await.get("a", "/first").await;
+    assert_eq!((first.status, first.text().as_str()), (200, "ok"));
+    assert_eq!(RawClient::connect(listen).await.get("a", "/second").await.status, 504);
+    let records = orders.records_of("request", 2).await;
+    assert_eq!(records[1]["refusal"], "upstream_timeout", "{}", records[1]);
 }

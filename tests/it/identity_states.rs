@@ -12,7 +12,7 @@ fn state(sidecar: &Sidecar) -> IdentityState {
 }
 
 #[tokio::test]
-async fn before_the_first_identity_both_ways_are_refused_by_name_and_it_is_not_ready() {
+async fn f_01_before_the_first_identity_both_ways_are_refused_by_name_and_it_is_not_ready() {
     let app = RawApp::ok().await;
     let mesh = Mesh::start();
     mesh.provider.stop();
@@ -125,7 +125,7 @@ async fn a_tunnel_outlives_its_svid_with_keep_and_is_cut_with_cut() {
 }
 
 #[tokio::test]
-async fn http_takes_no_new_request_after_expiry_and_what_is_in_flight_is_cut_soon_after() {
+async fn tl_22_http_takes_no_new_request_after_expiry_and_what_is_in_flight_is_cut_soon_after() {
     let app = HttpApp::start().await;
     let it = Expiring::start(app.address, "http", "keep").await;
     let mut client = H2Client::connect(it.outbound).await;

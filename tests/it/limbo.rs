@@ -22,10 +22,10 @@ use time::format_description::well_known::Rfc3339;
 use webpki::EndEntityCert;
 
 #[test]
-fn x509_limbo_paths() -> Result<()> {
+fn tl_12_x509_limbo_paths() -> Result<()> {
     let file = corpora().join("x509-limbo.json");
     let Ok(text) = std::fs::read_to_string(&file) else {
-        eprintln!("SKIPPED x509_limbo_paths: {} is absent; set POSTERN_CORPORA", file.display());
+        eprintln!("SKIPPED tl_12_x509_limbo_paths: {} is absent; set POSTERN_CORPORA", file.display());
         return Ok(());
     };
     let corpus: Value = serde_json::from_str(&text)?;

@@ -207,7 +207,7 @@ async fn endpoints_by_name_are_resolved() {
 }
 
 #[tokio::test]
-async fn plaintext_to_a_strict_port_is_refused_with_zero_bytes_at_the_application() {
+async fn tl_18_plaintext_to_a_strict_port_is_refused_with_zero_bytes_at_the_application() {
     let (mesh, app) = (Mesh::start(), TcpApp::echo().await);
     let (orders, endpoint) = orders(&mesh, app.address).await;
     for bytes in ["GET / HTTP/1.1\r\nhost: a\r\n\r\n", "EHLO there\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {

@@ -66,7 +66,7 @@ async fn the_callees_reason_is_in_the_callers_record_and_the_application_has_the
 }
 
 #[tokio::test]
-async fn plaintext_callers_are_anonymous_where_permitted_and_only_rules_that_say_so_match() {
+async fn tl_18_plaintext_callers_are_anonymous_where_permitted_and_only_rules_that_say_so_match() {
     let (mesh, app) = (Mesh::start(), HttpApp::start().await);
     for (tls, allow, expected) in [
         ("permissive", "[{ anonymous: true, paths: [/open] }]", 200),

@@ -110,7 +110,7 @@ async fn cf_05_a_service_that_expects_another_identity_while_a_request_waits_for
 }
 
 #[tokio::test]
-async fn cf_05_a_rule_that_goes_while_the_tunnel_to_the_application_connects() {
+async fn cf_05_f_33_a_rule_that_goes_while_the_tunnel_to_the_application_connects() {
     let (mesh, echo) = (Mesh::start(), TcpApp::echo().await);
     let gate = Gate::to(echo.address, HoldAt::Connect).await;
     let (inbound, outbound) = (ports::free(), ports::free());

@@ -74,7 +74,7 @@ async fn until_new_leaf(sidecar: &Sidecar, before: [u8; 32]) {
 }
 
 #[tokio::test]
-async fn twenty_rotations_of_the_svid_lose_no_request() {
+async fn f_09_twenty_rotations_of_the_svid_lose_no_request() {
     let app = HttpApp::start().await;
     let pair = Pair::http(app.address).await;
     let load = Load::start(&pair).await;
@@ -95,7 +95,7 @@ async fn twenty_rotations_of_the_svid_lose_no_request() {
 }
 
 #[tokio::test]
-async fn two_staged_rotations_of_the_authority_lose_no_request() {
+async fn f_09_two_staged_rotations_of_the_authority_lose_no_request() {
     let app = HttpApp::start().await;
     let pair = Pair::http(app.address).await;
     let shop = trust_domain("shop.example");
@@ -217,7 +217,7 @@ async fn f_05_live_connections_take_requests_while_the_agent_denies_and_no_new_o
 }
 
 #[tokio::test]
-async fn a_rotation_retires_what_was_pooled_before_it() {
+async fn tl_03_a_rotation_retires_what_was_pooled_before_it() {
     let app = HttpApp::start().await;
     let pair = Pair::with(
         Mesh::start(),

@@ -161,7 +161,7 @@ fn slowest_teardown(sidecar: &Sidecar, cause: &str) -> (f64, u64) {
 }
 
 #[tokio::test]
-async fn an_authority_that_is_removed_ends_what_it_vouched_for_and_nothing_else() {
+async fn tl_22_an_authority_that_is_removed_ends_what_it_vouched_for_and_nothing_else() {
     let callers = Callers::start().await;
     let (live, mut other) = (callers.partner.connections().await, callers.web.connections().await);
     // Staged as for a peer whose SVIDs do not follow: its authority goes while its connections stand.
@@ -181,7 +181,7 @@ async fn an_authority_that_is_removed_ends_what_it_vouched_for_and_nothing_else(
 }
 
 #[tokio::test]
-async fn a_trust_domain_that_is_no_longer_federated_is_cut_and_nothing_else() {
+async fn tl_22_f_08_a_trust_domain_that_is_no_longer_federated_is_cut_and_nothing_else() {
     let callers = Callers::start().await;
     let (live, mut other) = (callers.partner.connections().await, callers.web.connections().await);
     callers.mesh.provider.remove_federation("orders", &trust_domain("partner.example")).unwrap();

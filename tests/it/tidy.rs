@@ -42,10 +42,10 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-struct Source {
+pub(crate) struct Source {
     /// From the root, with `/`.
-    path: String,
-    text: String,
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
 impl Source {
@@ -75,14 +75,18 @@ impl Source {
 }
 
 /// Every file of the repository whose name ends in one of `endings`.
-fn sources(endings: &[&str]) -> Vec<Source> {
+pub(crate) fn sources(endings: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_symlink() || name.starts_with('.') && name != ".ci" || name == "target" || name == "corpora" {
+            if path.is_symlink()
+                || name.starts_with('.') && name != ".ci"
+                || path == root().join("target")
+                || name == "corpora"
+            {
                 continue;
             }
             if path.is_dir() {

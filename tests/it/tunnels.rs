@@ -31,7 +31,7 @@ async fn eight_mebibytes_pass_both_ways_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn ds_12_each_side_may_end_first() {
+async fn ds_12_f_28_each_side_may_end_first() {
     let echo = TcpApp::echo().await;
     let pair = Pair::tcp(echo.address).await;
     let mut client = RawClient::connect(pair.outbound).await;

@@ -43,6 +43,17 @@ impl RawClient {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// As [`RawClient::connect`]; what is not read soon stands still at the other side.
+    ///
+    /// # Panics
+    /// Nobody listens.
+    pub async fn connect_with_small_window(address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = within("a connection", socket.connect(address)).await.unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// Our own, by which records tell connections apart.
     ///
     /// # Panics
@@ -66,6 +77,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     /// The other side has closed.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within("bytes are sent", self.stream.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// As [`RawClient::send`], to a side that may close meanwhile.
+    pub async fn send_what_is_taken(&mut self, bytes: impl AsRef<[u8]>) {
+        // The error is what the caller expects; what came before it can still be read.
+        let _ = within("bytes are sent", self.stream.write_all(bytes.as_ref())).await;
+    }
+
+    /// Sends `bytes` again and again without reading anything, until the other side takes no more, or has closed.
+    pub async fn send_until_stuck(&mut self, bytes: &[u8]) {
+        let long = std::time::Duration::from_millis(700);
+        while let Ok(Ok(())) = tokio::time::timeout(long, self.stream.write_all(bytes)).await {}
     }
 
     /// A plain request with a host, and its response.

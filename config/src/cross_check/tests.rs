@@ -136,7 +136,7 @@ fn a_proxy_does_not_call_itself() {
 
 /// THREATS PN-27.
 #[test]
-fn ties_between_routes_are_refused_whatever_their_order() {
+fn pn_27_ties_between_routes_are_refused_whatever_their_order() {
     let routes = |one: &str, other: &str| {
         format!(
             "inbound:\n- port: 1\n  allow: [{{ spiffe: spiffe://td/a }}]\n  routes:\n  - match: {{ {one} }}\n  - match: {{ {other} }}\n"

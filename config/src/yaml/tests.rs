@@ -90,7 +90,7 @@ fn a_tab_is_named() {
 
 /// THREATS DS-14.
 #[test]
-fn deep_and_large_trees_are_refused_and_not_built() {
+fn ds_14_deep_and_large_trees_are_refused_and_not_built() {
     let (root, problems) = read(&format!("a: {}1{}", "[".repeat(63), "]".repeat(63)));
     assert!(root.is_some(), "{problems:?}");
     for text in [
@@ -110,7 +110,7 @@ fn deep_and_large_trees_are_refused_and_not_built() {
 }
 
 #[test]
-fn an_alias_bomb_stays_small() {
+fn ds_14_an_alias_bomb_stays_small() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..30 {
         let alias = format!("*a{}, ", level - 1).repeat(9);

@@ -166,6 +166,23 @@ fn every_reading_has_to_be_allowed_by_the_one_rule() {
 }
 
 #[test]
+fn pn12_paths_are_matched_in_their_own_case() {
+    let rules = RuleSet::compile(&[allow("admin", &[WEB], &[], &["/admin/**", "/Reports"])]);
+    for (path, allowed) in [
+        ("/admin/x", Some("admin")),
+        ("/ADMIN", None),
+        ("/Admin/x", None),
+        ("/%41dmin/x", None),
+        ("/Reports", Some("admin")),
+        ("/reports", None),
+        // Read as `/admin` by whoever decodes, and as it stands by others: not every reading is allowed.
+        ("/%61dmin", None),
+    ] {
+        check(&rules, WEB, "GET", path, allowed);
+    }
+}
+
+#[test]
 fn pn13_and_pn22_prefixes_keep_to_segments_and_asterisks_are_data() {
     let rules = RuleSet::compile(&[allow("admin", &[WEB], &[], &["/admin/**", "/v1/{id}/secret"])]);
     for (path, allowed) in [

@@ -1,11 +1,12 @@
 //! Accepting: what waits at a listening socket, within the process's budget.
 
 use super::{BACKLOG, Remote, StdStream, Stream, tune};
-use crate::shared::Shared;
+use crate::shared::{Full, Shared};
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// Out of descriptors or memory: wait instead of spinning (THREATS DS-08).
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
@@ -73,10 +74,12 @@ pub async fn accept_loop(
     listener: &Acceptor,
     shared: &Shared,
     place: impl Fn(Stream, Remote),
-    over_limit: impl Fn(Remote),
+    over_limit: impl Fn(Remote, Full),
 ) {
     let mut back_off = BACK_OFF_MIN;
+    let mut reserve = Reserve::default();
     loop {
+        reserve.fill();
         match listener.accept().await {
             Ok((stream, remote)) => {
                 back_off = BACK_OFF_MIN;
@@ -87,6 +90,14 @@ pub async fn accept_loop(
                 shared.metrics.accept_failed();
                 if is_exhaustion(&error) {
                     shared.metrics.descriptors_exhausted();
+                    // Whoever waits is told at once, instead of when a descriptor is free.
+                    if reserve.empty()
+                        && let Ok(Ok((stream, remote))) = timeout(Duration::ZERO, listener.accept()).await
+                    {
+                        drop(stream);
+                        over_limit(remote, Full::Descriptors);
+                        continue;
+                    }
                 }
                 tracing::warn!(%error, wait_ms = back_off.as_millis() as u64, "accept failed; waiting");
                 tokio::time::sleep(back_off).await;
@@ -101,7 +112,7 @@ pub fn accept_waiting(
     listener: Acceptor,
     shared: &Shared,
     place: impl Fn(Stream, Remote),
-    over_limit: impl Fn(Remote),
+    over_limit: impl Fn(Remote, Full),
 ) {
     let Ok(listener) = listener.into_listening() else { return };
     for _ in 0..BACKLOG {
@@ -118,17 +129,34 @@ fn admit(
     remote: Remote,
     shared: &Shared,
     place: &impl Fn(Stream, Remote),
-    over_limit: &impl Fn(Remote),
+    over_limit: &impl Fn(Remote, Full),
 ) {
-    if !shared.budget.take() {
+    if let Err(full) = shared.budget.take() {
         shared.metrics.connection_over_limit();
         drop(stream);
-        return over_limit(remote);
+        return over_limit(remote, full);
     }
     if let Some(tcp) = stream.tcp() {
-        tune(tcp);
+        tune(tcp, &shared.policy().load());
     }
     place(stream, remote);
+}
+
+/// A descriptor that is kept for the moment in which no other is left.
+#[derive(Default)]
+struct Reserve(Option<std::fs::File>);
+
+impl Reserve {
+    fn fill(&mut self) {
+        if self.0.is_none() {
+            self.0 = std::fs::File::open("/dev/null").ok();
+        }
+    }
+
+    /// False: there was none.
+    fn empty(&mut self) -> bool {
+        self.0.take().is_some()
+    }
 }
 
 /// The connection ended before it was accepted: nobody's fault, and no reason to wait.

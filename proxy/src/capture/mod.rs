@@ -15,15 +15,11 @@ pub use accept::{Acceptor, Listening, accept_loop, accept_waiting};
 pub use closing::{CloseAsked, Closer, closing};
 pub use stream::{Remote, StdStream, Stream};
 
+use crate::policy::Policy;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// PEERS D1: keepalive 60 s / 20 s / 4 probes.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_PROBES: u32 = 4;
 /// Connections that wait for us to accept them.
 pub const BACKLOG: i32 = 4096;
 
@@ -101,11 +97,11 @@ fn bind_with(
 }
 
 /// Every stream that we accept or open: no Nagle, and a dead other side is found in minutes.
-pub fn tune(tcp: &TcpStream) {
+pub fn tune(tcp: &TcpStream, policy: &Policy) {
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
+        .with_time(policy.timeouts.tcp_keepalive)
+        .with_interval(policy.timeouts.tcp_keepalive_interval)
+        .with_retries(policy.limits.tcp_keepalive_probes);
     // Neither is worth losing the connection for.
     let _ = tcp.set_nodelay(true);
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive);

@@ -296,7 +296,7 @@ async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
 
 /// One query after the other (RFC 7766 §6.2.1.1 lets clients send several at once; they are answered in order).
 async fn serve_connection(server: Arc<Server>, mut stream: TcpStream) {
-    capture::tune(&stream);
+    capture::tune(&stream, &server.shared.policy().load());
     let mut message = Vec::new();
     loop {
         match timeout(TCP_IDLE, read_message(&mut stream, &mut message)).await {

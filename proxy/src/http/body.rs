@@ -57,7 +57,9 @@ impl Streaming {
         if self.in_flight.is_cut() {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        self.in_flight.body_awaited(polled.is_pending());
+        let frame = ready!(polled);
         self.in_flight.moved();
         if self.inner.is_end_stream() || frame.is_none() {
             self.in_flight.body_was_read.set(true);
@@ -138,10 +140,13 @@ impl Body for ResponseBody {
             Self::Upstream(body) => body,
         };
         if body.guard.request.poll_cut(context) {
-            body.recorder.ended_early(body.guard.request.overdue().unwrap_or("cut"));
+            body.recorder.ended_early(body.guard.request.cut_text());
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        let frame = match ready!(Pin::new(&mut body.inner).poll_frame(context)) {
+        let polled = Pin::new(&mut body.inner).poll_frame(context);
+        // hyper asks for more only when its caller takes more.
+        body.guard.request.answer_waits(polled.is_ready());
+        let frame = match ready!(polled) {
             None => {
                 body.finish();
                 return Poll::Ready(None);

@@ -1,5 +1,6 @@
 //! Watches the bytes of HTTP/1 requests on their way to hyper's parser, for what can no longer be seen behind it: a head
-//! with both `Content-Length` and `Transfer-Encoding` (hyper removes the length), and lines that end in a bare LF.
+//! with both `Content-Length` and `Transfer-Encoding` (hyper removes the length), lines that end in a bare LF, and a
+//! fragment in the request's target (hyper drops it, others match on it).
 //!
 //! It also tells the session whether a head is under way, which has its deadline.
 //!
@@ -71,6 +72,12 @@ fn is_plain_refusal(bytes: &[u8]) -> bool {
 
 /// Enough to tell a line's name, and any value that means something here.
 const LINE_BYTES_KEPT: usize = 128;
+/// With its extensions, which nobody uses.
+const CHUNK_LINE_BYTES_MAX: u64 = 4096;
+
+#[derive(Debug, thiserror::Error)]
+#[error("a chunk's size line of more than {CHUNK_LINE_BYTES_MAX} bytes")]
+struct LongChunkLine;
 
 #[derive(Default)]
 struct Watch {
@@ -110,6 +117,7 @@ struct Head {
     is_chunked: bool,
     has_coding: bool,
     has_bare_line_feed: bool,
+    has_fragment: bool,
 }
 
 impl Watch {
@@ -133,6 +141,11 @@ impl Watch {
         self.state == State::HeaderLine || self.state == State::RequestLine && self.line_bytes > 0
     }
 
+    /// A line that says how long a chunk is needs a few digits. hyper reads zeros before them for as long as they come.
+    fn is_hostile(&self) -> bool {
+        self.state == State::ChunkSize && self.line_bytes > CHUNK_LINE_BYTES_MAX
+    }
+
     fn skip<'a>(&mut self, bytes: &'a [u8], left: u64, still: fn(u64) -> State, then: State) -> &'a [u8] {
         let count = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let left = left - count as u64;
@@ -145,6 +158,9 @@ impl Watch {
         let content = &bytes[..end.unwrap_or(bytes.len())];
         if let Some(last) = content.last() {
             self.ends_in_cr = *last == b'\r';
+        }
+        if self.state == State::RequestLine {
+            self.head.has_fragment |= content.contains(&b'#');
         }
         self.line_bytes += content.len() as u64;
         let room = LINE_BYTES_KEPT - self.line.len();
@@ -202,7 +218,8 @@ impl Watch {
         let head = std::mem::take(&mut self.head);
         // RFC 9112 §6.1: "A server MAY reject a request that contains both Content-Length and Transfer-Encoding"; §2.2 leaves
         // a bare LF to the recipient. Two hops that choose differently are what smuggling lives on.
-        if head.has_length && head.has_coding || head.has_bare_line_feed {
+        // RFC 9112 §3.2: no form of a target has a fragment.
+        if head.has_length && head.has_coding || head.has_bare_line_feed || head.has_fragment {
             self.state = self.lose_from(self.heads);
         } else if head.has_coding && !head.is_chunked || head.has_length && head.length.is_none() {
             // Refused by hyper or by `check_framing`: there is no next request.
@@ -278,6 +295,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
         this.watch.observe(&buffer.filled()[before..]);
+        if this.watch.is_hostile() {
+            return Poll::Ready(Err(std::io::Error::other(LongChunkLine)));
+        }
         this.session.head_begun.store(this.watch.head_begun(), Relaxed);
         this.session.between_messages.store(this.watch.between_messages(), Relaxed);
         Poll::Ready(Ok(()))

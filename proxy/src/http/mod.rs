@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod forward;
+pub mod frames;
 pub mod framing;
 pub mod headers;
 pub mod hops;
@@ -15,3 +16,4 @@ pub mod route;
 pub mod serve;
 pub mod target;
 pub mod upgrade;
+pub mod windows;

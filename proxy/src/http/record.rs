@@ -221,8 +221,8 @@ impl Recorder {
             (Some(cause), _, _) => Some(cause.as_str()),
             (None, Some(end), _) => Some(end),
             (None, None, true) => None,
-            (None, None, false) if self.in_flight.as_ref().is_some_and(|it| it.is_cut()) => {
-                self.in_flight.as_ref().and_then(|it| it.overdue()).or(Some("cut"))
+            (None, None, false) if let Some(request) = self.in_flight.as_ref().filter(|it| it.is_cut()) => {
+                Some(request.cut_text())
             }
             (None, None, false) if connection.worker.is_stopping() => Some(EndCause::Draining.as_str()),
             // Dropped before its end, by nobody on our side.
@@ -274,7 +274,11 @@ impl Drop for Recorder {
         self.metrics.bytes(received, self.bytes_to_caller.get());
         match self.status {
             Some(status) => self.metrics.request(status.as_u16(), self.started.elapsed().as_secs_f64()),
-            None => self.metrics.request_unanswered(),
+            None => {
+                self.metrics.request_unanswered();
+                let limits = &self.connection.worker.policy().limits;
+                self.connection.session.request_given_up(self.started.elapsed(), limits.h2_early_resets);
+            }
         }
         if let Some(logged) = &self.logged {
             self.write(logged);

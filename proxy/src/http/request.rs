@@ -15,7 +15,7 @@ use crate::authz::{Decision, Principal};
 use crate::connection::Connection;
 use crate::policy::{Destined, DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Direction, RequestGuard};
+use crate::session::{Direction, EndCause, RequestGuard};
 use crate::upstream::client::{Destination, HttpVersion, send};
 use crate::upstream::l4;
 use crate::upstream::lease::{Answer, Lease};
@@ -147,17 +147,20 @@ async fn proxy(
     let allowed = decide(connection, policy, &head, &target, recorder)?;
 
     let service = (connection.session.direction == Direction::Local).then(|| allowed.upstream.clone());
-    let in_flight = connection.worker.registry.register_request(
+    let (worker, caller) = (&connection.worker, connection.caller_share.get());
+    let share = worker.registry.admit(caller, &policy.limits, worker.count())?;
+    let in_flight = worker.registry.register_request(
         &connection.session,
         head.method.clone(),
         head.uri.clone(),
         &allowed.host,
         service,
+        share,
     );
 
     recorder.in_flight(&in_flight.request);
     if let Some(time) = allowed.upstream.resilience.request_timeout {
-        in_flight.request.deadline.start(time);
+        in_flight.request.time_limit.start(time);
     }
     if connection.version() == HttpVersion::Http2 {
         connection.begun_stream.set(Some(Rc::downgrade(&in_flight.request)));
@@ -183,7 +186,7 @@ async fn proxy(
     let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
     let sending = send(&connection.worker, &to, Request::from_parts(head, body));
     let Answer { response, mut lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
-    in_flight.request.moved();
+    in_flight.request.answered();
     recorder.upstream(&lease);
     if is_connect || upgrade.is_some() {
         lease.not_again();
@@ -337,7 +340,15 @@ fn bad_path(problem: PathProblem) -> Refused {
 
 /// After these, what follows on an HTTP/1 connection cannot be told apart from the refused request.
 fn breaks_framing(refusal: Refusal) -> bool {
-    matches!(refusal, Refusal::BadRequest | Refusal::BadHost | Refusal::UpgradeRefused | Refusal::ConnectRefused)
+    matches!(
+        refusal,
+        Refusal::BadRequest
+            | Refusal::BadHost
+            | Refusal::BadPath
+            | Refusal::BodyTimeout
+            | Refusal::UpgradeRefused
+            | Refusal::ConnectRefused
+    )
 }
 
 /// Sends, unless the policy or the trust that allowed it ends first.
@@ -347,8 +358,9 @@ async fn unless_cut<T>(
 ) -> Result<T, Refused> {
     poll_fn(|context| {
         if guard.request.poll_cut(context) {
-            return Poll::Ready(Err(match guard.request.overdue() {
-                Some(deadline) => Refused::new(Refusal::UpstreamTimeout, deadline),
+            return Poll::Ready(Err(match guard.request.deadline() {
+                Some(EndCause::BodyIdle) => Refusal::BodyTimeout.into(),
+                Some(deadline) => Refused::new(Refusal::UpstreamTimeout, deadline.as_str()),
                 None => Refusal::TrustEnded.into(),
             }));
         }

@@ -1,5 +1,6 @@
 //! Runs HTTP on one accepted connection, until it ends, is retired or cut.
 
+use super::frames::WatchedFrames;
 use super::framing::{AmbiguousFraming, Findings, Watched};
 use super::headers::{too_many_bytes, too_many_fields};
 use super::record::Recorder;
@@ -36,12 +37,6 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 const GOODBYE_BYTES_MAX: usize = 1 << 20;
 /// hyper takes no smaller buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
-/// PEERS D1: keepalive ping 20 s / 10 s. Also what ends a connection that never gets past its preface (THREATS H2-13).
-const H2_KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
-const H2_KEEPALIVE_WITHIN: Duration = Duration::from_secs(10);
-/// PEERS D2.
-const H2_STREAM_WINDOW: u32 = 1 << 20;
-const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 /// h2 answers longer lists than it is told of by itself, and nobody learns of it; so we check the limit, and h2 has room
 /// above it. It holds one list a connection at a time.
 const H2_LIST_FACTOR: u32 = 2;
@@ -120,7 +115,7 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
             result = &mut serving => break Some(result),
             () = session.was_cut() => return Ok(None),
             cause = request_stuck(&session) => {
-                session.cut(cause, Instant::now());
+                session.cut_with_request(cause, Instant::now());
                 return Ok(None);
             }
             () = session.park_asked() => {}
@@ -238,16 +233,22 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for StreamExecutor {
 
 async fn http2(connection: Rc<Connection>, io: Rewind<CallerIo>) -> Result<(), hyper::Error> {
     let session = connection.session.clone();
-    let limits = connection.worker.policy().limits.clone();
+    let policy = connection.worker.policy();
+    let (limits, timeouts) = (policy.limits.clone(), policy.timeouts.clone());
+    drop(policy);
+    let window = connection.worker.windows.promise(limits.buffered_bytes / connection.worker.count());
+    let metrics = connection.metrics.clone();
+    let io = WatchedFrames::of_caller(io, session.clone(), metrics, limits.h2_control_frames);
     let executor = StreamExecutor(connection.clone());
     let service = service_fn(move |request| request::handle(connection.clone(), request));
     let mut serving = pin!(
         http2::Builder::new(executor)
             .timer(TokioTimer::new())
-            .keep_alive_interval(H2_KEEPALIVE_EVERY)
-            .keep_alive_timeout(H2_KEEPALIVE_WITHIN)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .keep_alive_interval(timeouts.h2_ping)
+            .keep_alive_timeout(timeouts.h2_ping_answer)
+            .initial_stream_window_size(window.stream())
+            .initial_connection_window_size(window.connection())
+            .max_send_buf_size(window.send_buffer())
             .max_concurrent_streams(limits.h2_streams)
             .max_header_list_size((limits.header_bytes as u32).saturating_mul(H2_LIST_FACTOR))
             .max_pending_accept_reset_streams(H2_RESETS_PENDING_MAX)

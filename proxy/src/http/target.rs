@@ -109,6 +109,10 @@ fn read_form(request: &Parts) -> Result<(Form, &str), Refusal> {
     if uri.scheme().is_some_and(|scheme| !matches!(scheme.as_str(), "http" | "https")) {
         return Err(Refusal::BadRequest);
     }
+    // RFC 9113 §3.4 and §11.6: a method that no request has, reserved so that none looks like HTTP/2's preface (PN-15).
+    if request.method.as_str() == "PRI" {
+        return Err(Refusal::BadRequest);
+    }
     let path = uri.path();
     if request.method == Method::CONNECT {
         // RFC 8441's extended CONNECT has scheme and path; the plain one has neither, and no implicit `/` (PN-28).

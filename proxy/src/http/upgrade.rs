@@ -42,7 +42,7 @@ pub fn start(
 ) {
     let connection = connection.clone();
     guard.request.allow_quiet();
-    guard.request.deadline.lift();
+    guard.request.time_limit.lift();
     // An HTTP/2 connection stays one: CONNECT on one stream must not lift expiry from the others.
     if connection.version() == HttpVersion::Http1 {
         connection.session.set_carries(Carries::Stream);

@@ -1,6 +1,6 @@
 //! Why live connections end: stable names for records and metrics.
 
-/// Why a live connection was ended by us.
+/// Why a live connection, or a request on one, was ended by us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EndCause {
@@ -20,6 +20,18 @@ pub enum EndCause {
     Idle,
     /// A request's head did not arrive in time.
     HeaderTimeout,
+    /// A request's body did not arrive in time.
+    BodyIdle,
+    /// Nothing of a request moved for too long.
+    StreamIdle,
+    /// The caller did not take what was there for it.
+    WriteStall,
+    /// Its place was wanted by somebody else.
+    OverLimit,
+    /// HTTP/2 frames that carry nothing, too many.
+    Http2Flood,
+    /// HTTP/2 streams that were given up as soon as they were opened, too many.
+    Http2Resets,
     /// We are shutting down.
     Draining,
     /// A request took longer than its `request_timeout`.
@@ -29,6 +41,26 @@ pub enum EndCause {
 }
 
 impl EndCause {
+    pub const ALL: [Self; 17] = [
+        Self::IdentityWithdrawn,
+        Self::AuthorityRemoved,
+        Self::TrustDomainRemoved,
+        Self::PolicyChanged,
+        Self::SvidExpired,
+        Self::SvidRotated,
+        Self::Idle,
+        Self::HeaderTimeout,
+        Self::BodyIdle,
+        Self::StreamIdle,
+        Self::WriteStall,
+        Self::OverLimit,
+        Self::Http2Flood,
+        Self::Http2Resets,
+        Self::Draining,
+        Self::RequestTimeout,
+        Self::Unresponsive,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::IdentityWithdrawn => "identity_withdrawn",
@@ -39,6 +71,12 @@ impl EndCause {
             Self::SvidRotated => "svid_rotated",
             Self::Idle => "idle",
             Self::HeaderTimeout => "header_timeout",
+            Self::BodyIdle => "body_idle",
+            Self::StreamIdle => "stream_idle",
+            Self::WriteStall => "write_stall",
+            Self::OverLimit => "over_limit",
+            Self::Http2Flood => "http2_flood",
+            Self::Http2Resets => "http2_resets",
             Self::Draining => "draining",
             Self::RequestTimeout => "request_timeout",
             Self::Unresponsive => "unresponsive",
@@ -46,7 +84,7 @@ impl EndCause {
     }
 
     /// Is it one of the teardown table's (DESIGN, rulings): identity or policy took away what had been given? The others
-    /// are deadlines.
+    /// are deadlines and limits.
     pub(super) fn ends_trust(self) -> bool {
         match self {
             Self::IdentityWithdrawn
@@ -55,25 +93,21 @@ impl EndCause {
             | Self::PolicyChanged
             | Self::SvidExpired
             | Self::SvidRotated => true,
-            Self::Idle | Self::HeaderTimeout | Self::Draining | Self::RequestTimeout | Self::Unresponsive => false,
+            Self::Idle
+            | Self::HeaderTimeout
+            | Self::BodyIdle
+            | Self::StreamIdle
+            | Self::WriteStall
+            | Self::OverLimit
+            | Self::Http2Flood
+            | Self::Http2Resets
+            | Self::Draining
+            | Self::RequestTimeout
+            | Self::Unresponsive => false,
         }
     }
 
     pub(super) fn from_u8(value: u8) -> Option<Self> {
-        [
-            Self::IdentityWithdrawn,
-            Self::AuthorityRemoved,
-            Self::TrustDomainRemoved,
-            Self::PolicyChanged,
-            Self::SvidExpired,
-            Self::SvidRotated,
-            Self::Idle,
-            Self::HeaderTimeout,
-            Self::Draining,
-            Self::RequestTimeout,
-            Self::Unresponsive,
-        ]
-        .into_iter()
-        .find(|cause| *cause as u8 == value)
+        Self::ALL.into_iter().find(|cause| *cause as u8 == value)
     }
 }

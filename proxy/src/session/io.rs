@@ -60,6 +60,7 @@ impl AsyncRead for SessionIo {
 
 impl SessionIo {
     fn wrote(&self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.session.write_blocked.store(result.is_pending(), Relaxed);
         if result.is_pending() {
             self.session.write_waker.register(context.waker());
             return Poll::Pending;

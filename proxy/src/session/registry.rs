@@ -1,19 +1,17 @@
 //! One worker's live sessions and requests in flight.
 
-use super::deadline::Deadline;
+use super::in_flight::{InFlight, RequestGuard, TakenShare};
 use super::{Carries, Direction, EndCause, Session, trust_end};
 use crate::identity::Snapshot;
 use crate::upstream::plan::ServicePlan;
-use futures_util::task::AtomicWaker;
 use http::{Method, Uri};
 use postern_config::{OnExpiry, Timeouts};
 use slab::Slab;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
 /// HTTP connections end this long after a notAfter at the latest (DESIGN, rulings: "cut a few seconds after").
@@ -27,15 +25,12 @@ const DRAIN_IDLE_TICKS: u32 = 3;
 const IDLE_GOODBYE: Duration = Duration::from_secs(5);
 /// An HTTP/1 connection that has been idle this long gives its buffers back.
 const PARK_TICKS: u32 = 2;
-/// A request of which nothing moves for so long, neither its body nor its answer, is ended (PEERS D1, "stream idle"): an
-/// application that hangs does not hold the connections of callers who left long ago.
-const STREAM_IDLE_TICKS: u32 = 300;
 
 /// The sessions of one worker. Not `Sync`: it never leaves its thread.
 #[derive(Default)]
 pub struct Registry {
     sessions: RefCell<Slab<Entry>>,
-    in_flight: RefCell<Slab<Rc<InFlight>>>,
+    pub(super) in_flight: RefCell<Slab<Rc<InFlight>>>,
 }
 
 struct Entry {
@@ -46,6 +41,9 @@ struct Entry {
     idle_ticks: u32,
     /// Sweeps since the first byte of an unfinished head.
     partial_ticks: u32,
+    /// Bytes that the other side had taken, and sweeps for which it has taken no more of those that wait.
+    bytes_out_seen: u64,
+    stalled_ticks: u32,
 }
 
 /// Takes the session out of the registry when dropped.
@@ -60,109 +58,10 @@ impl Drop for Registered {
     }
 }
 
-/// A request that has been allowed and has not ended: what it takes to decide it again.
-pub struct InFlight {
-    pub session: Arc<Session>,
-    pub method: Method,
-    pub uri: Uri,
-    pub host: Box<str>,
-    /// Outbound: where it goes.
-    pub service: Option<Arc<ServicePlan>>,
-    pub bytes_from_caller: Cell<u64>,
-    pub body_was_read: Cell<bool>,
-    cut: Cell<bool>,
-    waker: AtomicWaker,
-    /// Rises with every frame of either body, and with the answer's head.
-    moves: Cell<u64>,
-    moves_seen: Cell<u64>,
-    /// Sweeps since then.
-    quiet_ticks: Cell<u32>,
-    may_be_quiet: Cell<bool>,
-    idled_out: Cell<bool>,
-    pub deadline: Deadline,
-}
-
-impl InFlight {
-    /// Something of it moved.
-    pub fn moved(&self) {
-        self.moves.set(self.moves.get().wrapping_add(1));
-    }
-
-    /// Tunnels, which have a limit of their own, and gRPC's streams, which may say nothing for hours.
-    pub fn allow_quiet(&self) {
-        self.may_be_quiet.set(true);
-    }
-
-    /// Why it was cut, where that was not the end of its trust: for its record.
-    pub fn overdue(&self) -> Option<&'static str> {
-        match (self.deadline.has_passed(), self.idled_out.get()) {
-            (true, _) => Some("request_timeout"),
-            (false, true) => Some("stream_idle"),
-            (false, false) => None,
-        }
-    }
-
-    fn watch(&self) {
-        if self.deadline.look() {
-            self.cut();
-        }
-        if self.may_be_quiet.get() || self.cut.get() {
-            return;
-        }
-        if self.moves.get() != self.moves_seen.replace(self.moves.get()) {
-            return self.quiet_ticks.set(0);
-        }
-        self.quiet_ticks.set(self.quiet_ticks.get() + 1);
-        if self.quiet_ticks.get() > STREAM_IDLE_TICKS {
-            self.idled_out.set(true);
-            self.cut();
-        }
-    }
-
-    pub fn is_cut(&self) -> bool {
-        self.cut.get()
-    }
-
-    /// Ends this request (its stream, or its HTTP/1 connection) and no other.
-    pub fn cut(&self) {
-        self.cut.set(true);
-        let cause = match (self.deadline.has_passed(), self.idled_out.get()) {
-            (true, _) => EndCause::RequestTimeout,
-            (false, true) => EndCause::Idle,
-            (false, false) => EndCause::PolicyChanged,
-        };
-        self.session.request_cut.store(cause as u8, Relaxed);
-        self.waker.wake();
-    }
-
-    /// True once cut; else `context` is woken by [`InFlight::cut`].
-    pub fn poll_cut(&self, context: &mut Context<'_>) -> bool {
-        if !self.cut.get() {
-            self.waker.register(context.waker());
-            if self.deadline.poll(context) {
-                self.cut();
-            }
-        }
-        self.cut.get()
-    }
-}
-
-/// Takes the request out of the registry when dropped.
-pub struct RequestGuard {
-    registry: Rc<Registry>,
-    key: usize,
-    pub request: Rc<InFlight>,
-}
-
-impl Drop for RequestGuard {
-    fn drop(&mut self) {
-        self.registry.in_flight.borrow_mut().remove(self.key);
-    }
-}
-
 impl Registry {
     pub fn register(self: &Rc<Self>, session: Arc<Session>) -> Registered {
-        let entry = Entry { session, requests_seen: 0, idle_ticks: 0, partial_ticks: 0 };
+        let entry =
+            Entry { session, requests_seen: 0, idle_ticks: 0, partial_ticks: 0, bytes_out_seen: 0, stalled_ticks: 0 };
         Registered { registry: self.clone(), key: self.sessions.borrow_mut().insert(entry) }
     }
 
@@ -173,26 +72,15 @@ impl Registry {
         uri: Uri,
         host: &str,
         service: Option<Arc<ServicePlan>>,
+        share: Option<TakenShare>,
     ) -> RequestGuard {
-        let request = Rc::new(InFlight {
-            session: session.clone(),
-            method,
-            uri,
-            host: host.into(),
-            service,
-            bytes_from_caller: Cell::new(0),
-            body_was_read: Cell::new(false),
-            cut: Cell::new(false),
-            waker: AtomicWaker::new(),
-            moves: Cell::new(0),
-            moves_seen: Cell::new(0),
-            quiet_ticks: Cell::new(0),
-            may_be_quiet: Cell::new(false),
-            idled_out: Cell::new(false),
-            deadline: Deadline::default(),
-        });
+        let request = Rc::new(InFlight::new(session.clone(), method, uri, host, service));
         let key = self.in_flight.borrow_mut().insert(request.clone());
-        RequestGuard { registry: self.clone(), key, request }
+        RequestGuard { registry: self.clone(), key, request, _share: share }
+    }
+
+    pub fn requests_len(&self) -> usize {
+        self.in_flight.borrow().len()
     }
 
     pub fn sessions(&self) -> Vec<Arc<Session>> {
@@ -225,13 +113,14 @@ impl Registry {
             expire(&entry.session, now);
             match entry.session.carries() {
                 Carries::Http1 | Carries::Http2 if entry.session.direction != Direction::Upstream => {
+                    watch_writes(entry, timeouts);
                     watch_http(entry, timeouts, draining);
                 }
                 _ => {}
             }
         }
         for (_, request) in self.in_flight.borrow().iter() {
-            request.watch();
+            request.watch(timeouts);
         }
     }
 }
@@ -259,6 +148,17 @@ fn expire(session: &Session, now: SystemTime) {
     }
 }
 
+/// A caller that does not read holds what waits for it, and whoever made it. (Of tunnels both sides are watched as one.)
+fn watch_writes(entry: &mut Entry, timeouts: &Timeouts) {
+    let session = &entry.session;
+    let bytes_out = session.bytes_out.load(Relaxed);
+    let is_stalled = session.write_blocked.load(Relaxed) && bytes_out == entry.bytes_out_seen;
+    (entry.bytes_out_seen, entry.stalled_ticks) = (bytes_out, if is_stalled { entry.stalled_ticks + 1 } else { 0 });
+    if Duration::from_secs(entry.stalled_ticks.into()) > timeouts.write_stall {
+        session.cut(EndCause::WriteStall, Instant::now());
+    }
+}
+
 fn watch_http(entry: &mut Entry, timeouts: &Timeouts, draining: bool) {
     let session = &entry.session;
     let requests = session.requests_total.load(Relaxed);
@@ -271,8 +171,8 @@ fn watch_http(entry: &mut Entry, timeouts: &Timeouts, draining: bool) {
     if entry.idle_ticks >= PARK_TICKS && session.carries() == Carries::Http1 {
         session.park();
     }
-    let waits_for_head = session.head_begun.load(Relaxed) || requests == 0;
-    let is_partial = session.carries() == Carries::Http1 && waits_for_head;
+    // HTTP/2's preface counts as a head too; behind it a caller may wait before its first request.
+    let is_partial = session.head_begun.load(Relaxed) || session.carries() == Carries::Http1 && requests == 0;
     entry.partial_ticks = if is_partial { entry.partial_ticks + 1 } else { 0 };
     if Duration::from_secs(entry.partial_ticks.into()) > timeouts.request_headers {
         session.cut(EndCause::HeaderTimeout, Instant::now());

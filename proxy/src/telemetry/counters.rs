@@ -5,6 +5,7 @@
 
 use super::upstream_counters::UpstreamCounters;
 use crate::refusal::Refusal;
+use crate::session::EndCause;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -26,6 +27,26 @@ pub struct PortMetrics {
     detect_timeouts: AtomicU64,
     expired_kept: AtomicU64,
     pub upstream: UpstreamCounters,
+    /// By cause, in the order of `EndCause::ALL`.
+    ends: [AtomicU64; EndCause::ALL.len()],
+    /// HTTP/2 streams that were reset by us, by error code (RFC 9113 §7); the last is every other.
+    http2_resets: [AtomicU64; HTTP2_CODES.len()],
+}
+
+/// Error codes of HTTP/2 that its library gives by itself, and `other`.
+pub const HTTP2_CODES: [(u32, &str); 7] = [
+    (0x1, "protocol_error"),
+    (0x3, "flow_control_error"),
+    (0x5, "stream_closed"),
+    (0x6, "frame_size_error"),
+    (0x7, "refused_stream"),
+    (0xB, "enhance_your_calm"),
+    (u32::MAX, "other"),
+];
+
+/// Whether a stream reset with `code` was refused by HTTP/2's library: what ends a request of ours has another code.
+pub fn refuses_stream(code: u32) -> bool {
+    HTTP2_CODES.iter().any(|(other, _)| *other == code)
 }
 
 impl PortMetrics {
@@ -83,6 +104,19 @@ impl PortMetrics {
         self.expired_kept.fetch_add(1, Relaxed);
     }
 
+    /// A connection or request was ended by us.
+    pub fn ended(&self, cause: EndCause) {
+        if let Some(count) = EndCause::ALL.iter().position(|other| *other == cause) {
+            self.ends[count].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A stream of HTTP/2 was reset by us.
+    pub fn http2_reset(&self, code: u32) {
+        let slot = HTTP2_CODES.iter().position(|(other, _)| *other == code).unwrap_or(HTTP2_CODES.len() - 1);
+        self.http2_resets[slot].fetch_add(1, Relaxed);
+    }
+
     pub fn figures(&self) -> PortFigures<'_> {
         PortFigures {
             connections_opened: self.connections_opened.load(Relaxed),
@@ -98,6 +132,8 @@ impl PortMetrics {
             detect_timeouts: self.detect_timeouts.load(Relaxed),
             expired_kept: self.expired_kept.load(Relaxed),
             upstream: &self.upstream,
+            ends: seen(EndCause::ALL.iter().map(|cause| cause.as_str()).zip(&self.ends)),
+            http2_resets: seen(HTTP2_CODES.iter().map(|(_, name)| *name).zip(&self.http2_resets)),
         }
     }
 }
@@ -118,6 +154,13 @@ pub struct PortFigures<'a> {
     pub detect_timeouts: u64,
     pub expired_kept: u64,
     pub upstream: &'a UpstreamCounters,
+    /// Only those that happened; so the next.
+    pub ends: Vec<(&'static str, u64)>,
+    pub http2_resets: Vec<(&'static str, u64)>,
+}
+
+fn seen<'a>(counts: impl Iterator<Item = (&'static str, &'a AtomicU64)>) -> Vec<(&'static str, u64)> {
+    counts.map(|(name, count)| (name, count.load(Relaxed))).filter(|(_, count)| *count > 0).collect()
 }
 
 /// More than [`Refusal`] has variants; a test holds it.

@@ -34,6 +34,7 @@ fn process_and_configuration(page: &mut Page, source: &Metrics) {
     page.value(&metrics::ACCESS_LOG_DROPPED, &[], count(&global.access_log_dropped));
     page.value(&metrics::ACCESS_LOG_ERRORS, &[], count(&global.access_log_errors));
     page.value(&metrics::OVER_LIMIT, &[], count(&global.over_limit));
+    page.value(&metrics::MEMORY_PRESSURE, &[], f64::from(u8::from(global.memory_pressure.load(Relaxed))));
     page.value(&metrics::ACCEPT_ERRORS, &[], count(&global.accept_errors));
     page.value(&metrics::DESCRIPTOR_EXHAUSTION, &[], count(&global.descriptor_exhaustion));
     page.value(&metrics::TASK_PANICS, &[], count(&global.task_panics));
@@ -79,6 +80,12 @@ fn ports(page: &mut Page, source: &Metrics) {
         }
         page.value(&metrics::EJECTIONS, &labels, figures.upstream.ejections() as f64);
         page.value(&metrics::EJECTED, &labels, figures.upstream.ejected() as f64);
+        for (cause, ends) in figures.ends {
+            page.value(&metrics::ENDS, &with(cause), ends as f64);
+        }
+        for (code, resets) in figures.http2_resets {
+            page.value(&metrics::STREAM_RESETS, &with(code), resets as f64);
+        }
     }
 }
 

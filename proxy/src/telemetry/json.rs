@@ -195,7 +195,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
         #[test]
-        fn any_text_is_one_line_that_reads_back(text in any::<String>()) {
+        fn hd_22_any_text_is_one_line_that_reads_back(text in any::<String>()) {
             let line = line(&text, usize::MAX);
             prop_assert_eq!(line.find('\n'), Some(line.len() - 1));
             prop_assert!(!line.trim_end().chars().any(char::is_control));

@@ -55,6 +55,8 @@ families! {
     RETRIES = "postern_retries_total" Counter &["direction", "name", "result"], "Requests sent again: `unprocessed`, because the other side said that it had not processed them; `replayed`, idempotent ones whose reused connection had ended. `over_budget` ones were not sent again.";
     EJECTIONS = "postern_endpoint_ejections_total" Counter PORT, "Times that a worker began to pass an endpoint over, because it could not be reached or its requests failed.";
     EJECTED = "postern_endpoints_ejected" Gauge PORT, "Endpoints that are passed over now, summed over workers.";
+    ENDS = "postern_ends_total" Counter &["direction", "name", "cause"], "Connections, and requests on them, that Postern ended by itself: because trust or permission ended, a deadline passed, or a limit was reached.";
+    STREAM_RESETS = "postern_stream_resets_total" Counter &["direction", "name", "code"], "HTTP/2 streams that Postern reset, by error code. Those with another code than `other` were malformed or too many, and became no request: no record of theirs exists.";
     TEARDOWN = "postern_teardown_seconds" Histogram &["cause"], "From the end of trust to the last byte of an affected connection.";
     IDENTITY_STATE = "postern_identity_state" Gauge &["state"], "1 for the state of the default identity, 0 for the others.";
     IDENTITY_GENERATION = "postern_identity_generation" Gauge &[], "Rises with every change of SVIDs, bundles or their source.";
@@ -76,6 +78,7 @@ families! {
     ACCESS_LOG_ERRORS = "postern_access_log_errors_total" Counter &[], "Failed writes of the access log; each is tried again.";
     OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed at once because `limits.connections` were open.";
     ACCEPT_ERRORS = "postern_accept_errors_total" Counter &[], "Connections that could not be accepted.";
+    MEMORY_PRESSURE = "postern_memory_pressure" Gauge &[], "1 while no new connection is taken because of `limits.memory`.";
     DESCRIPTOR_EXHAUSTION = "postern_descriptor_exhaustion_total" Counter &[], "Times that no file descriptor was left for a connection; raise `nofile` or lower `limits.connections`.";
     DNS_QUERIES = "postern_dns_queries_total" Counter &["result"], "Name queries of the application (`capture.dns`): `declared` and `expansion` were answered here, `forwarded` upstream and `cached` by what upstream said before; `failed`: no nameserver answered.";
     TASK_PANICS = "postern_task_panics_total" Counter &[], "Connections ended by a defect in Postern.";
@@ -113,6 +116,7 @@ pub(super) struct Global {
     pub(super) access_log_dropped: AtomicU64,
     pub(super) access_log_errors: AtomicU64,
     pub(super) over_limit: AtomicU64,
+    pub(super) memory_pressure: AtomicBool,
     pub(super) accept_errors: AtomicU64,
     pub(super) descriptor_exhaustion: AtomicU64,
     pub(super) task_panics: AtomicU64,
@@ -260,6 +264,10 @@ impl Metrics {
     /// A connection was closed at once, because as many as allowed were open.
     pub fn connection_over_limit(&self) {
         self.global.over_limit.fetch_add(1, Relaxed);
+    }
+
+    pub fn set_memory_pressure(&self, pressed: bool) {
+        self.global.memory_pressure.store(pressed, Relaxed);
     }
 
     pub fn accept_failed(&self) {

@@ -12,7 +12,7 @@ mod exposition;
 pub mod json;
 mod log_file;
 pub mod metrics;
-mod process;
+pub mod process;
 pub mod process_log;
 pub mod record;
 pub mod upstream_counters;

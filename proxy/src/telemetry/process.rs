@@ -5,10 +5,24 @@ use std::fs;
 /// Ticks a second in `/proc`: part of Linux' interface to user space, whatever the kernel's own rate.
 const USER_HZ: f64 = 100.0;
 
-pub(super) fn resident_memory_bytes() -> Option<f64> {
+pub fn resident_memory_bytes() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?;
     Some(kibibytes.trim().parse::<f64>().ok()? * 1024.0)
+}
+
+/// The limit of the control group that this process is in, as its container sees it (cgroup v2, then v1).
+pub fn memory_limit_bytes() -> Option<u64> {
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .find_map(|path| fs::read_to_string(path).ok())
+        .and_then(|text| read_memory_limit(&text))
+}
+
+fn read_memory_limit(text: &str) -> Option<u64> {
+    // Version 1 has no word for none: it says the largest number of whole pages.
+    const NONE: u64 = 1 << 62;
+    text.trim().parse().ok().filter(|limit| *limit < NONE)
 }
 
 pub(super) fn cpu_seconds() -> Option<f64> {
@@ -37,6 +51,15 @@ pub(super) fn descriptors_max() -> Option<f64> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    #[test]
+    fn reads_the_limit_of_a_control_group() {
+        for (text, limit) in
+            [("max\n", None), ("134217728\n", Some(128 << 20)), ("9223372036854771712\n", None), ("", None)]
+        {
+            assert_eq!(super::read_memory_limit(text), limit, "{text:?}");
+        }
+    }
+
     #[test]
     fn the_kernel_answers() {
         assert!(super::resident_memory_bytes().is_some_and(|bytes| bytes > 1e6));

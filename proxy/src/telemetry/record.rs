@@ -52,6 +52,8 @@ pub struct ConnectionRecord<'a> {
     pub decision: Option<&'a str>,
     /// How many requests it carried; `None` for L4.
     pub requests: Option<u64>,
+    /// HTTP/2 streams that were malformed or too many, and became no request; `None` for none.
+    pub streams_refused: Option<u64>,
     pub outcome: Outcome<'a>,
     pub upstream: Upstream<'a>,
 }
@@ -155,6 +157,7 @@ impl ConnectionRecord<'_> {
         self.connection.write_head(&mut object, "connection");
         object.text_if("decision", self.decision, NAME_BYTES_MAX);
         object.number_if("requests", self.requests);
+        object.number_if("http2.streams_refused", self.streams_refused);
         self.outcome.write(&mut object);
         self.upstream.write(&mut object);
         object.number("bytes.received", self.connection.bytes_received);

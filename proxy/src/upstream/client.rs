@@ -14,6 +14,8 @@ use super::plan::ServicePlan;
 use super::pool::{Endpoint, H1Connection, H2Connection, OwnSvid, Upstream};
 use super::replay::{Unprocessed, copy_of, is_replayable, is_whole, may_be_kept, unprocessed};
 use crate::http::body::RequestBody;
+use crate::http::frames::WatchedFrames;
+use crate::http::windows::Window;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Registered, Session};
 use crate::telemetry::upstream_counters::Retry;
@@ -33,10 +35,6 @@ const ENDPOINTS_TRIED_MAX: usize = 3;
 const STALE_MAX: usize = 16;
 /// At most twice as long, at least half: what refused a stream for having too many may have room again.
 const UNPROCESSED_PAUSE: Duration = Duration::from_millis(10);
-const H2_KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
-const H2_KEEPALIVE_WITHIN: Duration = Duration::from_secs(10);
-const H2_STREAM_WINDOW: u32 = 1 << 20;
-const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// HTTP's version on one hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,20 +360,27 @@ impl Attempt<'_> {
     async fn open_http2(&self, place: Option<Rc<Place>>) -> Result<Rc<H2Connection>, Refused> {
         let opening = self.asking.open(self.endpoint, self.version.alpn(), place);
         let Connected { io, session, registered, place, .. } = Box::pin(opening).await?;
-        let limits = self.asking.worker.policy().limits.clone();
-        let handshake = http2::Builder::new(self.asking.worker.executor)
+        let worker = self.asking.worker;
+        let policy = worker.policy();
+        let (limits, timeouts) = (policy.limits.clone(), policy.timeouts.clone());
+        drop(policy);
+        let window = worker.windows.promise(limits.buffered_bytes / worker.count());
+        let metrics = self.asking.upstream.plan.metrics.clone();
+        let io = WatchedFrames::of_upstream(io, session.clone(), metrics, limits.h2_control_frames);
+        let handshake = http2::Builder::new(worker.executor)
             .timer(TokioTimer::new())
-            .keep_alive_interval(H2_KEEPALIVE_EVERY)
-            .keep_alive_timeout(H2_KEEPALIVE_WITHIN)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .keep_alive_interval(timeouts.h2_ping)
+            .keep_alive_timeout(timeouts.h2_ping_answer)
+            .initial_stream_window_size(window.stream())
+            .initial_connection_window_size(window.connection())
+            .max_send_buf_size(window.send_buffer())
             .max_header_list_size(limits.header_bytes as u32)
             .handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
         tokio::task::spawn_local(async move {
             // As above.
             let _ = connection.await;
-            drop::<(Option<Rc<Registered>>, Option<Rc<Place>>)>((registered, place));
+            drop::<(Option<Rc<Registered>>, Option<Rc<Place>>, Window)>((registered, place, window));
         });
         Ok(self.endpoint.add_h2(sender, session, self.asking.own.key()))
     }

@@ -154,7 +154,7 @@ async fn dial(worker: &Worker, plan: &ServicePlan, address: &EndpointAddress) ->
         match address {
             EndpointAddress::Tcp(address) => {
                 let tcp = capture::dial(*address, mark, plan.from).await?;
-                capture::tune(&tcp);
+                capture::tune(&tcp, &worker.policy());
                 Ok::<_, io::Error>(UpstreamIo::Tcp(tcp))
             }
             EndpointAddress::Unix(path) => Ok(UpstreamIo::Unix(UnixStream::connect(path).await?)),

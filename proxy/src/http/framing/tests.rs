@@ -39,6 +39,36 @@ fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
 }
 
 #[test]
+fn pn_07_finds_a_fragment_in_a_target_of_any_length_and_nowhere_else() {
+    let long = "a".repeat(500);
+    for (line, expected) in [
+        ("GET /admin#x HTTP/1.1".to_owned(), 1),
+        ("GET /# HTTP/1.1".to_owned(), 1),
+        (format!("GET /{long}#{long} HTTP/1.1"), 1),
+        ("GET /a%23b HTTP/1.1".to_owned(), 0),
+        ("GET / HTTP/1.1\r\nx: #".to_owned(), 0),
+        ("POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\n#GET / HTTP/1.1".to_owned(), 0),
+    ] {
+        let bytes = format!("{line}\r\nhost: a\r\n\r\n");
+        for step in [1, 7, bytes.len()] {
+            assert_eq!(first_ambiguous(bytes.as_bytes(), step), expected, "{line} in steps of {step}");
+        }
+    }
+}
+
+#[test]
+fn sm_10_finds_a_size_line_that_does_not_end() {
+    for (line, is_hostile) in
+        [("3".to_owned(), false), ("0".repeat(5000), true), (format!("3;{}", "x".repeat(5000)), true)]
+    {
+        let mut watch = Watch::default();
+        watch.observe(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n");
+        watch.observe(line.as_bytes());
+        assert_eq!(watch.is_hostile(), is_hostile, "{}", line.len());
+    }
+}
+
+#[test]
 fn a_finding_holds_for_its_request_and_all_after_it() {
     let findings = Findings::default();
     assert!(!findings.is_ambiguous(1));

@@ -71,3 +71,32 @@ fn encodes_base64_with_padding() {
     }
     assert_eq!(base64(&[0xFB, 0xFF, 0xFE]), "+//+");
 }
+
+#[test]
+fn hd_14_hd_21_nothing_of_a_certificate_can_make_an_element_or_a_line() {
+    // The ID is the only text of the peer's that is said, and the parser takes nothing that the grammar of the header uses.
+    for byte in 0_u8..=0x7F {
+        let text = format!("spiffe://shop.example/a{}b", char::from(byte));
+        let Ok(id) = SpiffeId::parse(&text) else { continue };
+        assert!(byte.is_ascii_alphanumeric() || b"-._/".contains(&byte), "{byte:#x}");
+        let mut headers = HeaderMap::new();
+        set(&mut headers, &ALL, &Peer { id: id.clone(), ..peer() }, Some(&id));
+        let value = headers["x-forwarded-client-cert"].to_str().expect("text");
+        assert_eq!((value.matches(';').count(), value.matches(',').count(), value.matches('"').count()), (2, 0, 0));
+        assert_eq!(headers["x-spiffe-id"], text.as_str());
+    }
+    for text in [
+        "spiffe://shop.example/x\";URI=spiffe://shop.example/admin",
+        "spiffe://shop.example/a,b",
+        "spiffe://shop.example/\u{e9}",
+    ] {
+        assert!(SpiffeId::parse(text).is_err(), "{text:?}");
+    }
+    // Neither can its size: an ID ends at 2048 bytes (SPIFFE-ID §2.3), and a chain is base64 or nothing.
+    assert!(SpiffeId::parse(&format!("spiffe://shop.example/{}", "a".repeat(60 << 10))).is_err());
+    let odd = Peer { chain: vec![b"x\r\nhost: evil\r\n\";".to_vec().into()], ..peer() };
+    let mut headers = HeaderMap::new();
+    set(&mut headers, &ALL, &odd, None);
+    let certificate = headers["client-cert"].to_str().expect("text");
+    assert!(certificate.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":+/=".contains(&byte)), "{certificate}");
+}

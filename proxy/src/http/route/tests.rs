@@ -163,7 +163,7 @@ proptest! {
 
     /// The table says what a plain loop says that keeps the best of all that match.
     #[test]
-    fn selects_as_a_plain_loop(
+    fn pn_27_selects_as_a_plain_loop(
         routes in proptest::collection::btree_set((0..HOSTS.len(), 0..PATHS.len(), any::<bool>()), 0..8),
         host in 0..3_usize, path in 0..REQUESTED.len(), post: bool,
     ) {

@@ -166,8 +166,11 @@ fn pn07_a_fragment_is_neither_matched_nor_forwarded() {
 #[test]
 fn pn15_the_asterisk_is_for_options_only() {
     check(&head(Version::HTTP_11, "OPTIONS", "*", &[b"good"]), Ok(Expected("good", None, "*", Form::Asterisk)));
-    for method in ["GET", "PRI", "POST"] {
+    for method in ["GET", "POST"] {
         check(&head(Version::HTTP_11, method, "*", &[b"good"]), Err(Refusal::BadPath));
+    }
+    for target in ["*", "/", "/admin", "http://good/"] {
+        check(&head(Version::HTTP_11, "PRI", target, &[b"good"]), Err(Refusal::BadRequest));
     }
     let parts = head(Version::HTTP_11, "OPTIONS", "*", &[b"good"]);
     let target = read_target(&parts, None, None).expect("it is a target");

@@ -53,7 +53,7 @@ fn require_absent(text: &str, keys: &[Vec<u8>]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_key_is_logged_or_debug_printed() {
+async fn hd_19_tl_28_no_key_is_logged_or_debug_printed() {
     let captured = Captured::default();
     let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt()

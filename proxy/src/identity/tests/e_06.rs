@@ -349,7 +349,7 @@ async fn e_06_16_a_malformed_federated_bundle_does_not_hold_up_our_rotation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn e_06_17_what_does_not_fit_together_is_discarded_whole() {
+async fn e_06_17_tl_20_what_does_not_fit_together_is_discarded_whole() {
     let scene = Scene::serving_a().await;
     let ca = &scene.ca;
     let with = |change: &dyn Fn(&mut X509svid)| {
@@ -509,7 +509,7 @@ async fn finds_an_agent_that_hangs() {
 
 /// F-06: loud and slow.
 #[tokio::test(start_paused = true)]
-async fn retries_slowly_what_a_retry_does_not_mend() {
+async fn f_06_retries_slowly_what_a_retry_does_not_mend() {
     for status in [Status::invalid_argument("security header missing"), Status::unimplemented("")] {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("agent.sock");
@@ -524,7 +524,7 @@ async fn retries_slowly_what_a_retry_does_not_mend() {
 
 /// F-10: the last of two pushes counts, and an unchanged one wakes nobody.
 #[tokio::test(start_paused = true)]
-async fn the_last_of_two_pushes_counts_and_the_same_again_is_silent() {
+async fn f_10_the_last_of_two_pushes_counts_and_the_same_again_is_silent() {
     let scene = Scene::serving_a().await;
     let (b, c) = (message([scene.ca.svid(B)]), message([scene.ca.svid("spiffe://example.org/c")]));
     scene.agent.send(b);

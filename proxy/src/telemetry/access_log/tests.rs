@@ -48,7 +48,7 @@ fn a_file_that_cannot_be_opened_is_an_error_at_start() {
 
 /// A reader that does not read: what does not fit is dropped at once and counted to the record.
 #[test]
-fn drops_and_counts_exactly_what_does_not_fit() {
+fn f_13_drops_and_counts_exactly_what_does_not_fit() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let metrics = Arc::new(Metrics::new());
     let log = AccessLog::write_to(LogFile::from_file(File::from(OwnedFd::from(writer))), &metrics).unwrap();
@@ -70,7 +70,7 @@ fn drops_and_counts_exactly_what_does_not_fit() {
 }
 
 #[test]
-fn a_reader_that_went_away_costs_records_not_the_process() {
+fn f_13_a_reader_that_went_away_costs_records_not_the_process() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let metrics = Arc::new(Metrics::new());

@@ -147,6 +147,8 @@ fn every_declared_metric_can_be_seen() {
     let metrics = Metrics::new();
     let port = metrics.inbound("orders");
     port.refused(Refusal::NotAllowed);
+    port.ended(crate::session::EndCause::BodyIdle);
+    port.http2_reset(1);
     metrics.teardown("authority_removed", Duration::from_millis(3));
     let now = SystemTime::now();
     metrics.config_taken(1, "d1", now);

@@ -107,7 +107,7 @@ fn a_refused_connection_record_reads_as_documented() {
 
 /// THREATS HD-22: whatever a peer sends, one event is one line, bounded, and no field of ours can be forged.
 #[test]
-fn peers_cannot_inject_lines_or_fields() {
+fn hd_22_peers_cannot_inject_lines_or_fields() {
     let evil = "\n{\"decision\":\"allow\"}\u{1b}[2J\"".repeat(3000);
     let record = RequestRecord {
         decision: "mine",

@@ -83,7 +83,7 @@ async fn connection_keeps_neither_snapshot_nor_key() {
 
 /// A client that holds a ticket, and one that would like one, gets a full handshake with the verifier run.
 #[tokio::test]
-async fn x_51_server_resumes_nothing() {
+async fn x_51_tl_01_tl_02_server_resumes_nothing() {
     let world = World::new();
     let side = Side::good(&world);
     let config = Arc::new(client_config(Some(&side)));
@@ -112,7 +112,7 @@ async fn x_51_server_resumes_nothing() {
 }
 
 #[tokio::test]
-async fn x_51_client_resumes_nothing() {
+async fn x_51_tl_03_client_resumes_nothing() {
     let world = World::new();
     let side = Side::good(&world);
     let generous = Arc::new(ticket_server(&side, &world));

@@ -64,7 +64,7 @@ fn bundle_names_what_it_drops() {
 
 /// C-1, each as a SAN. What the parser takes, the verifier takes as it stands; nothing is normalised.
 #[test]
-fn c_1_ids_as_subject_alt_name() {
+fn c_1_tl_09_ids_as_subject_alt_name() {
     let world = World::new();
     let (longest, too_long) = (format!("{ID}{}", "a".repeat(2026)), format!("{ID}{}", "a".repeat(2027)));
     let refused: [&[u8]; 30] = [
@@ -158,7 +158,7 @@ fn tl_24_kinds_of_keys() {
 
 /// X-52 by work, not by clock: a flood costs no signature check, and no chain more than webpki's hundred.
 #[test]
-fn x_52_work_is_bounded() {
+fn x_52_ds_05_work_is_bounded() {
     let world = World::new();
     let counted: Vec<Counting> = webpki::ALL_VERIFICATION_ALGS.iter().map(|inner| Counting(*inner)).collect();
     let algorithms: Vec<_> = counted.iter().map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm).collect();

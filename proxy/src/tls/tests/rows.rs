@@ -107,7 +107,7 @@ fn x_08_refuses_two_uri_names_of_which_one_is_not_text() {
 }
 
 #[test]
-fn x_09_refuses_a_leaf_without_uri_name() {
+fn x_09_tl_06_refuses_a_leaf_without_uri_name() {
     check("X-09");
 }
 
@@ -117,7 +117,7 @@ fn x_11_refuses_an_id_without_path() {
 }
 
 #[test]
-fn x_12_refuses_a_ca_as_leaf() {
+fn x_12_tl_07_refuses_a_ca_as_leaf() {
     check("X-12");
 }
 
@@ -127,12 +127,12 @@ fn x_13_refuses_absent_basic_constraints() {
 }
 
 #[test]
-fn x_14_refuses_a_leaf_that_may_sign() {
+fn x_14_tl_07_refuses_a_leaf_that_may_sign() {
     check("X-14");
 }
 
 #[test]
-fn x_16_refuses_key_usage_absent_or_without_digital_signature() {
+fn x_16_tl_07_refuses_key_usage_absent_or_without_digital_signature() {
     check("X-16");
 }
 
@@ -142,17 +142,17 @@ fn x_18_more_key_usages() {
 }
 
 #[test]
-fn x_20_refuses_the_wrong_extended_key_usage() {
+fn x_20_tl_08_refuses_the_wrong_extended_key_usage() {
     check("X-20");
 }
 
 #[test]
-fn x_21_refuses_expired_and_early() {
+fn x_21_tl_11_refuses_expired_and_early() {
     check("X-21");
 }
 
 #[test]
-fn x_22_refuses_another_domains_authority() {
+fn x_22_tl_04_refuses_another_domains_authority() {
     check("X-22");
 }
 
@@ -177,27 +177,27 @@ fn x_30_refuses_an_intermediate_that_may_not_sign() {
 }
 
 #[test]
-fn x_31_finds_the_valid_one_of_two_paths() {
+fn x_31_tl_12_finds_the_valid_one_of_two_paths() {
     check("X-31");
 }
 
 #[test]
-fn x_32_refuses_an_intermediate_that_is_no_ca() {
+fn x_32_tl_12_refuses_an_intermediate_that_is_no_ca() {
     check("X-32");
 }
 
 #[test]
-fn x_33_refuses_a_path_longer_than_the_root_allows() {
+fn x_33_tl_12_refuses_a_path_longer_than_the_root_allows() {
     check("X-33");
 }
 
 #[test]
-fn x_34_refuses_uri_name_constraints_by_name() {
+fn x_34_tl_13_refuses_uri_name_constraints_by_name() {
     check("X-34");
 }
 
 #[test]
-fn x_36_refuses_names_outside_constraints() {
+fn x_36_tl_13_refuses_names_outside_constraints() {
     check("X-36");
 }
 
@@ -212,7 +212,7 @@ fn x_38_refuses_a_root_that_is_no_ca() {
 }
 
 #[test]
-fn x_39_refuses_a_leaf_that_is_its_own_root() {
+fn x_39_tl_14_refuses_a_leaf_that_is_its_own_root() {
     check("X-39");
 }
 
@@ -232,7 +232,7 @@ fn x_45_intermediate_of_another_trust_domain() {
 }
 
 #[test]
-fn x_52_refuses_deep_and_long_chains() {
+fn x_52_ds_05_refuses_deep_and_long_chains() {
     check("X-52");
 }
 

@@ -1,0 +1,287 @@
+//! A request in flight: what it takes to decide it again, its deadlines, and its place among the requests of its worker.
+
+use super::deadline::Deadline;
+use super::registry::Registry;
+use super::{EndCause, Session};
+use crate::refusal::{Refusal, Refused};
+use crate::upstream::plan::ServicePlan;
+use futures_util::task::AtomicWaker;
+use http::{Method, Uri};
+use postern_config::{Limits, SpiffeId, Timeouts};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Context;
+use std::time::Duration;
+
+/// A request that has been allowed and has not ended.
+pub struct InFlight {
+    pub session: Arc<Session>,
+    pub method: Method,
+    pub uri: Uri,
+    pub host: Box<str>,
+    /// Outbound: where it goes.
+    pub service: Option<Arc<ServicePlan>>,
+    pub bytes_from_caller: Cell<u64>,
+    pub body_was_read: Cell<bool>,
+    /// The service's `request_timeout`.
+    pub time_limit: Deadline,
+    cut: Cell<bool>,
+    waker: AtomicWaker,
+    /// Rises with every frame of either body, and with the answer's head.
+    moves: Cell<u64>,
+    moves_seen: Cell<u64>,
+    /// Sweeps since then.
+    quiet_ticks: Cell<u32>,
+    may_be_quiet: Cell<bool>,
+    /// Somebody waits for the caller to send more of its body.
+    body_awaited: Cell<bool>,
+    answered: Cell<bool>,
+    /// What there was of the answer has been handed on, and nobody has asked for more: the caller does not take it.
+    answer_waits: Cell<bool>,
+    /// The deadline that ended it.
+    deadline: Cell<Option<EndCause>>,
+}
+
+impl InFlight {
+    pub(super) fn new(
+        session: Arc<Session>,
+        method: Method,
+        uri: Uri,
+        host: &str,
+        service: Option<Arc<ServicePlan>>,
+    ) -> Self {
+        Self {
+            session,
+            method,
+            uri,
+            host: host.into(),
+            service,
+            bytes_from_caller: Cell::new(0),
+            body_was_read: Cell::new(false),
+            time_limit: Deadline::default(),
+            cut: Cell::new(false),
+            waker: AtomicWaker::new(),
+            moves: Cell::new(0),
+            moves_seen: Cell::new(0),
+            quiet_ticks: Cell::new(0),
+            may_be_quiet: Cell::new(false),
+            body_awaited: Cell::new(false),
+            answered: Cell::new(false),
+            answer_waits: Cell::new(false),
+            deadline: Cell::new(None),
+        }
+    }
+
+    /// Something of it moved.
+    pub fn moved(&self) {
+        self.moves.set(self.moves.get().wrapping_add(1));
+    }
+
+    /// The answer's head is there; from now on the caller is who has to take it.
+    pub fn answered(&self) {
+        self.moved();
+        self.answered.set(true);
+        self.answer_waits.set(true);
+    }
+
+    /// Whether more of the caller's body is waited for.
+    pub fn body_awaited(&self, awaited: bool) {
+        self.body_awaited.set(awaited);
+    }
+
+    /// Whether it is the caller's turn, to take what was handed on.
+    pub fn answer_waits(&self, waits: bool) {
+        self.answer_waits.set(waits);
+    }
+
+    /// Tunnels, which have a limit of their own, and gRPC's streams, which may say nothing for hours.
+    pub fn allow_quiet(&self) {
+        self.may_be_quiet.set(true);
+    }
+
+    /// The deadline that it was cut for, if it was one.
+    pub fn deadline(&self) -> Option<EndCause> {
+        self.deadline.get()
+    }
+
+    /// Why it was cut, as its record says it.
+    pub fn cut_text(&self) -> &'static str {
+        self.deadline().map_or("cut", EndCause::as_str)
+    }
+
+    /// Once a second.
+    pub(super) fn watch(&self, timeouts: &Timeouts) {
+        if self.cut.get() || self.session.is_cut() {
+            return;
+        }
+        if self.time_limit.look() {
+            return self.cut_for(EndCause::RequestTimeout);
+        }
+        if self.moves.get() != self.moves_seen.replace(self.moves.get()) {
+            return self.quiet_ticks.set(0);
+        }
+        self.quiet_ticks.set(self.quiet_ticks.get() + 1);
+        let quiet = Duration::from_secs(self.quiet_ticks.get().into());
+        let awaits_body = self.body_awaited.get() && !self.answered.get();
+        let deadline = if self.answer_waits.get() && quiet > timeouts.write_stall {
+            EndCause::WriteStall
+        } else if self.may_be_quiet.get() {
+            return;
+        } else if awaits_body && quiet > timeouts.body_idle {
+            EndCause::BodyIdle
+        } else if quiet > timeouts.stream_idle {
+            EndCause::StreamIdle
+        } else {
+            return;
+        };
+        self.cut_for(deadline);
+    }
+
+    fn cut_for(&self, deadline: EndCause) {
+        self.deadline.set(Some(deadline));
+        self.cut();
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Ends this request (its stream, or its HTTP/1 connection) and no other.
+    pub fn cut(&self) {
+        let cause = self.deadline().unwrap_or(EndCause::PolicyChanged);
+        if !self.cut.replace(true) {
+            self.session.metrics.ended(cause);
+        }
+        self.session.request_cut.store(cause as u8, Relaxed);
+        self.waker.wake();
+    }
+
+    /// True once cut; else `context` is woken by [`InFlight::cut`].
+    pub fn poll_cut(&self, context: &mut Context<'_>) -> bool {
+        if !self.cut.get() {
+            self.waker.register(context.waker());
+            if self.time_limit.poll(context) {
+                self.cut_for(EndCause::RequestTimeout);
+            }
+        }
+        self.cut.get()
+    }
+}
+
+/// Takes the request out of the registry when dropped.
+pub struct RequestGuard {
+    pub(super) registry: Rc<Registry>,
+    pub(super) key: usize,
+    pub request: Rc<InFlight>,
+    pub(super) _share: Option<TakenShare>,
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.registry.in_flight.borrow_mut().remove(self.key);
+    }
+}
+
+/// How many requests of one caller are in flight on this worker. A connection looks it up once; a request only counts.
+#[derive(Clone, Default)]
+pub struct CallerShare(Rc<Cell<usize>>);
+
+/// One request's part of it.
+pub struct TakenShare(Rc<Cell<usize>>);
+
+impl Drop for TakenShare {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The callers of one worker.
+#[derive(Default)]
+pub struct CallerShares(RefCell<HashMap<SpiffeId, Weak<Cell<usize>>>>);
+
+impl CallerShares {
+    /// All connections of one caller share it.
+    pub fn of(&self, caller: &SpiffeId) -> CallerShare {
+        let mut callers = self.0.borrow_mut();
+        if let Some(share) = callers.get(caller).and_then(Weak::upgrade) {
+            return CallerShare(share);
+        }
+        // Whoever has gone leaves an entry, and there are not more of those than of callers that live.
+        if callers.len() >= CALLERS_KEPT_MIN && callers.len() >= 2 * self.live(&callers) {
+            callers.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Rc::default();
+        callers.insert(caller.clone(), Rc::downgrade(&share));
+        CallerShare(share)
+    }
+
+    fn live(&self, callers: &HashMap<SpiffeId, Weak<Cell<usize>>>) -> usize {
+        callers.values().filter(|share| share.strong_count() > 0).count()
+    }
+}
+
+const CALLERS_KEPT_MIN: usize = 64;
+
+impl Registry {
+    /// Takes a place for a request, if there is one left in this worker's share of `limits.requests`.
+    ///
+    /// # Errors
+    /// `OverLimit`: it is refused at once, instead of waiting for others to end.
+    pub fn admit(
+        &self,
+        caller: Option<&CallerShare>,
+        limits: &Limits,
+        workers: usize,
+    ) -> Result<Option<TakenShare>, Refused> {
+        if self.requests_len() >= limits.requests.div_ceil(workers) {
+            return Err(Refused::new(Refusal::OverLimit, "as many requests as `limits.requests` are in flight"));
+        }
+        let Some(CallerShare(count)) = caller else { return Ok(None) };
+        if count.get() >= limits.requests_per_caller().div_ceil(workers) {
+            let why = "as many requests of this caller as `limits.requests_per_caller` are in flight";
+            return Err(Refused::new(Refusal::OverLimit, why));
+        }
+        count.set(count.get() + 1);
+        Ok(Some(TakenShare(count.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CALLERS_KEPT_MIN, CallerShares, Registry};
+    use postern_config::{Limits, SpiffeId};
+
+    fn id(number: usize) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://shop.example/caller/{number}")).expect("an ID")
+    }
+
+    #[test]
+    fn ds_16_a_caller_that_has_its_share_leaves_the_others_theirs() {
+        let (registry, shares) = (Registry::default(), CallerShares::default());
+        let limits = Limits { requests: 8, requests_per_caller: Some(4), ..Limits::default() };
+        let (greedy, modest) = (shares.of(&id(1)), shares.of(&id(2)));
+        // Another connection of the same caller has the same share; two workers have half of it each.
+        let taken: Vec<_> =
+            (0..2).map(|_| registry.admit(Some(&shares.of(&id(1))), &limits, 2).expect("a place")).collect();
+        let refused = registry.admit(Some(&greedy), &limits, 2).err().expect("no place");
+        assert!(refused.detail.contains("requests_per_caller"));
+        assert!(registry.admit(Some(&modest), &limits, 2).is_ok());
+        drop(taken);
+        assert!(registry.admit(Some(&greedy), &limits, 2).is_ok());
+    }
+
+    #[test]
+    fn callers_that_have_gone_are_forgotten() {
+        let shares = CallerShares::default();
+        let stays = shares.of(&id(0));
+        for number in 0..10 * CALLERS_KEPT_MIN {
+            drop(shares.of(&id(number)));
+        }
+        assert!(shares.0.borrow().len() <= CALLERS_KEPT_MIN);
+        stays.0.set(7);
+        assert_eq!(shares.of(&id(0)).0.get(), 7);
+    }
+}

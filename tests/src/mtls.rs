@@ -1,0 +1,83 @@
+//! A peer that speaks mTLS by itself, with a sidecar's identity: for what a sidecar would not do.
+
+use crate::sidecar::Sidecar;
+use crate::wait::within;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Connects as `identity` does, for the protocols `alpn` and with any server name.
+///
+/// # Errors
+/// The handshake failed.
+///
+/// # Panics
+/// Nobody listens.
+pub async fn connect(
+    identity: &Sidecar,
+    to: SocketAddr,
+    alpn: &[&[u8]],
+    server_name: &'static str,
+) -> io::Result<TlsStream<TcpStream>> {
+    let snapshot = identity.shared.identity.load();
+    let own = SingleCertAndKey::from(CertifiedKey::clone(&snapshot.svids[0].certified));
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_client_cert_resolver(Arc::new(own));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let stream = within("a connection", TcpStream::connect(to)).await.expect("somebody listens");
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(server_name).expect("a name");
+    within("a handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+/// Who answers is not what such a test is about.
+#[derive(Debug)]
+struct Credulous;
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
