@@ -8,6 +8,7 @@ mod forged_identity;
 mod forward_proxy;
 mod framing;
 mod framing_http2;
+mod hardening;
 mod http_versions;
 mod identity_states;
 mod limbo;

@@ -73,7 +73,7 @@ async fn serve(
     mut queue: mpsc::UnboundedReceiver<Order>,
 ) {
     let mut app =
-        match App::start(config, Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None }).await {
+        match App::start(config, Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None, hardened: None }).await {
             Ok(app) => app,
             Err(error) => return drop(started.send(Err(format!("{error:#}")))),
         };
