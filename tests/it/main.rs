@@ -18,6 +18,7 @@ mod oracle_svid;
 mod outbound;
 mod pages;
 mod permissions;
+mod properties;
 mod races;
 mod refused_heads;
 mod reload;

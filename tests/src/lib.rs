@@ -11,6 +11,7 @@ pub mod gate;
 pub mod mesh;
 pub mod pair;
 pub mod ports;
+pub mod properties;
 pub mod sidecar;
 pub mod wait;
 

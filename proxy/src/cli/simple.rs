@@ -5,8 +5,9 @@ use clap::{Args, ValueEnum};
 use postern_config::authz::{Allow, Principal};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
-    Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits, OnExpiry,
-    Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport,
+    Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
+    OnExpiry, Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector, Telemetry, Timeouts,
+    Transport,
 };
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
