@@ -8,13 +8,13 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-/// The child's folder, of which it may write `in/` alone.
+/// The child's folder, of which it may write `in/` and `links/` alone.
 const FOLDER: &str = "POSTERN_TEST_HARDENED_FOLDER";
 
 #[test]
 fn a_hardened_process_starts_no_program_and_writes_only_where_the_file_says() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["in", "out"] {
+    for name in ["in", "out", "links"] {
         std::fs::create_dir(folder.path().join(name)).unwrap();
     }
     let child = Command::new(std::env::current_exe().unwrap())
@@ -31,8 +31,10 @@ fn a_hardened_process_starts_no_program_and_writes_only_where_the_file_says() {
 fn the_child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let folder = Path::new(&folder);
-    let log = folder.join("in/access.json");
-    let text = format!("telemetry: {{ access_log: {{ file: {} }} }}\n", log.display());
+    // Named by a link in another directory, as where logs are on a volume of their own.
+    let (log, link) = (folder.join("in/access.json"), folder.join("links/access.json"));
+    std::os::unix::fs::symlink(&log, &link).unwrap();
+    let text = format!("telemetry: {{ access_log: {{ file: {} }} }}\n", link.display());
     let config = Config::from_str(&folder.join("postern.yaml"), &text).unwrap();
     std::fs::write(folder.join("out/before"), "").unwrap();
 

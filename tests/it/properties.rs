@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// All corpora together, so that the repository stays small.
 const CORPORA_BYTES_MAX: u64 = 1 << 20;
-/// For each property; a debug build does some thousand cases in that time.
+/// For each property; a debug build does some thousand cases in that time. `POSTERN_PROPERTY_SECONDS` says another time.
 const RANDOM_FOR: Duration = Duration::from_secs(2);
 
 fn corpus(property: &Property) -> Vec<(String, Vec<u8>)> {
@@ -40,10 +40,12 @@ fn hold_for_the_committed_corpora() {
 
 #[test]
 fn hold_for_random_bytes() {
+    let seconds = std::env::var("POSTERN_PROPERTY_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
+    let random_for = seconds.map_or(RANDOM_FOR, Duration::from_secs);
     for property in ALL {
         let seeds: Vec<Vec<u8>> = corpus(property).into_iter().map(|(_, bytes)| bytes).collect();
         let begun = Instant::now();
-        while begun.elapsed() < RANDOM_FOR {
+        while begun.elapsed() < random_for {
             let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
             let outcome = TestRunner::new(config).run(&bytes_like(&seeds), |bytes| {
                 (property.check)(&bytes);

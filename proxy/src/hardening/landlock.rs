@@ -19,15 +19,17 @@ impl Writable {
     /// The directories of `files`, by the names that the kernel knows them by. One that is not there is left out: who
     /// wants to write in it fails at the start already.
     pub(super) fn of<'a>(files: impl Iterator<Item = &'a Path>) -> Self {
-        let mut directories: Vec<PathBuf> = files.filter_map(directory_of).collect();
+        let mut directories: Vec<PathBuf> = files.flat_map(directories_of).collect();
         directories.sort_unstable();
         directories.dedup();
         Self(directories)
     }
 
-    /// Whether `file` lies in one of them. A directory that does not exist is in none.
+    /// Whether `file` lies in one of them, and so does what it links to. A directory that does not exist is in none.
     pub fn contains(&self, file: &Path) -> bool {
-        directory_of(file).is_some_and(|directory| self.0.iter().any(|granted| directory.starts_with(granted)))
+        let directories = directories_of(file);
+        let is_granted = |directory: &PathBuf| self.0.iter().any(|granted| directory.starts_with(granted));
+        !directories.is_empty() && directories.iter().all(is_granted)
     }
 }
 
@@ -41,14 +43,31 @@ impl fmt::Display for Writable {
     }
 }
 
-fn directory_of(file: &Path) -> Option<PathBuf> {
-    let directory = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        // The root itself is no file.
-        None => return None,
-    };
-    directory.canonicalize().ok()
+/// As many links as the kernel follows are more than anybody makes on purpose.
+const LINKS_MAX: usize = 8;
+
+/// The directory of `file`, and that of each file that it leads to where it is a symbolic link, `/dev/stdout` for one. The
+/// last of them need not exist yet.
+fn directories_of(file: &Path) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    let mut file = file.to_owned();
+    for _ in 0..LINKS_MAX {
+        let parent = match file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            Some(_) => PathBuf::from("."),
+            // The root itself is no file.
+            None => break,
+        };
+        let Ok(directory) = parent.canonicalize() else { break };
+        let target = std::fs::read_link(&file).map(|target| directory.join(target));
+        directories.push(directory);
+        match target {
+            Ok(target) => file = target,
+            Err(_no_link) => return directories,
+        }
+    }
+    // It leads nowhere: what cannot be followed is granted nothing.
+    Vec::new()
 }
 
 /// What is refused everywhere but where it is granted: every kind of writing, and execution.

@@ -18,6 +18,8 @@ fn a_reload_may_move_a_file_within_the_directories_of_the_start_alone() {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
     }
     std::os::unix::fs::symlink(folder.path().join("logs"), folder.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere/new.json", folder.path().join("logs/out.json")).unwrap();
+    std::os::unix::fs::symlink("circle", folder.path().join("logs/circle")).unwrap();
     let file = |name: &str| folder.path().join(name);
     let wants = |log: &str, socket: &str| {
         config(&format!(
@@ -36,7 +38,10 @@ fn a_reload_may_move_a_file_within_the_directories_of_the_start_alone() {
         ("link/access.json", "run/admin.sock", None),
         ("elsewhere/access.json", "run/admin.sock", Some("telemetry.access_log.file")),
         ("logs/access.json", "elsewhere/admin.sock", Some("admin.socket")),
+        // A link in a directory of the start that leads out of it, to a file that is not there yet.
+        ("logs/out.json", "run/admin.sock", Some("telemetry.access_log.file")),
         ("logs/../elsewhere/access.json", "run/admin.sock", Some("telemetry.access_log.file")),
+        ("logs/circle", "run/admin.sock", Some("telemetry.access_log.file")),
         ("absent/access.json", "run/admin.sock", Some("telemetry.access_log.file")),
     ] {
         let verdict = confined.permits(&wants(log, socket)).map_err(|error| error.to_string());
@@ -48,6 +53,11 @@ fn a_reload_may_move_a_file_within_the_directories_of_the_start_alone() {
             }
         }
     }
+    // Where it was there at the start, it is granted what it leads to as well.
+    let start = [file("logs/out.json"), file("run/admin.sock")];
+    let linked = hardened(Some(Writable::of(start.iter().map(AsRef::as_ref))));
+    linked.permits(&wants("logs/out.json", "run/admin.sock")).unwrap();
+    linked.permits(&wants("elsewhere/other.json", "run/admin.sock")).unwrap();
     hardened(None).permits(&wants("elsewhere/access.json", "elsewhere/admin.sock")).unwrap();
 }
 
