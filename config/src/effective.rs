@@ -3,6 +3,7 @@
 use crate::authz::{Allow, Principal};
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
+use crate::listen::ListenAddress;
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
@@ -184,8 +185,9 @@ fn route(route: &Route) -> Value {
 }
 
 fn outbound(config: &Config) -> Value {
-    let listeners = config.outbound.services.iter().filter_map(|service| service.listen);
-    let open = listeners.chain(config.outbound.listen.iter().copied()).any(|address| !address.ip().is_loopback());
+    let listeners = config.outbound.services.iter().filter_map(|service| service.listen.as_ref());
+    let addresses = listeners.chain(&config.outbound.listen).filter_map(ListenAddress::tcp);
+    let open = addresses.into_iter().any(|address| !address.ip().is_loopback());
     json!({
         "default": "deny",
         "listen": words(&config.outbound.listen),
@@ -233,6 +235,8 @@ fn dns(dns: &Dns) -> Value {
     put(&mut section, "search", dns.search.as_deref().map(words));
     section.insert("virtual_networks".into(), words(&dns.virtual_networks));
     section.insert("ttl".into(), json!(print_duration(dns.ttl)));
+    put(&mut section, "loopback_nameservers", dns.loopback_nameservers.as_deref().map(words));
+    put(&mut section, "resolver_users", dns.resolver_users.as_deref().map(words));
     Value::Object(section)
 }
 
@@ -241,7 +245,7 @@ fn service(service: &Service) -> Value {
     section.insert("name".into(), json!(service.name));
     put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
     put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
-    put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
+    put(&mut section, "listen", service.listen.as_ref().map(|listen| json!(listen.to_string())));
     let users = service.users.iter().map(|user| match user {
         LocalUser::Id(id) => json!(id),
         LocalUser::Name(name) => json!(name),

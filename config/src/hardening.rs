@@ -53,7 +53,7 @@ pub(crate) struct RawHardening {
     /// neither a debugger nor `/proc/PID/mem`. `off` to debug it.
     #[schemars(extend("default" = "on"))]
     no_core_dumps: Field<Switch>,
-    /// Files are written only in the directories of what this file names to be written (the access log, the admin socket,
+    /// Files are written only in the directories of what this file names to be written (the access log, unix sockets,
     /// kept bundles), and none is executed. A reload cannot add a directory.
     #[schemars(extend("default" = "on"))]
     landlock: Field<Switch>,

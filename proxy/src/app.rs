@@ -106,7 +106,8 @@ impl App {
         app.open_dns(dns);
         app.report_configuration();
         app.readiness.set(Condition::Listeners, Ok(()));
-        if app.shared.policy().load().captured_port().is_some() {
+        let policy = app.shared.policy().load_full();
+        if policy.captured_port().is_some() || policy.expects_outbound() {
             app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
         }
         tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
@@ -185,7 +186,8 @@ impl App {
 
     /// Would applying `config` change nothing? It may say the same, and name files that do not.
     pub fn is_current(&self, config: &Config) -> bool {
-        config.same_as(&self.config) && self.shared.policy().load().roots_are_current(config)
+        let policy = self.shared.policy().load();
+        config.same_as(&self.config) && policy.roots_are_current(config) && policy.names_are_current(config)
     }
 
     pub fn config(&self) -> &Config {
@@ -228,7 +230,6 @@ impl App {
     pub async fn stop(self) {
         self.workers.stop().await;
         self.shared.access_log.flush();
-        self.listeners.remove_socket();
     }
 
     /// SIGHUP: log files were renamed.

@@ -2,6 +2,7 @@
 
 mod local_caller;
 
+use crate::capture::Remote;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
@@ -77,7 +78,7 @@ impl Connection {
         direction: Direction,
         name: Arc<str>,
         metrics: Arc<PortMetrics>,
-        remote: SocketAddr,
+        remote: Remote,
     ) -> Rc<Self> {
         metrics.connection_opened();
         let session = Session::new(worker.next_id(), direction, name, remote, metrics.clone());
@@ -113,7 +114,12 @@ impl Connection {
 
     /// What a request without a host is addressed to.
     pub fn listener_text(&self) -> String {
-        self.original().map_or_else(|| self.door.to_string(), |original| original.to_string())
+        match (self.original(), &self.door) {
+            (Some(original), _) => original.to_string(),
+            // A path is no host; clients of sockets say this where they name none.
+            (None, Door::Socket(_)) => "localhost".to_owned(),
+            (None, door) => door.to_string(),
+        }
     }
 
     /// The application, as this connection reaches it: captured as they are, callers keep their address.
@@ -121,9 +127,9 @@ impl Connection {
     /// # Errors
     /// Too many callers have called lately.
     pub fn app(&self, plan: &InboundPlan, policy: &Policy) -> Result<Arc<ServicePlan>, Refused> {
-        match policy.transparent && self.original().is_some() {
-            true => self.worker.upstreams.of_caller(&plan.app, self.session.remote.ip().to_canonical()),
-            false => Ok(plan.app.clone()),
+        match (policy.transparent && self.original().is_some(), self.session.remote) {
+            (true, Remote::Ip(remote)) => self.worker.upstreams.of_caller(&plan.app, remote.ip().to_canonical()),
+            (true, Remote::Unix) | (false, _) => Ok(plan.app.clone()),
         }
     }
 
@@ -177,6 +183,7 @@ impl Connection {
             name: &session.name,
             connection: session.id,
             remote: Some(session.remote),
+            socket: self.door.socket(),
             caller_uid: session.caller_uid.get().and_then(|uid| uid.ok()),
             original: self.original(),
             protocol: match session.carries() {
@@ -251,7 +258,7 @@ impl Drop for Connection {
 }
 
 /// The record of a connection that was closed before anything of it was read: it never got a place.
-pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refused) {
+pub fn turn_away(worker: &Worker, door: &Door, remote: Remote, refused: Refused) {
     let policy = worker.policy();
     let (direction, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Inbound(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
@@ -276,6 +283,7 @@ pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refus
             name,
             connection: number,
             remote: Some(remote),
+            socket: door.socket(),
             policy_generation: Some(policy.generation),
             ..ConnectionFacts::default()
         },

@@ -16,7 +16,7 @@ pub use self::seccomp::Unsupported as SeccompUnsupported;
 
 use postern_config::Hardening;
 use postern_config::telemetry::AccessLog;
-use postern_config::{Config, identity::Identity};
+use postern_config::{Config, Outbound, identity::Identity};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -151,7 +151,15 @@ fn written_paths(config: &Config) -> impl Iterator<Item = (&'static str, &Path)>
     };
     let access_log = access_log.map(|path| ("telemetry.access_log.file", path));
     let socket = config.admin.socket.as_deref().map(|path| ("admin.socket", path));
-    access_log.into_iter().chain(socket).chain(kept_bundles(&config.identity))
+    let kept = kept_bundles(&config.identity);
+    access_log.into_iter().chain(socket).chain(kept).chain(listening_sockets(&config.outbound))
+}
+
+fn listening_sockets(outbound: &Outbound) -> impl Iterator<Item = (&'static str, &Path)> {
+    let shared = outbound.listen.iter().map(|listen| ("outbound.listen", listen));
+    let own = outbound.services.iter().filter_map(|service| service.listen.as_ref());
+    let own = own.map(|listen| ("outbound.services.listen", listen));
+    shared.chain(own).filter_map(|(setting, listen)| listen.unix().map(|path| (setting, path)))
 }
 
 fn kept_bundles(identity: &Identity) -> impl Iterator<Item = (&'static str, &Path)> {

@@ -28,13 +28,13 @@ use tokio_rustls::server::TlsStream;
 /// Serves one connection to its end; its record is written when the last of it is dropped.
 pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
     let policy = worker.policy();
-    let Some(plan) = policy.inbound(door).cloned() else {
-        return turn_away(&worker, door, accepted.client.0, gone(door));
+    let Some(plan) = policy.inbound(&door).cloned() else {
+        return turn_away(&worker, &door, accepted.remote, gone(&door));
     };
 
     // 1 register, before the first check.
     let (name, metrics) = (plan.name.clone(), plan.metrics.clone());
-    let connection = Connection::open(&worker, door, place, Direction::Inbound, name, metrics, accepted.client.0);
+    let connection = Connection::open(&worker, door.clone(), place, Direction::Inbound, name, metrics, accepted.remote);
     if let Some(original) = accepted.original {
         connection.set_original(original.0);
     }
@@ -42,11 +42,11 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     if worker.is_draining() {
         connection.session.retire(crate::session::EndCause::Draining);
     }
-    let io = SessionIo::new(accepted.tcp, connection.session.clone(), worker.shared.metrics.clone());
+    let io = SessionIo::new(accepted.stream, connection.session.clone(), worker.shared.metrics.clone());
 
     // 2 TLS, or plaintext where the file says so; 3 protocol; 4 requests, or one decision and a tunnel.
     if let Err(refused) = admit(&connection, &plan, io).await {
-        tracing::debug!(listener = %plan.name, remote = %accepted.client.0, reason = refused.refusal.code(), detail = %refused.detail, "inbound connection refused");
+        tracing::debug!(listener = %plan.name, remote = %accepted.remote, reason = refused.refusal.code(), detail = %refused.detail, "inbound connection refused");
         connection.refused(refused);
     }
 }
@@ -171,7 +171,7 @@ async fn carry(
         None => {
             // Only now is it known that waiting is in vain here: a caller that is merely silent must not have the next
             // one's requests taken for a stream.
-            let (worker, key) = (connection.worker.clone(), DetectKey::Door(connection.door));
+            let (worker, key) = (connection.worker.clone(), DetectKey::Door(connection.door.clone()));
             let remember = move || worker.detect_memory.borrow_mut().record(&key, None, Instant::now());
             return tunnel(connection, Opaque::telling(io, Box::new(remember))).await;
         }
@@ -187,7 +187,7 @@ async fn first_bytes<IO: AsyncRead + Unpin>(
     let worker = &connection.worker;
     let timeouts = worker.policy().timeouts.clone();
     let rules = if plan.has_l7_rules { Rules::L7 } else { Rules::L4Only };
-    let key = DetectKey::Door(connection.door);
+    let key = DetectKey::Door(connection.door.clone());
     let skip = worker.detect_memory.borrow_mut().may_skip_wait(&key, rules, Instant::now());
     // Where HTTP is declared there is nothing else to find out: a caller may take as long as for a request's head.
     let deadline = match plan.config.protocol {
@@ -213,7 +213,7 @@ where
     // Decided by the policy of now: one that came during handshake and detection found nothing to decide again here. From
     // here on it does.
     let policy = connection.worker.policy();
-    let plan = policy.inbound(connection.door).cloned().ok_or(Refusal::NoRoute)?;
+    let plan = policy.inbound(&connection.door).cloned().ok_or(Refusal::NoRoute)?;
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
     }

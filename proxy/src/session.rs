@@ -19,6 +19,7 @@ pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{InFlight, Registered, Registry, RequestGuard};
 
 use crate::admin::ConnectionInfo;
+use crate::capture::Remote;
 use crate::capture::caller_uid::CallerUnknown;
 use crate::identity::{Snapshot, SourceStatus, Svid};
 use crate::telemetry::PortMetrics;
@@ -27,7 +28,6 @@ use crate::tls::verifier::{Strictness, SvidError, still_trusted};
 use crate::tls::{Peer, Role};
 use futures_util::task::AtomicWaker;
 use postern_config::OnExpiry;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -100,7 +100,7 @@ pub struct Session {
     pub direction: Direction,
     /// Listener or service, as named in the file.
     pub name: Arc<str>,
-    pub remote: SocketAddr,
+    pub remote: Remote,
     /// The local user that called, once that was asked.
     pub caller_uid: OnceLock<Result<u32, CallerUnknown>>,
     pub opened_at: SystemTime,
@@ -137,13 +137,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(
-        id: u64,
-        direction: Direction,
-        name: Arc<str>,
-        remote: SocketAddr,
-        metrics: Arc<PortMetrics>,
-    ) -> Arc<Self> {
+    pub fn new(id: u64, direction: Direction, name: Arc<str>, remote: Remote, metrics: Arc<PortMetrics>) -> Arc<Self> {
         Arc::new(Self {
             id,
             direction,

@@ -6,8 +6,8 @@ use postern_config::authz::{Allow, Principal};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
     Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
-    OnExpiry, Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector, Telemetry, Timeouts,
-    Transport,
+    ListenAddress, OnExpiry, Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector,
+    Telemetry, Timeouts, Transport,
 };
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -49,9 +49,9 @@ struct Common {
 
 #[derive(Args)]
 pub struct ClientArgs {
-    /// Where the application connects to
+    /// Where the application connects to: an address, or unix:/PATH
     #[arg(long, value_name = "ADDRESS")]
-    listen: SocketAddr,
+    listen: ListenAddress,
     /// Where the peer listens: an address, or a name and a port
     #[arg(long, value_name = "HOST:PORT")]
     to: String,
@@ -84,7 +84,7 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
         name: "upstream".to_owned(),
         hosts: Vec::new(),
         addresses: Vec::new(),
-        listen: Some(args.listen),
+        listen: Some(args.listen.clone()),
         users: Vec::new(),
         endpoints: endpoints(&args.to)?,
         protocol: match args.common.protocol {

@@ -62,6 +62,21 @@ fn a_reload_may_move_a_file_within_the_directories_of_the_start_alone() {
 }
 
 #[test]
+fn unix_sockets_to_listen_on_count_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("payments.sock");
+    let listening = format!(
+        "outbound: {{ services: [{{ name: a, listen: \"unix:{}\", endpoints: [\"10.0.0.1:1\"], \
+         identity: \"spiffe://a/b\" }}] }}\n",
+        socket.display()
+    );
+    let confined = hardened(Some(Writable::of(std::iter::once(socket.as_path()))));
+    confined.permits(&config(&listening)).unwrap();
+    let error = hardened(Some(Writable::of(std::iter::empty()))).permits(&config(&listening)).unwrap_err();
+    assert!(error.to_string().contains("outbound.services.listen"), "{error}");
+}
+
+#[test]
 fn a_process_that_writes_nothing_may_write_nowhere() {
     let nowhere = hardened(Some(Writable::of(std::iter::empty())));
     nowhere.permits(&config("telemetry: { access_log: stdout }\n")).unwrap();

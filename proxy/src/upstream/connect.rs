@@ -4,7 +4,7 @@ use super::address::EndpointAddress;
 use super::mesh_io::MeshIo;
 use super::plan::{Security, ServicePlan};
 use super::pool::OwnSvid;
-use crate::capture;
+use crate::capture::{self, Remote, Stream};
 use crate::delegate::delegate_io;
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
@@ -80,6 +80,12 @@ pub async fn connect(
     if let Some(refused) = &own.no_handshake {
         return Err(refused.clone());
     }
+    if let EndpointAddress::Tcp(to) = address
+        && worker.policy().leads_back(plan.is_app(), *to)
+    {
+        let why = format!("{}: {to} is a listener of this proxy: what it receives would come back to it", plan.name);
+        return Err(Refused::new(Refusal::Loop, why));
+    }
     let unreachable = |error: &dyn std::fmt::Display| {
         let refusal = if plan.is_app() { Refusal::AppUnreachable } else { Refusal::UpstreamUnreachable };
         Refused::new(refusal, format!("{}: cannot connect to {address}: {error}", plan.name))
@@ -101,13 +107,6 @@ pub async fn connect(
         Ok(Err(error)) => return Err(unreachable(&error)),
         Err(_) => return Err(unreachable(&format_args!("no answer within {:?}", plan.connect_timeout))),
     };
-    if let (UpstreamIo::Tcp(tcp), EndpointAddress::Tcp(address)) = (&io, address)
-        && tcp.local_addr().is_ok_and(|ours| worker.policy().leads_back(plan.is_app(), ours, *address))
-    {
-        let why =
-            format!("{}: {address} is a listener of this proxy: what it receives would come back to it", plan.name);
-        return Err(Refused::new(Refusal::Loop, why));
-    }
     match (&plan.security, io) {
         (Security::Plaintext | Security::App, io) => Ok(Connected { io, session: None, registered: None, peer: None }),
         (Security::Mesh { expected, .. }, UpstreamIo::Tcp(tcp)) => {
@@ -141,7 +140,7 @@ async fn mesh(
         return Err(Refusal::NoIdentity.into());
     };
     let policy = worker.policy();
-    let remote = tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = Remote::Ip(tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));
     let session = Session::new(worker.next_id(), Direction::Upstream, plan.name.clone(), remote, plan.metrics.clone());
     let registered = Rc::new(worker.registry.register(session.clone()));
     session.set_subject(Subject::Service { plan: plan.clone(), host: host.map(Box::from) });
@@ -158,7 +157,7 @@ async fn mesh(
         strictness: policy.strictness,
         deadline: policy.timeouts.handshake,
     };
-    let io = SessionIo::new(tcp, session.clone(), worker.shared.metrics.clone());
+    let io = SessionIo::new(Stream::Tcp(tcp), session.clone(), worker.shared.metrics.clone());
     let started = Instant::now();
     let (tls, peer) = Box::pin(mesh::connect(io, with))
         .await

@@ -1,7 +1,9 @@
 use super::{ConnectionFacts, ConnectionRecord, Outcome, RequestRecord, TlsFacts, Upstream};
+use crate::capture::Remote;
 use crate::refusal::Refusal;
 use crate::telemetry::Direction;
 use postern_config::SpiffeId;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -19,7 +21,8 @@ fn a_request_record_reads_as_documented() {
             direction: Direction::Inbound,
             name: "orders",
             connection: 7,
-            remote: Some("[2001:db8::1]:4711".parse().unwrap()),
+            remote: Some(Remote::Ip("[2001:db8::1]:4711".parse().unwrap())),
+            socket: None,
             caller_uid: None,
             original: Some("[2001:db8::2]:8080".parse().unwrap()),
             protocol: Some("http"),
@@ -72,6 +75,9 @@ fn a_refused_connection_record_reads_as_documented() {
             direction: Direction::Outbound,
             name: "payments",
             connection: 8,
+            remote: Some(Remote::Unix),
+            socket: Some(Path::new("/run/postern/payments.sock")),
+            caller_uid: Some(1000),
             protocol: Some("tcp"),
             ..ConnectionFacts::default()
         },
@@ -88,7 +94,8 @@ fn a_refused_connection_record_reads_as_documented() {
     };
     let expected = concat!(
         r#"{"time":"1970-01-01T00:00:00.000000Z","kind":"connection","direction":"outbound","service":"payments","#,
-        r#""connection":8,"network.protocol.name":"tcp","decision":"d","refusal":"wrong_upstream_identity","#,
+        r#""connection":8,"network.transport":"unix","network.local.address":"/run/postern/payments.sock","#,
+        r#""process.user.id":1000,"network.protocol.name":"tcp","decision":"d","refusal":"wrong_upstream_identity","#,
         r#""refusal.detail":"spiffe://shop.example/evil is not spiffe://shop.example/payments","#,
         r#""refusal.remote":"not_allowed","end":"refused","upstream.address":"10.0.0.7:8443","#,
         r#""upstream.spiffe_id":"spiffe://shop.example/evil","bytes.received":0,"bytes.sent":0,"duration_ms":0.000}"#,
