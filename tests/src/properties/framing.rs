@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use postern::capture::Remote;
 use postern::http::framing::Watched;
 use postern::http::headers;
 use postern::http::target::read_target;
@@ -159,7 +160,7 @@ async fn serve(stream: &[u8]) -> Vec<Served> {
     let (mut caller, callee) = duplex(stream.len() + 64 * 1024);
     caller.write_all(stream).await.expect("room for all of it");
     caller.shutdown().await.expect("it is open");
-    let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let remote = Remote::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
     let metrics = Arc::new(PortMetrics::default());
     let session = Session::new(1, Direction::Inbound, Arc::from("orders"), remote, metrics);
     let (io, findings) = Watched::new(callee, session, 100);
