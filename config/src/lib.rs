@@ -12,6 +12,7 @@ pub mod bounds;
 pub mod capture;
 mod cross_check;
 mod effective;
+pub mod hardening;
 pub mod identity;
 mod include;
 pub mod listen;
@@ -41,6 +42,7 @@ use std::time::Duration;
 pub use authz::{Allow, Principal};
 pub use bounds::{Limits, Timeouts};
 pub use capture::{Capture, CaptureMode, Dns};
+pub use hardening::Hardening;
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listen::ListenAddress;
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
@@ -74,6 +76,7 @@ pub struct Config {
     pub drain_timeout: Option<Duration>,
     pub timeouts: Timeouts,
     pub limits: Limits,
+    pub hardening: Hardening,
     /// Every file and directory that was read, to be watched for changes.
     pub sources: Vec<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use crate::bounds::{Count, Limits, RawLimits, RawTimeouts, Timeouts};
 use crate::capture::RawCapture;
+use crate::hardening::RawHardening;
 use crate::identity::RawIdentity;
 use crate::listener::RawInbound;
 use crate::read::{Field, Keys, Reader, Section};
@@ -9,7 +10,7 @@ use crate::telemetry::{RawAdmin, RawTelemetry};
 use crate::tunnel::RawTunnel;
 use crate::upstream::RawOutbound;
 use crate::values::{FilePath, OneOrMany, Span};
-use crate::{Admin, Config, Identity};
+use crate::{Admin, Config, Hardening, Identity};
 use schemars::JsonSchema;
 use std::num::NonZeroUsize;
 
@@ -41,6 +42,8 @@ pub(crate) struct RawConfig {
     timeouts: Field<RawTimeouts>,
     /// Bounds that hold for every listener and service.
     limits: Field<RawLimits>,
+    /// What the process gives up at its start.
+    hardening: Field<RawHardening>,
     /// Further files, or directories of `*.yaml` and `*.yml` (in the order of their names). Their ports and services
     /// are added to this file's; any other section may be written once among all files.
     #[expect(dead_code, reason = "followed before the sections are read; here for its place in the schema")]
@@ -63,6 +66,7 @@ impl Section for RawConfig {
             drain_timeout: keys.optional("drain_timeout"),
             timeouts: keys.optional("timeouts"),
             limits: keys.optional("limits"),
+            hardening: keys.optional("hardening"),
             include: keys.optional("include"),
         }
     }
@@ -96,6 +100,7 @@ impl RawConfig {
             drain_timeout: self.drain_timeout.into_option().map(|span| span.0),
             timeouts: self.timeouts.into_option().map_or_else(Timeouts::default, RawTimeouts::check),
             limits: self.limits.into_option().map_or_else(Limits::default, |limits| limits.check(reader)),
+            hardening: self.hardening.into_option().map_or_else(Hardening::default, |section| section.check(reader)),
             sources: Vec::new(),
         }
     }

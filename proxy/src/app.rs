@@ -8,6 +8,7 @@ mod process_change;
 use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
 use crate::capture::probe;
 use crate::dns::server as dns_server;
+use crate::hardening::Hardened;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
 use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::pressure;
@@ -35,6 +36,8 @@ pub struct Surroundings {
     pub log: LogHandle,
     /// `$RUST_LOG`; it wins over the file, also when that changes.
     pub log_filter: Option<String>,
+    /// What the process gave up. `None`: nothing, where it is somebody else's process.
+    pub hardened: Option<Hardened>,
 }
 
 /// A running Postern.
@@ -76,7 +79,7 @@ impl App {
         }
         let bound = Bound::new(wanted, config.admin.socket.as_deref())?;
         let dns = bind_dns(&config, None)?;
-        let allowed = AllowedUids::new(&config.admin.uids)?;
+        let allowed = AllowedUids::new(&config.admin.uids);
 
         // Open.
         let counters = metrics.identity_counters();
@@ -119,6 +122,7 @@ impl App {
     /// Nothing has changed then: the last good configuration stays.
     pub async fn apply(&mut self, config: Config) -> anyhow::Result<()> {
         // 1 what can fail.
+        self.surroundings.hardened.as_ref().map_or(Ok(()), |hardened| hardened.permits(&config))?;
         let before = self.shared.policy().load_full();
         let policy = Policy::compile(&config, Some(&before), &self.shared.metrics)?;
         let process = ProcessChange::prepare(self, &config)?;

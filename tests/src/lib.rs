@@ -14,6 +14,7 @@ pub mod mtls;
 pub mod negative;
 pub mod pair;
 pub mod ports;
+pub mod properties;
 pub mod sidecar;
 pub mod wait;
 

@@ -72,11 +72,15 @@ async fn serve(
     started: oneshot::Sender<Result<Arc<Shared>, String>>,
     mut queue: mpsc::UnboundedReceiver<Order>,
 ) {
-    let mut app =
-        match App::start(config, Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None }).await {
-            Ok(app) => app,
-            Err(error) => return drop(started.send(Err(format!("{error:#}")))),
-        };
+    let mut app = match App::start(
+        config,
+        Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None, hardened: None },
+    )
+    .await
+    {
+        Ok(app) => app,
+        Err(error) => return drop(started.send(Err(format!("{error:#}")))),
+    };
     drop(started.send(Ok(app.shared.clone())));
     while let Some(order) = queue.recv().await {
         match order {

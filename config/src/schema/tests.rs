@@ -2,6 +2,7 @@ use super::*;
 use crate::authz::RawAllow;
 use crate::bounds::{RawLimits, RawTimeouts};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
+use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
 use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::read::{Section, known_keys};
@@ -55,6 +56,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawAdmin>();
     check::<RawTimeouts>();
     check::<RawLimits>();
+    check::<RawHardening>();
 }
 
 /// Every section of the schema has been checked above: a new one has to be added there.
@@ -63,7 +65,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 25);
+    assert_eq!(objects + 1, 26);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

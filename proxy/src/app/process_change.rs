@@ -27,7 +27,7 @@ impl ProcessChange {
         let filter = (now.log != before.log && app.surroundings.log_filter.is_none())
             .then(|| now.log.clone().unwrap_or_else(|| process_log::FILTER_DEFAULT.to_owned()));
         filter.as_deref().map(process_log::check_filter).transpose()?;
-        Ok(Self { access_log, filter, allowed: AllowedUids::new(&config.admin.uids)? })
+        Ok(Self { access_log, filter, allowed: AllowedUids::new(&config.admin.uids) })
     }
 
     pub fn commit(self, app: &App, config: &Config) {
@@ -42,6 +42,7 @@ impl ProcessChange {
         app.listeners.allow(self.allowed);
         for (setting, changed) in [
             ("workers", config.workers != app.config.workers),
+            ("hardening", config.hardening != app.config.hardening),
             ("telemetry.log_format", config.telemetry.log_format != app.config.telemetry.log_format),
         ] {
             if changed {

@@ -3,6 +3,7 @@
 //! Every finding that is not fine has its fix. Nothing is changed, and nothing is sent to the network but name lookups
 //! and connects.
 
+mod hardening;
 mod host;
 mod identity;
 mod names;
@@ -34,6 +35,7 @@ pub async fn run(arguments: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     let config = configuration(&arguments, &mut report);
     host::examine(&mut report, config.as_ref());
+    hardening::examine(&mut report, config.as_ref());
     identity::examine(&mut report, config.as_ref(), arguments.workload_api.as_deref()).await;
     if let Some(config) = &config {
         network::examine(&mut report, config).await;

@@ -3,6 +3,7 @@
 use super::environment;
 use crate::app::{App, Surroundings};
 use crate::drain;
+use crate::hardening;
 use crate::reload::{Watcher, watched};
 use crate::telemetry::{Metrics, process_log};
 use clap::Args;
@@ -39,7 +40,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 pub fn run_config(config: Config, path: Option<&Path>) -> anyhow::Result<ExitCode> {
     let filter = environment::log_filter(config.telemetry.log.as_deref());
     let log = process_log::init(filter.as_deref(), config.telemetry.log_format)?;
-    let surroundings = Surroundings { endpoint: environment::endpoint()?, log, log_filter: environment::rust_log() };
+    // Before the first thread: what it gives up holds for those that are started afterwards.
+    let hardened = hardening::apply(&config);
+    hardened.report();
+    let surroundings = Surroundings {
+        endpoint: environment::endpoint()?,
+        log,
+        log_filter: environment::rust_log(),
+        hardened: Some(hardened),
+    };
     environment::block_on(serve(config, path, surroundings))
 }
 

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use postern_config::authz::{Allow, Principal};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
-    Admin, AppAddress, AppHttp, Config, Endpoints, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
+    Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
     ListenAddress, OnExpiry, Outbound, Place, Protocol, Resilience, Service, ServiceProtocol, SpiffePattern,
     SvidSelector, Telemetry, Timeouts, Transport,
 };
@@ -42,6 +42,9 @@ struct Common {
     /// Threads of the data plane [default: the CPU quota]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// Give up nothing at the start: see `hardening` of the configuration file
+    #[arg(long)]
+    no_hardening: bool,
 }
 
 #[derive(Args)]
@@ -161,6 +164,7 @@ impl Common {
             drain_timeout: None,
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            hardening: if self.no_hardening { Hardening::NONE } else { Hardening::default() },
             sources: Vec::new(),
         })
     }

@@ -73,7 +73,15 @@ pub(crate) struct FileContents {
 
 impl FileContents {
     pub(crate) fn read(paths: &FilePaths) -> Self {
-        let files: Vec<_> = paths.all().map(read_file).collect();
+        Self::digested(paths.all().map(read_file).collect())
+    }
+
+    /// As if these had been read, in the order of [`FilePaths::all`].
+    pub(crate) fn of(contents: &[&[u8]]) -> Self {
+        Self::digested(contents.iter().map(|bytes| Ok(Zeroizing::new(bytes.to_vec()))).collect())
+    }
+
+    fn digested(files: Vec<Result<Zeroizing<Vec<u8>>, FileFault>>) -> Self {
         let mut context = Context::new(&SHA256);
         for file in &files {
             let (marker, bytes): (u8, &[u8]) = match file {

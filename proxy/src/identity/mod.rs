@@ -19,6 +19,7 @@ mod message_fault;
 #[allow(clippy::all, clippy::wildcard_imports, missing_docs, reason = "generated; see the top of the file")]
 pub mod proto;
 mod publisher;
+pub mod reading;
 pub mod snapshot;
 pub mod source;
 pub mod store;

@@ -286,7 +286,7 @@ fn routing(report: &mut Report, plan: &RedirectPlan) {
 
 /// Connections that we make, by family and direction.
 pub(super) fn arrivals(report: &mut Report, plan: &RedirectPlan) {
-    let own_uid = crate::admin::own_uid().unwrap_or(u32::MAX);
+    let own_uid = crate::admin::own_uid();
     let may_change = proc::has_capability(proc::CAP_SETUID);
     for family in plan.families.list().iter().filter(|family| **family == Family::V4 || !proc::ipv6_is_off()) {
         if plan.outbound.is_some() {

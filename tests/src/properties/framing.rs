@@ -1,0 +1,246 @@
+//! What we understand of a stream of requests is what the next hop will understand (THREATS SM-01 to SM-13).
+//!
+//! The bytes go through the watcher and hyper, as on a real connection, and through a second reader without leniencies.
+//! Of whatever is not refused before it is routed, both have to say the same: method, target, fields, body, and where the
+//! next request begins. It is then written by hyper's client, and the second reader has to find one request there, the same.
+
+use super::head_strict::{self, Seen};
+use super::tokens::spell;
+use bytes::Bytes;
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use postern::capture::Remote;
+use postern::http::framing::Watched;
+use postern::http::headers;
+use postern::http::target::read_target;
+use postern::session::{Direction, Session};
+use postern::telemetry::PortMetrics;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+const VOCABULARY: &[&str] = &[
+    "GET / HTTP/1.1\r\nHost: a\r\n",
+    "POST /x HTTP/1.1\r\nHost: a\r\n",
+    "Content-Length: ",
+    "Transfer-Encoding: chunked\r\n",
+    "Transfer-Encoding",
+    "Content-Length",
+    ": ",
+    "chunked",
+    "0\r\n\r\n",
+    // 9, 10 and 13 stand for themselves.
+    "\t",
+    "\n",
+    "5\r\nhello\r\n",
+    "GET http://a/ HTTP/1.0\r\n",
+    "\r",
+    "\r\n\r\n",
+    " HTTP/1.1",
+    "Connection: close\r\n",
+    "Connection: ",
+    "Expect: 100-continue\r\n",
+    "identity",
+    ", ",
+    "Transfer-Encoding: gzip, chunked\r\n",
+    "Upgrade: h2c\r\n",
+    "\0",
+    "\r\n ",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nHost: a\r\n",
+    "a;b=\"\r\n\"",
+    "+",
+    "0x",
+    "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n",
+    "Trailer: x\r\n",
+];
+
+/// A stream of requests.
+pub(super) fn requests(bytes: &[u8]) {
+    compare(&spell(bytes, VOCABULARY));
+}
+
+/// A chunked body, and a request behind it.
+pub(super) fn chunks(bytes: &[u8]) {
+    let mut stream = b"POST /first HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    stream.extend(spell(bytes, VOCABULARY));
+    stream.extend(b"GET /second HTTP/1.1\r\nhost: a\r\n\r\n");
+    compare(&stream);
+}
+
+/// A request as hyper handed it on.
+struct Served {
+    head: Parts,
+    body: Option<Vec<u8>>,
+    ambiguous: bool,
+}
+
+/// More are not written anew: it takes its time.
+const RELAYED_MAX: usize = 2;
+
+fn compare(stream: &[u8]) {
+    let served = run(serve(stream));
+    let mut rest = stream;
+    for (number, request) in served.iter().enumerate() {
+        // What is refused for its framing ends the connection.
+        if request.ambiguous || headers::check_framing(&request.head).is_err() {
+            return;
+        }
+        let text = || stream.escape_ascii().to_string();
+        let Some((seen, behind)) = head_strict::read(rest) else {
+            panic!("request {number} of {}: served as {:?}, and a strict reader refuses it", text(), request.head);
+        };
+        if seen.body.is_none() && request.body.is_some() {
+            // A body that ends oddly goes on as what hyper made of it, with an end of our writing; what follows is refused.
+            let later = &served[number + 1..];
+            assert!(
+                later.iter().all(|request| request.ambiguous),
+                "what follows a body without a clear end in {}",
+                text()
+            );
+            return;
+        }
+        assert!(
+            same(&seen, request),
+            "request {number} of {}:\n{seen:?}\n{:?} {:?}",
+            text(),
+            request.head,
+            request.body
+        );
+        rest = behind;
+        if number < RELAYED_MAX && request.body.is_some() {
+            relay(request);
+        }
+    }
+}
+
+fn same(seen: &Seen, served: &Served) -> bool {
+    let head = &served.head;
+    // `http::Uri` has no fragment: it neither decides nor goes on (THREATS PN-07).
+    let target = seen.target.split('#').next().unwrap_or_default();
+    let same_target = match target.starts_with('/') {
+        true => head.uri == *target,
+        false => target.parse::<Uri>().is_ok_and(|uri| uri == head.uri),
+    };
+    seen.method == head.method.as_str()
+        && same_target
+        && sorted(seen.fields.clone()) == sorted(fields(&head.headers))
+        && seen.body == served.body
+}
+
+fn fields(headers: &http::HeaderMap) -> Vec<(String, Vec<u8>)> {
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+/// By name; lines of one name stay in their order.
+fn sorted(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
+    fields.sort_by(|one, other| one.0.cmp(&other.0));
+    fields
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    }
+    RUNTIME.with(|runtime| runtime.block_on(future))
+}
+
+/// hyper behind the watcher, as `http/serve.rs` has it.
+async fn serve(stream: &[u8]) -> Vec<Served> {
+    let (mut caller, callee) = duplex(stream.len() + 64 * 1024);
+    caller.write_all(stream).await.expect("room for all of it");
+    caller.shutdown().await.expect("it is open");
+    let remote = Remote::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+    let metrics = Arc::new(PortMetrics::default());
+    let session = Session::new(1, Direction::Inbound, Arc::from("orders"), remote, metrics);
+    let (io, findings) = Watched::new(callee, session, 100);
+    let (number, served) = (Cell::new(0), Rc::new(RefCell::new(Vec::new())));
+    let service = service_fn(|request: Request<Incoming>| {
+        number.set(number.get() + 1);
+        findings.request_begins();
+        let ambiguous = findings.is_ambiguous(number.get());
+        let served = served.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let refuses = head.method == Method::CONNECT;
+            let body = body.collect().await.ok().map(|body| body.to_bytes().to_vec());
+            served.borrow_mut().push(Served { head, body, ambiguous });
+            let mut response = Response::new(Empty::<Bytes>::new());
+            if refuses {
+                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.half_close(true).header_read_timeout(None);
+    let _ = builder.serve_connection(TokioIo::new(io), service).await;
+    drop(caller);
+    served.take()
+}
+
+/// Writes the request as it would go on, and reads it as the next hop.
+fn relay(request: &Served) {
+    let head = &request.head;
+    let Ok(target) = read_target(head, None, Some("a")) else { return };
+    if head.method == Method::CONNECT || headers::requested_upgrade(head).is_err() {
+        return;
+    }
+    let body = request.body.clone().unwrap_or_default();
+    let mut onward = Request::new(Full::new(Bytes::from(body.clone())));
+    *onward.method_mut() = head.method.clone();
+    *onward.headers_mut() = head.headers.clone();
+    headers::strip_hop_by_hop(onward.headers_mut());
+    headers::strip_identity(onward.headers_mut());
+    onward.headers_mut().remove(http::header::EXPECT);
+    onward.headers_mut().insert(HOST, target.authority().parse().expect("a header value"));
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    *onward.uri_mut() = path.parse().expect("a path");
+    if !body.is_empty() && !onward.headers().contains_key(http::header::CONTENT_LENGTH) {
+        onward.headers_mut().insert(TRANSFER_ENCODING, "chunked".parse().expect("a header value"));
+    }
+    let expected = onward.headers().clone();
+    let written = run(write(onward));
+    let text = written.escape_ascii().to_string();
+    let (seen, behind) = head_strict::read(&written).unwrap_or_else(|| panic!("{head:?} went on as {text}"));
+    assert_eq!(behind, b"", "{head:?} went on as {text}");
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), (head.method.as_str(), path), "{text}");
+    assert_eq!(seen.body.as_ref(), Some(&body), "{text}");
+    let framing = |name: &str| matches!(name, "content-length" | "transfer-encoding");
+    let others = |all: Vec<(String, Vec<u8>)>| sorted(all.into_iter().filter(|(name, _)| !framing(name)).collect());
+    assert_eq!(others(seen.fields), others(fields(&expected)), "{text}");
+}
+
+/// The bytes of one request, up to where a strict reader finds its end.
+async fn write(request: Request<Full<Bytes>>) -> Vec<u8> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let (ours, mut theirs) = duplex(1024 * 1024);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.expect("no I/O yet");
+    let mut written = Vec::new();
+    let reading = async {
+        loop {
+            let is_whole = head_strict::read(&written).is_some_and(|(seen, _)| seen.body.is_some());
+            if is_whole || theirs.read_buf(&mut written).await.expect("a pipe") == 0 {
+                break;
+            }
+        }
+        theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("a pipe");
+    };
+    let sending = async { drop(sender.send_request(request).await) };
+    let both = async { tokio::join!(reading, sending) };
+    tokio::select! {
+        _ = tokio::time::timeout(PATIENCE, both) => {}
+        _ = connection => {}
+    }
+    written
+}
