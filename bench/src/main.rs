@@ -4,6 +4,7 @@
 //! is configured. `README.md` beside this says what each figure means.
 
 mod app;
+mod capture_cost;
 mod compare;
 mod load;
 mod micro;
@@ -23,6 +24,8 @@ enum Command {
     Micro,
     /// Pairs of sidecars, product by product, round by round.
     Compare(compare::CompareArguments),
+    /// What capture adds to a request, in two network namespaces; needs root.
+    CaptureCost(capture_cost::CaptureCostArguments),
     /// The application at the end of a measured path; started by the other commands.
     #[command(hide = true)]
     App(app::AppArguments),
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command.unwrap_or(Command::Micro) {
         Command::Micro => micro::run(),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::CaptureCost(arguments) => capture_cost::run(&arguments),
         Command::App(arguments) => app::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     }

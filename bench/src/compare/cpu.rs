@@ -42,6 +42,19 @@ pub fn time(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
+/// CPU time of the kernel's threads that process packets when softirqs pile up.
+pub fn ksoftirqd() -> anyhow::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if name.starts_with("ksoftirqd/") {
+            sum += time(pid)?;
+        }
+    }
+    Ok(sum)
+}
+
 /// Resident memory of a whole family in KiB. What parent and child share is counted twice; it is small.
 pub fn resident_kib(pid: u32) -> u64 {
     let of = |process: u32| -> Option<u64> {

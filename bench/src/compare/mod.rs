@@ -11,7 +11,7 @@ pub mod pair;
 pub mod peers;
 mod plot;
 pub mod process;
-mod report;
+pub mod report;
 pub mod scenario;
 pub mod setting;
 
