@@ -16,6 +16,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+/// The warm-up goes on until every loop has had so many answers: handshakes of a thousand connections take as long as they
+/// take, and are not what a scenario of kept connections is about.
+const WARM_ANSWERS: u64 = 3;
+/// But no longer than this; what goes through then is reported as it is.
+const WARM_UP_MAX: Duration = Duration::from_secs(20);
+const WARM_UP_STEP: Duration = Duration::from_millis(20);
+
 /// After a failure, so that a peer that is down is not measured as an endless loop.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -105,6 +112,8 @@ pub struct Report {
 #[derive(Default)]
 pub struct Meter {
     open: Cell<bool>,
+    /// Also of the warm-up.
+    answers: Cell<u64>,
     work: Cell<u64>,
     bytes: Cell<u64>,
     errors: Cell<u64>,
@@ -114,6 +123,7 @@ pub struct Meter {
 
 impl Meter {
     fn done(&self, since: Instant) {
+        self.answers.set(self.answers.get() + 1);
         if self.open.get() {
             self.work.set(self.work.get() + 1);
             self.micros.borrow_mut().push(micros(since.elapsed()));
@@ -171,13 +181,14 @@ pub fn run(arguments: &LoadArguments) -> anyhow::Result<()> {
 async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
     let meter = Rc::new(Meter::default());
     let to = arguments.to;
-    match arguments.kind {
+    let loops = match arguments.kind {
         Kind::Http1 { connections, body } => {
             let request = Rc::new(http1::request(&arguments.host, &arguments.path, body));
             for _ in 0..connections {
                 let (meter, request) = (meter.clone(), request.clone());
                 again(meter.clone(), move || http1::keep_alive(to, request.clone(), meter.clone()));
             }
+            connections
         }
         Kind::Http1Connect { at_once } => {
             let request = Rc::new(http1::request(&arguments.host, &arguments.path, 0));
@@ -185,6 +196,7 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
                 let (meter, request) = (meter.clone(), request.clone());
                 again(meter.clone(), move || http1::connection_each(to, request.clone(), meter.clone()));
             }
+            at_once
         }
         Kind::Http2 { connections, streams, call } => {
             let target = Rc::new(format!("http://{}{}", arguments.host, arguments.path));
@@ -192,18 +204,21 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
                 let (meter, target) = (meter.clone(), target.clone());
                 again(meter.clone(), move || http2::connection(to, target.clone(), streams, call, meter.clone()));
             }
+            connections * streams
         }
         Kind::Bulk { connections } => {
             for _ in 0..connections {
                 let meter = meter.clone();
                 again(meter.clone(), move || raw::download(to, meter.clone()));
             }
+            0
         }
         Kind::Connect { at_once } => {
             for _ in 0..at_once {
                 let meter = meter.clone();
                 again(meter.clone(), move || raw::connection_each(to, meter.clone()));
             }
+            at_once
         }
         Kind::Idle { connections, http } => {
             let request = http.then(|| http1::request(&arguments.host, &arguments.path, 0));
@@ -217,8 +232,12 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
             return Ok(());
         }
         Kind::Rate { .. } => unreachable!("it has threads instead of tasks, and was started above"),
-    }
+    };
+    let started = Instant::now();
     tokio::time::sleep(Duration::from_secs_f64(arguments.warm_up)).await;
+    while meter.answers.get() < WARM_ANSWERS * loops as u64 && started.elapsed() < WARM_UP_MAX {
+        tokio::time::sleep(WARM_UP_STEP).await;
+    }
     println!("start");
     meter.open.set(true);
     let started = Instant::now();

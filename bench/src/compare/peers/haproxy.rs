@@ -63,6 +63,8 @@ impl Product for Haproxy {
 fn head(setting: &Setting) -> String {
     let http = setting.protocol.is_http();
     let mode = if http { "http" } else { "tcp" };
+    // When the request arrived, and when the connection did.
+    let time = if http { "%tr" } else { "%t" };
     let fields = if http {
         r#""method":"%HM","path":"%HU","status":%ST,"bytes":%B,"duration_ms":%Ta"#
     } else {
@@ -70,7 +72,7 @@ fn head(setting: &Setting) -> String {
     };
     let logs = if setting.logs {
         format!(
-            "  log global\n  log-format '{{\"time\":\"%tr\",\"client\":\"%ci:%cp\",\"backend\":\"%b\",{fields},\"end\":\"%ts\",\"peer\":\"%[ssl_c_s_dn(CN)]\"}}'\n"
+            "  log global\n  log-format '{{\"time\":\"{time}\",\"client\":\"%ci:%cp\",\"backend\":\"%b\",{fields},\"end\":\"%ts\",\"peer\":\"%[ssl_c_s_dn(CN)]\"}}'\n"
         )
     } else {
         String::new()
