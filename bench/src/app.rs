@@ -191,3 +191,19 @@ async fn serve_tcp(mut stream: TcpStream) -> anyhow::Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{grpc_message, take_grpc_message};
+    use bytes::BytesMut;
+
+    #[test]
+    fn a_message_is_taken_when_it_is_whole() {
+        let message = grpc_message(b"abc");
+        let mut received = BytesMut::from(&message[..message.len() - 1]);
+        assert_eq!(take_grpc_message(&mut received).unwrap(), None);
+        received.extend_from_slice(&message[message.len() - 1..]);
+        assert_eq!(take_grpc_message(&mut received).unwrap(), Some(3));
+        assert!(received.is_empty());
+    }
+}

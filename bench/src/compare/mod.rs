@@ -57,6 +57,10 @@ pub struct CompareArguments {
     /// The core of load and application.
     #[arg(long, default_value = "1")]
     load_core: String,
+    /// Where the CPU time goes: `perf record` of both sidecars while the load runs, into this folder, a file for each
+    /// scenario, product and round. The figures of such a run are no good for anything else.
+    #[arg(long)]
+    perf: Option<PathBuf>,
     /// Write table, plot and raw figures under this name into `bench/results/`.
     #[arg(long)]
     save: Option<String>,
@@ -75,6 +79,10 @@ pub fn run(arguments: &CompareArguments) -> anyhow::Result<()> {
     }
     let scenarios = chosen(&arguments.scenario)?;
     ensure!(arguments.postern.is_file(), "{} is not there: build it, or say --postern", arguments.postern.display());
+    if let Some(folder) = &arguments.perf {
+        std::fs::create_dir_all(folder)?;
+        process::find("perf").context("perf is not installed")?;
+    }
     for program in ["taskset", "prlimit", "kill"] {
         process::find(program).with_context(|| format!("{program} is not installed"))?;
     }
@@ -94,6 +102,7 @@ pub fn run(arguments: &CompareArguments) -> anyhow::Result<()> {
         load_cores: arguments.load_core.clone(),
         seconds: arguments.seconds,
         idle_connections: arguments.idle_connections,
+        perf: arguments.perf.as_deref(),
     };
     let mut outcomes = Vec::new();
     for scenario in scenarios {

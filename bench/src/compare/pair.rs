@@ -14,6 +14,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// The path without sidecars, for what they add to latency.
@@ -29,6 +30,8 @@ pub struct Plan<'a> {
     pub load_cores: String,
     pub seconds: f64,
     pub idle_connections: usize,
+    /// Where profiles go, if any are wanted.
+    pub perf: Option<&'a Path>,
 }
 
 /// The figures of one measurement.
@@ -94,6 +97,10 @@ pub fn measure(plan: &Plan<'_>, scenario: &Scenario, product: Option<&dyn Produc
     let idle_memory = sidecars.as_ref().map(Sidecars::resident);
     let mut load = Load::start(load_program(plan, scenario, entry)?.command(&[], &plan.load_cores))?;
     ensure!(load.line()? == "start", "the load did not start");
+    let _perf = match (plan.perf, &sidecars, product) {
+        (Some(folder), Some(pair), Some(product)) => Some(start_perf(folder, scenario, product, pair, plan)?),
+        _ => None,
+    };
     let before = Spent::read(sidecars.as_ref(), &app, &load)?;
     let loaded = sidecars.as_ref().map(Sidecars::resident);
     let report: Report = serde_json::from_str(&load.line()?)?;
@@ -243,6 +250,26 @@ fn start_pair(
     let server = start(Side::Server, at.extra[0])?;
     let client = start(Side::Client, at.extra[1])?;
     Ok(Sidecars { client, server })
+}
+
+/// Samples by the CPU clock, which virtual machines have too.
+fn start_perf(
+    folder: &Path,
+    scenario: &Scenario,
+    product: &dyn Product,
+    pair: &Sidecars,
+    plan: &Plan<'_>,
+) -> anyhow::Result<Running> {
+    let processes = [&pair.client, &pair.server].map(|sidecar| cpu::family(sidecar.pid())).concat();
+    let processes: Vec<String> = processes.iter().map(u32::to_string).collect();
+    let round = fs::read_dir(folder)?.count();
+    let data = folder.join(format!("{}-{}-{round}.data", scenario.name, product.name()));
+    let mut command = Command::new("perf");
+    command.args(["record", "-q", "-e", "cpu-clock", "-F", "1999", "-o"]).arg(data);
+    command.args(["-p", &processes.join(","), "--", "sleep", &plan.seconds.to_string()]);
+    let mut perf = Running::start(command, &folder.join("perf.log"))?;
+    perf.wait_until("perf", || true)?;
+    Ok(perf)
 }
 
 /// Does a whole exchange get through? HTTP/2 is not spoken here: it is enough that the listener is there, and the load fails

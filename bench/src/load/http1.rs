@@ -94,3 +94,29 @@ pub fn answer_length(bytes: &[u8]) -> anyhow::Result<Option<usize>> {
     let length = header(head, "content-length").context("an answer without content-length")?;
     Ok(Some(head_length + length.parse::<usize>()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{answer_length, header, request};
+
+    #[test]
+    fn an_answer_is_as_long_as_its_head_and_its_content_length() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        assert_eq!(answer_length(answer).unwrap(), Some(answer.len()));
+        assert_eq!(answer_length(&answer[..20]).unwrap(), None);
+    }
+
+    #[test]
+    fn whatever_is_no_200_with_a_length_is_an_error() {
+        assert!(answer_length(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").is_err());
+        assert!(answer_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_body_makes_a_post_with_its_length() {
+        let post = request("a", "/", 3);
+        assert_eq!(header(&post, "Content-Length"), Some("3"));
+        assert!(post.starts_with(b"POST ") && post.ends_with(b"\r\n\r\nqqq"));
+        assert!(header(&request("a", "/", 0), "content-length").is_none());
+    }
+}

@@ -258,3 +258,16 @@ fn again<F: Future<Output = anyhow::Result<()>> + 'static>(meter: Rc<Meter>, mut
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::percentiles;
+
+    #[test]
+    fn percentiles_are_values_that_were_seen() {
+        assert_eq!(percentiles(&mut []), [0, 0, 0]);
+        assert_eq!(percentiles(&mut [7]), [7, 7, 7]);
+        let mut thousand: Vec<u32> = (0..1000).rev().collect();
+        assert_eq!(percentiles(&mut thousand), [500, 990, 999]);
+    }
+}
