@@ -1,8 +1,9 @@
 //! What capture adds: the same pair of sidecars in two pods, reached captured and by explicit listeners, in turn.
 //!
 //! A round is a fresh pair with both doors open, so that captured and explicit requests meet the same processes, the same
-//! pools and the same namespaces, rules and connection tracking; which of them goes first alternates. A third measurement,
-//! explicit with the rules removed, says what it costs that rules are there at all.
+//! pools and the same namespaces, rules and connection tracking. Both loads are there all the time, and one of them is stopped
+//! (SIGSTOP): they take turns of a fraction of a second, so that whatever else the machine does, it does to both. A third
+//! measurement, explicit with the rules removed, says what it costs that rules are there at all.
 //!
 //! Work of the network stack in softirqs is charged to whoever was running. Address rewriting of what the load sends is
 //! charged to the load, of what the application sends to the application. So beside the sidecars' CPU stands the sum of
@@ -25,6 +26,9 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+const TURN: Duration = Duration::from_millis(200);
+const TAIL: Duration = Duration::from_millis(20);
 
 const WEB: &str = "10.77.9.1";
 const ORDERS: &str = "10.77.9.2";
@@ -78,7 +82,7 @@ const VERSIONS: [Version; 2] = [
 ];
 
 /// CPU-µs a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Cost {
     pair: f64,
     all: f64,
@@ -114,17 +118,15 @@ pub fn run(arguments: &CaptureCostArguments) -> anyhow::Result<()> {
         let mut rounds: Vec<[Cost; 3]> = Vec::new();
         for number in 0..arguments.rounds {
             let mut scene = Scene::start(arguments, folder.path(), &binary, &certificates)?;
+            let mut costs = [Cost::default(); 3];
+            scene.redirect("install")?;
             let mut order = [Way::Captured, Way::Explicit];
             if number % 2 == 1 {
                 order.reverse();
             }
-            let mut costs = [Cost { pair: 0.0, all: 0.0 }; 3];
-            scene.redirect("install")?;
-            for way in order {
-                costs[way as usize] = scene.measure(arguments, version, way)?;
-            }
+            scene.take_turns(arguments, version, &order, &mut costs)?;
             scene.redirect("remove")?;
-            costs[Way::Bare as usize] = scene.measure(arguments, version, Way::Bare)?;
+            scene.take_turns(arguments, version, &[Way::Bare], &mut costs)?;
             eprintln!("{} round {}: {}", version.title, number + 1, describe(&costs));
             rounds.push(costs);
         }
@@ -222,32 +224,70 @@ impl Scene {
         Ok(())
     }
 
-    fn measure(&mut self, arguments: &CaptureCostArguments, version: Version, way: Way) -> anyhow::Result<Cost> {
+    /// A load for each of `ways`, turn by turn until each has had its seconds.
+    fn take_turns(
+        &mut self,
+        arguments: &CaptureCostArguments,
+        version: Version,
+        ways: &[Way],
+        costs: &mut [Cost; 3],
+    ) -> anyhow::Result<()> {
+        let mut running: Vec<(Way, Load, [Duration; 2])> = Vec::new();
+        for &way in ways {
+            // Its first turn begins when it is warm; those before it are stopped.
+            let load = self.start_load(arguments, version, way)?;
+            let spent = self.turn(&load)?;
+            running.push((way, load, spent));
+        }
+        let turns = (arguments.seconds / TURN.as_secs_f64()) as usize;
+        for _ in 1..turns {
+            for (_, load, spent) in &mut running {
+                let more = self.turn(load)?;
+                *spent = [spent[0] + more[0], spent[1] + more[1]];
+            }
+        }
+        for (way, mut load, spent) in running {
+            load.tell()?;
+            load.signal("CONT")?;
+            let report: Report = serde_json::from_str(&load.line()?)?;
+            ensure!(
+                report.errors == 0 && report.work > 0,
+                "{way:?}: {} errors in {} requests: {}\n{}\n{}",
+                report.errors,
+                report.work,
+                report.first_error.unwrap_or_default(),
+                self.client.said(),
+                self.server.said()
+            );
+            let [pair, ends] = spent.map(|time| time.as_secs_f64() * 1e6 / report.work as f64);
+            costs[way as usize] = Cost { pair, all: pair + ends };
+        }
+        Ok(())
+    }
+
+    fn start_load(&self, arguments: &CaptureCostArguments, version: Version, way: Way) -> anyhow::Result<Load> {
         let to = match way {
             Way::Captured => format!("{ORDERS}:{}", version.app),
             Way::Explicit | Way::Bare => format!("127.0.0.1:{}", ENTRY[version.index]),
         };
-        let seconds = arguments.seconds.to_string();
-        let words = ["load", "--warm-up", "1", "--to", &to, "--seconds", &seconds, "--host", SERVER_NAME];
+        let words = ["load", "--warm-up", "1", "--to", &to, "--until-told", "--host", SERVER_NAME];
         let words = words.into_iter().chain(version.load.iter().copied()).map(str::to_owned).collect();
         let mut load = Load::start(ourselves(words)?.command(&self.web.prefix(None), &arguments.load_core))?;
         let started =
             load.line().with_context(|| format!("{way:?}: {}\n{}", self.client.said(), self.server.said()))?;
         ensure!(started == "start", "the load did not start");
-        let before = self.spent(&load)?;
-        let report: Report = serde_json::from_str(&load.line()?)?;
-        let after = self.spent(&load)?;
-        ensure!(
-            report.errors == 0 && report.work > 0,
-            "{way:?}: {} errors in {} requests: {}\n{}\n{}",
-            report.errors,
-            report.work,
-            report.first_error.unwrap_or_default(),
-            self.client.said(),
-            self.server.said()
-        );
-        let each = |index: usize| (after[index] - before[index]).as_secs_f64() * 1e6 / report.work as f64;
-        Ok(Cost { pair: each(0), all: each(0) + each(1) })
+        Ok(load)
+    }
+
+    /// What is spent while this load runs for a turn, and for what is then still under way.
+    fn turn(&self, load: &Load) -> anyhow::Result<[Duration; 2]> {
+        let before = self.spent(load)?;
+        load.signal("CONT")?;
+        std::thread::sleep(TURN);
+        load.signal("STOP")?;
+        std::thread::sleep(TAIL);
+        let after = self.spent(load)?;
+        Ok([after[0].saturating_sub(before[0]), after[1].saturating_sub(before[1])])
     }
 
     /// Of the sidecars, and of everything else on the path.

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail, ensure};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -99,13 +99,26 @@ pub struct Load {
 
 impl Load {
     pub fn start(mut command: Command) -> anyhow::Result<Self> {
-        let mut child = command.stdout(Stdio::piped()).spawn().context("starting the load")?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting the load")?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         Ok(Self { child, lines: BufReader::new(stdout).lines() })
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// STOP or CONT.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let status = Command::new("kill").args(["-s", name]).arg(self.child.id().to_string()).status()?;
+        ensure!(status.success(), "kill -s {name}: {status}");
+        Ok(())
+    }
+
+    /// That it may end, if it was started with `--until-told`.
+    pub fn tell(&mut self) -> anyhow::Result<()> {
+        let stdin = self.child.stdin.as_mut().context("stdin is piped")?;
+        stdin.write_all(b"\n").context("telling the load to end")
     }
 
     pub fn line(&mut self) -> anyhow::Result<String> {
@@ -115,6 +128,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
+        // SIGKILL, which also ends one that is stopped.
         self.child.kill().ok();
         self.child.wait().ok();
     }

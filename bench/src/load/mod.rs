@@ -35,6 +35,9 @@ pub struct LoadArguments {
     warm_up: f64,
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
+    /// Instead of for some seconds: until a line arrives on standard input.
+    #[arg(long)]
+    until_told: bool,
     #[arg(long, default_value = "orders.shop.svc")]
     host: String,
     #[arg(long, default_value = "/orders/7/items")]
@@ -241,7 +244,11 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
     println!("start");
     meter.open.set(true);
     let started = Instant::now();
-    tokio::time::sleep(Duration::from_secs_f64(arguments.seconds)).await;
+    if arguments.until_told {
+        tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
+    } else {
+        tokio::time::sleep(Duration::from_secs_f64(arguments.seconds)).await;
+    }
     meter.open.set(false);
     println!("{}", serde_json::to_string(&meter.report(started.elapsed().as_secs_f64()))?);
     Ok(())
