@@ -14,6 +14,7 @@ pub mod process;
 pub mod report;
 pub mod scenario;
 pub mod setting;
+mod turns;
 
 use anyhow::{Context as _, bail, ensure};
 use certificates::Certificates;
@@ -61,6 +62,10 @@ pub struct CompareArguments {
     /// scenario, product and round. The figures of such a run are no good for anything else.
     #[arg(long)]
     perf: Option<PathBuf>,
+    /// On a busy machine: all products of a round are up at once and take turns of a quarter of a second, so that neighbours
+    /// disturb all alike. Latencies of such a run mean nothing; scenarios of latency and memory are measured as ever.
+    #[arg(long, conflicts_with = "perf")]
+    turns: bool,
     /// Write table, plot and raw figures under this name into `bench/results/`.
     #[arg(long)]
     save: Option<String>,
@@ -110,7 +115,7 @@ pub fn run(arguments: &CompareArguments) -> anyhow::Result<()> {
         setting.logs |= arguments.logs;
         setting.resumption &= !arguments.no_resumption;
         let scenario = &*Box::leak(Box::new(Scenario { setting, load: scenario.load, ..*scenario }));
-        let outcome = compare(&plan, scenario, &found.products, arguments.rounds);
+        let outcome = compare(&plan, scenario, &found.products, arguments);
         println!("{}", report::table(&outcome));
         outcomes.push(outcome);
     }
@@ -131,7 +136,12 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
     names.iter().map(one).collect()
 }
 
-fn compare<'a>(plan: &Plan<'_>, scenario: &'a Scenario, products: &[Box<dyn Product>], rounds: usize) -> Outcome<'a> {
+fn compare<'a>(
+    plan: &Plan<'_>,
+    scenario: &'a Scenario,
+    products: &[Box<dyn Product>],
+    arguments: &CompareArguments,
+) -> Outcome<'a> {
     let mut outcome = Outcome { scenario, products: Vec::new() };
     for product in products {
         let lacks = product.lacks(&scenario.setting).map(str::to_owned);
@@ -140,21 +150,37 @@ fn compare<'a>(plan: &Plan<'_>, scenario: &'a Scenario, products: &[Box<dyn Prod
     if scenario.figure == scenario::Figure::P99 {
         outcome.products.push((pair::DIRECT, Ok(Vec::new())));
     }
-    for number in 0..rounds {
-        for (index, (name, so_far)) in outcome.products.iter_mut().enumerate() {
-            let Ok(figures) = so_far else { continue };
-            match pair::measure(plan, scenario, products.get(index).map(|product| &**product)) {
-                Ok(round) => {
-                    eprintln!("{} round {} {name}: {round}", scenario.name, number + 1);
-                    figures.push(round);
-                }
-                Err(error) => {
-                    eprintln!("{} round {} {name}: FAILED: {error:#}", scenario.name, number + 1);
-                    let first = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
-                    *so_far = Err(format!("failed: {first}"));
-                }
+    for number in 1..=arguments.rounds {
+        let asked: Vec<bool> = outcome.products.iter().map(|(_, so_far)| so_far.is_ok()).collect();
+        let product = |index: usize| products.get(index).map(|product| &**product);
+        if arguments.turns && turns::suits(scenario) {
+            let those: Vec<_> =
+                asked.iter().enumerate().map(|(index, asked)| product(index).filter(|_| *asked)).collect();
+            let figures = turns::measure(plan, scenario, &those);
+            figures.into_iter().enumerate().for_each(|(index, figure)| outcome.take(number, index, figure));
+        } else {
+            for (index, _) in asked.iter().enumerate().filter(|(_, asked)| **asked) {
+                outcome.take(number, index, Some(pair::measure(plan, scenario, product(index))));
             }
         }
     }
     outcome
+}
+
+impl Outcome<'_> {
+    fn take(&mut self, number: usize, index: usize, figure: Option<anyhow::Result<Round>>) {
+        let (name, so_far) = &mut self.products[index];
+        match (figure, so_far) {
+            (Some(Ok(round)), Ok(rounds)) => {
+                eprintln!("{} round {number} {name}: {round}", self.scenario.name);
+                rounds.push(round);
+            }
+            (Some(Err(error)), so_far) => {
+                eprintln!("{} round {number} {name}: FAILED: {error:#}", self.scenario.name);
+                let first = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+                *so_far = Err(format!("failed: {first}"));
+            }
+            _ => {}
+        }
+    }
 }

@@ -16,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// The path without sidecars, for what they add to latency.
 pub const DIRECT: &str = "direct";
@@ -71,50 +72,99 @@ struct Sidecars {
     server: Running,
 }
 
+/// A path that is up, with a load whose warm-up is over.
+pub struct Scene {
+    load: Load,
+    sidecars: Option<Sidecars>,
+    app: Running,
+    /// KiB of client and server before the load.
+    memory_before: [f64; 2],
+    /// Last, so that nobody misses it.
+    _folder: TempDir,
+}
+
+/// One product alone, for the plan's seconds.
 pub fn measure(plan: &Plan<'_>, scenario: &Scenario, product: Option<&dyn Product>) -> anyhow::Result<Round> {
-    let folder = tempfile::Builder::new().prefix("round-").tempdir_in(plan.folder)?;
-    let addresses = Addresses::free()?;
-    let setting = &scenario.setting;
-    let app = start_app(plan, &addresses, folder.path(), product.is_some())?;
-    let behind = addresses.app(setting.protocol);
-    let mut sidecars = match product {
-        Some(product) => Some(start_pair(plan, setting, product, &addresses, folder.path())?),
-        None => None,
-    };
-    let entry = if sidecars.is_some() { addresses.entry } else { behind };
-    if let Some(pair) = &mut sidecars {
-        let (host, path) = scenario.target();
-        let request = http1::request(&host, &path, 0);
-        let mut last = None;
-        let ready = pair.client.wait_until("the pair", || {
-            let answer = probe(entry, setting.protocol, &request);
-            let ready = answer.is_ok();
-            last = answer.err();
-            ready
-        });
-        ready.with_context(|| format!("last answer: {last:?}; the server said: {}", pair.server.said()))?;
-    }
-    let idle_memory = sidecars.as_ref().map(Sidecars::resident);
-    let mut load = Load::start(load_program(plan, scenario, entry)?.command(&[], &plan.load_cores))?;
-    ensure!(load.line()? == "start", "the load did not start");
-    let _perf = match (plan.perf, &sidecars, product) {
+    let mut scene = Scene::start(plan, scenario, product, &["--seconds", &plan.seconds.to_string()])?;
+    let _perf = match (plan.perf, &scene.sidecars, product) {
         (Some(folder), Some(pair), Some(product)) => Some(start_perf(folder, scenario, product, pair, plan)?),
         _ => None,
     };
-    let before = Spent::read(sidecars.as_ref(), &app, &load)?;
-    let loaded = sidecars.as_ref().map(Sidecars::resident);
-    let report: Report = serde_json::from_str(&load.line()?)?;
-    let spent = Spent::read(sidecars.as_ref(), &app, &load)?.since(&before);
-    ensure!(
-        report.errors == 0,
-        "{} errors in {} units of work: {}",
-        report.errors,
-        report.work,
-        report.first_error.as_deref().unwrap_or_default()
-    );
-    ensure!(report.work + report.bytes > 0, "nothing went through");
-    let after = if scenario.figure == Figure::Memory { loaded } else { sidecars.as_ref().map(Sidecars::resident) };
-    Ok(round(scenario, &report, &spent, idle_memory.unwrap_or_default(), after.unwrap_or_default()))
+    let before = scene.spent()?;
+    let held = scene.resident();
+    let report = scene.report()?;
+    let spent = scene.spent()?.since(&before);
+    // What idle connections hold is there while they are open.
+    let memory = if scenario.figure == Figure::Memory { held } else { scene.resident() };
+    Ok(round(scenario, &report, &spent, scene.memory_before, memory))
+}
+
+impl Scene {
+    pub fn start(
+        plan: &Plan<'_>,
+        scenario: &Scenario,
+        product: Option<&dyn Product>,
+        load_flags: &[&str],
+    ) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("round-").tempdir_in(plan.folder)?;
+        let addresses = Addresses::free()?;
+        let setting = &scenario.setting;
+        let app = start_app(plan, &addresses, folder.path(), product.is_some())?;
+        let mut sidecars = match product {
+            Some(product) => Some(start_pair(plan, setting, product, &addresses, folder.path())?),
+            None => None,
+        };
+        let entry = if sidecars.is_some() { addresses.entry } else { addresses.app(setting.protocol) };
+        if let Some(pair) = &mut sidecars {
+            pair.wait_until_useful(scenario, entry)?;
+        }
+        let memory_before = sidecars.as_ref().map(Sidecars::resident).unwrap_or_default();
+        let program = load_program(plan, scenario, entry, load_flags)?;
+        let mut load = Load::start(program.command(&[], &plan.load_cores))?;
+        ensure!(load.line()? == "start", "the load did not start");
+        Ok(Self { load, sidecars, app, memory_before, _folder: folder })
+    }
+
+    /// Lets the load run for `turn` and what is then under way come to its end; what was spent on it.
+    pub fn turn(&self, turn: Duration, tail: Duration) -> anyhow::Result<Spent> {
+        let before = self.spent()?;
+        self.load.signal("CONT")?;
+        std::thread::sleep(turn);
+        self.load.signal("STOP")?;
+        std::thread::sleep(tail);
+        Ok(self.spent()?.since(&before))
+    }
+
+    /// The end of a scene that was measured in turns.
+    pub fn finish(mut self, scenario: &Scenario, spent: &Spent, seconds: f64) -> anyhow::Result<Round> {
+        self.load.tell()?;
+        self.load.signal("CONT")?;
+        let report = Report { seconds, ..self.report()? };
+        Ok(round(scenario, &report, spent, self.memory_before, self.resident()))
+    }
+
+    fn report(&mut self) -> anyhow::Result<Report> {
+        let report: Report = serde_json::from_str(&self.load.line()?)?;
+        ensure!(
+            report.errors == 0,
+            "{} errors in {} units of work: {}",
+            report.errors,
+            report.work,
+            report.first_error.as_deref().unwrap_or_default()
+        );
+        ensure!(report.work + report.bytes > 0, "nothing went through");
+        Ok(report)
+    }
+
+    fn resident(&self) -> [f64; 2] {
+        self.sidecars.as_ref().map(Sidecars::resident).unwrap_or_default()
+    }
+
+    fn spent(&self) -> anyhow::Result<Spent> {
+        let ends = cpu::time(self.app.pid())? + cpu::time(self.load.pid())?;
+        let Some(sidecars) = &self.sidecars else { return Ok(Spent { ends, ..Spent::default() }) };
+        Ok(Spent { client: cpu::time(sidecars.client.pid())?, server: cpu::time(sidecars.server.pid())?, ends })
+    }
 }
 
 fn round(scenario: &Scenario, report: &Report, spent: &Spent, idle: [f64; 2], after: [f64; 2]) -> Round {
@@ -145,6 +195,19 @@ fn round(scenario: &Scenario, report: &Report, spent: &Spent, idle: [f64; 2], af
 }
 
 impl Sidecars {
+    fn wait_until_useful(&mut self, scenario: &Scenario, entry: SocketAddr) -> anyhow::Result<()> {
+        let (host, path) = scenario.target();
+        let request = http1::request(&host, &path, 0);
+        let mut last = None;
+        let ready = self.client.wait_until("the pair", || {
+            let answer = probe(entry, scenario.setting.protocol, &request);
+            let ready = answer.is_ok();
+            last = answer.err();
+            ready
+        });
+        ready.with_context(|| format!("last answer: {last:?}; the server said: {}", self.server.said()))
+    }
+
     /// KiB of client and server.
     fn resident(&self) -> [f64; 2] {
         [&self.client, &self.server].map(|sidecar| cpu::resident_kib(sidecar.pid()) as f64)
@@ -160,10 +223,10 @@ pub struct Spent {
 }
 
 impl Spent {
-    fn read(sidecars: Option<&Sidecars>, app: &Running, load: &Load) -> anyhow::Result<Self> {
-        let ends = cpu::time(app.pid())? + cpu::time(load.pid())?;
-        let Some(sidecars) = sidecars else { return Ok(Self { ends, ..Self::default() }) };
-        Ok(Self { client: cpu::time(sidecars.client.pid())?, server: cpu::time(sidecars.server.pid())?, ends })
+    pub fn add(&mut self, more: &Self) {
+        self.client += more.client;
+        self.server += more.server;
+        self.ends += more.ends;
     }
 
     fn since(&self, before: &Self) -> Self {
@@ -293,10 +356,11 @@ fn probe(entry: SocketAddr, protocol: Protocol, request: &[u8]) -> anyhow::Resul
     Ok(())
 }
 
-fn load_program(plan: &Plan<'_>, scenario: &Scenario, entry: SocketAddr) -> anyhow::Result<Program> {
+fn load_program(plan: &Plan<'_>, scenario: &Scenario, entry: SocketAddr, flags: &[&str]) -> anyhow::Result<Program> {
     let (host, path) = scenario.target();
     let mut words: Vec<String> = ["load", "--warm-up", WARM_UP].map(str::to_owned).into();
-    words.extend(["--to".to_owned(), entry.to_string(), "--seconds".to_owned(), plan.seconds.to_string()]);
+    words.extend(["--to".to_owned(), entry.to_string()]);
+    words.extend(flags.iter().map(|flag| (*flag).to_owned()));
     words.extend(["--host".to_owned(), host, "--path".to_owned(), path]);
     words.extend(scenario.load.iter().map(|word| (*word).to_owned()));
     if scenario.figure == Figure::Memory {
