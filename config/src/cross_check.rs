@@ -2,7 +2,8 @@
 
 use crate::Config;
 use crate::capture;
-use crate::listener::Inbound;
+use crate::listen::ListenAddress;
+use crate::listener::{AppAddress, Inbound};
 use crate::network::Destination;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
@@ -10,6 +11,7 @@ use crate::route::Route;
 use crate::upstream::{Endpoints, Service};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 /// Tells the problems of what could be read.
 pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
@@ -20,17 +22,32 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
     service_names(&config.outbound.services, reader);
     service_hosts(&config.outbound.services, reader);
     service_addresses(config, reader);
-    loops(&config.outbound.services, &config.outbound.listen, reader);
+    loops(config, reader);
     if let Some(dns) = config.capture.as_ref().and_then(|capture| capture.dns.as_ref()) {
         capture::dns::check_hosts(dns, &config.outbound.services, reader);
+    }
+    if let Some(tunnel) = &config.tunnel
+        && config.inbound.is_empty()
+    {
+        let hint = "declare ports below `inbound:`, or remove `tunnel`";
+        reader.problem(&tunnel.place, "nothing can be reached through the tunnel: no port is declared", hint);
     }
     listeners(reader);
 }
 
 /// A service that is reached at one of our own outbound listeners is this proxy calling itself without end.
-fn loops(services: &[Service], shared: &[SocketAddr], reader: &mut Reader) {
-    let own: Vec<SocketAddr> =
-        services.iter().filter_map(|service| service.listen).chain(shared.iter().copied()).collect();
+fn loops(config: &Config, reader: &mut Reader) {
+    let services = &config.outbound.services;
+    let listeners = services.iter().filter_map(|service| service.listen.as_ref()).chain(&config.outbound.listen);
+    let own: Vec<SocketAddr> = listeners.clone().filter_map(ListenAddress::tcp).collect();
+    for port in &config.inbound {
+        let AppAddress::Unix(app) = &port.app else { continue };
+        if listeners.clone().any(|listener| listener.unix() == Some(app)) {
+            let what =
+                format!("the application of `{}` would be an outbound listener of this file, {}", port.name, port.app);
+            reader.problem(&port.place, what, "write the socket that the application itself listens on");
+        }
+    }
     for service in services {
         let Endpoints::Static(endpoints) = &service.endpoints else { continue };
         let reaches_itself = |endpoint: &&SocketAddr| own.iter().any(|listen| takes(*listen, **endpoint));
@@ -162,14 +179,15 @@ fn service_addresses(config: &Config, reader: &mut Reader) {
 fn listeners(reader: &mut Reader) {
     let listeners = std::mem::take(&mut reader.listeners);
     let mut by_port: HashMap<u16, Vec<&Listener>> = HashMap::new();
+    let mut by_path: HashMap<&Path, Vec<&Listener>> = HashMap::new();
     for listener in &listeners {
-        let address = listener.address;
         // Port 0 is another one each time.
-        if address.port() == 0 {
-            continue;
-        }
-        let same_port = by_port.entry(address.port()).or_default();
-        if let Some(other) = same_port.iter().find(|other| overlap(other.address.ip(), address.ip())) {
+        let same = match &listener.address {
+            ListenAddress::Tcp(address) if address.port() == 0 => continue,
+            ListenAddress::Tcp(address) => by_port.entry(address.port()).or_default(),
+            ListenAddress::Unix(path) => by_path.entry(path).or_default(),
+        };
+        if let Some(other) = same.iter().find(|other| overlap(&other.address, &listener.address)) {
             // A default that nobody wrote has no place; what was written has.
             let (here, there) = if listener.place.is_some() { (listener, *other) } else { (*other, listener) };
             let at = there.place.as_ref().map_or("the default".to_owned(), |place| format!("at {place}"));
@@ -178,16 +196,22 @@ fn listeners(reader: &mut Reader) {
                 here.whose, here.address, there.whose, there.address
             );
             let place = here.place.clone().unwrap_or_else(Place::command_line);
-            reader.problem(&place, what, "write another port for one of the two");
+            let hint = match listener.address {
+                ListenAddress::Tcp(_) => "write another port for one of the two",
+                ListenAddress::Unix(_) => "write another path for one of the two",
+            };
+            reader.problem(&place, what, hint);
         }
-        same_port.push(listener);
+        same.push(listener);
     }
     reader.listeners = listeners;
 }
 
 /// Whether sockets on the same port of both addresses get in each other's way. `[::]` takes IPv4 as well, unless the
 /// host says otherwise.
-fn overlap(one: IpAddr, other: IpAddr) -> bool {
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (Some(one), Some(other)) = (one.tcp(), other.tcp()) else { return one == other };
+    let (one, other) = (one.ip(), other.ip());
     let all = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let same_family = one.is_ipv4() == other.is_ipv4();
     one == other || one == all || other == all || (same_family && (one.is_unspecified() || other.is_unspecified()))

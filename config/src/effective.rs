@@ -1,8 +1,11 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
+mod write_yaml;
+
 use crate::authz::{Allow, Principal};
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
+use crate::listen::ListenAddress;
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
@@ -10,8 +13,9 @@ use crate::units::{print_duration, print_size};
 use crate::upstream::{Endpoints, LocalUser, Service, ServiceProtocol, Transport};
 use crate::{Config, Limits, Timeouts};
 use serde_json::{Map, Value, json};
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::path::Path;
+use write_yaml::write_value;
 
 impl Config {
     /// What is in force, as the file would say it. The order is fixed, so equal configurations give equal bytes: a hash
@@ -23,6 +27,11 @@ impl Config {
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
         root.insert("outbound".into(), outbound(self));
         put(&mut root, "capture", self.capture.as_ref().map(capture));
+        put(
+            &mut root,
+            "tunnel",
+            self.tunnel.as_ref().map(|it| json!({ "listen": words(&it.listen), "svid": svid(&it.svid) })),
+        );
         root.insert("telemetry".into(), telemetry(self));
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
@@ -183,8 +192,9 @@ fn route(route: &Route) -> Value {
 }
 
 fn outbound(config: &Config) -> Value {
-    let listeners = config.outbound.services.iter().filter_map(|service| service.listen);
-    let open = listeners.chain(config.outbound.listen.iter().copied()).any(|address| !address.ip().is_loopback());
+    let listeners = config.outbound.services.iter().filter_map(|service| service.listen.as_ref());
+    let addresses = listeners.chain(&config.outbound.listen).filter_map(ListenAddress::tcp);
+    let open = addresses.into_iter().any(|address| !address.ip().is_loopback());
     json!({
         "default": "deny",
         "listen": words(&config.outbound.listen),
@@ -232,6 +242,8 @@ fn dns(dns: &Dns) -> Value {
     put(&mut section, "search", dns.search.as_deref().map(words));
     section.insert("virtual_networks".into(), words(&dns.virtual_networks));
     section.insert("ttl".into(), json!(print_duration(dns.ttl)));
+    put(&mut section, "loopback_nameservers", dns.loopback_nameservers.as_deref().map(words));
+    put(&mut section, "resolver_users", dns.resolver_users.as_deref().map(words));
     Value::Object(section)
 }
 
@@ -240,7 +252,7 @@ fn service(service: &Service) -> Value {
     section.insert("name".into(), json!(service.name));
     put(&mut section, "hosts", (!service.hosts.is_empty()).then(|| words(&service.hosts)));
     put(&mut section, "addresses", (!service.addresses.is_empty()).then(|| words(&service.addresses)));
-    put(&mut section, "listen", service.listen.map(|listen| json!(listen.to_string())));
+    put(&mut section, "listen", service.listen.as_ref().map(|listen| json!(listen.to_string())));
     let users = service.users.iter().map(|user| match user {
         LocalUser::Id(id) => json!(id),
         LocalUser::Name(name) => json!(name),
@@ -260,10 +272,12 @@ fn service(service: &Service) -> Value {
     };
     section.insert("protocol".into(), json!(spoken));
     match &service.transport {
-        Transport::Mesh { identity, svid: selector } => {
+        Transport::Mesh { identity, svid: selector, tunnel } => {
             section.insert("identity".into(), words(identity));
             section.insert("svid".into(), svid(selector));
             section.insert("tls".into(), json!("mesh"));
+            section.insert("via".into(), json!(if tunnel.is_some() { "tunnel" } else { "direct" }));
+            put(&mut section, "tunnel_port", tunnel.map(|port| json!(port)));
         }
         Transport::WebTls { server_name, roots } => {
             section.insert("tls".into(), json!("web"));
@@ -332,64 +346,4 @@ fn limits(limits: &Limits) -> Value {
     section.insert("pool_idle_per_endpoint".into(), json!(limits.pool_idle_per_endpoint));
     put(&mut section, "connections", limits.connections.map(|connections| json!(connections)));
     Value::Object(section)
-}
-
-/// Block style, two spaces a level. Strings of more than letters, digits and a few harmless marks stand in quotes: a
-/// JSON string is a YAML string (YAML 1.2 §1.3).
-fn write_value(text: &mut String, value: &Value, indent: usize) {
-    let pad = "  ".repeat(indent);
-    match value {
-        Value::Object(entries) => {
-            for (key, value) in entries {
-                let _ = write!(text, "{pad}{}:", scalar(&Value::String(key.clone())));
-                write_behind(text, value, indent);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                let mut block = String::new();
-                match item {
-                    Value::Object(entries) if !entries.is_empty() => write_value(&mut block, item, indent + 1),
-                    _ => {
-                        let _ = writeln!(block, "{pad}  {}", scalar(item));
-                    }
-                }
-                // The dash stands where the first two spaces of the item's own indent are.
-                let _ = write!(text, "{pad}- {}", &block[pad.len() + 2..]);
-            }
-        }
-        scalar_value => {
-            let _ = writeln!(text, "{pad}{}", scalar(scalar_value));
-        }
-    }
-}
-
-fn write_behind(text: &mut String, value: &Value, indent: usize) {
-    let is_block = match value {
-        Value::Object(entries) => !entries.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        _ => false,
-    };
-    if is_block {
-        text.push('\n');
-        write_value(text, value, indent + 1);
-    } else {
-        let _ = writeln!(text, " {}", scalar(value));
-    }
-}
-
-/// Empty mappings and lists are `{}` and `[]` in both languages.
-fn scalar(value: &Value) -> String {
-    match value {
-        Value::String(word) if is_plain(word) => word.clone(),
-        other => other.to_string(),
-    }
-}
-
-fn is_plain(word: &str) -> bool {
-    let starts_well = word.starts_with(|c: char| c.is_ascii_alphabetic());
-    let goes_on_well = word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b));
-    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "inf", "infinity", "nan", "y", "n"];
-    // Read as text by us in any case; in quotes for readers of YAML 1.1, where `off` is a boolean.
-    starts_well && goes_on_well && !reserved.contains(&word.to_ascii_lowercase().as_str())
 }

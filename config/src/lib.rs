@@ -14,6 +14,7 @@ mod cross_check;
 mod effective;
 pub mod identity;
 mod include;
+pub mod listen;
 pub mod listener;
 pub mod network;
 pub mod pattern;
@@ -24,6 +25,7 @@ pub mod route;
 mod schema;
 pub mod spiffe_id;
 pub mod telemetry;
+pub mod tunnel;
 pub mod units;
 pub mod upstream;
 mod values;
@@ -40,6 +42,7 @@ pub use authz::{Allow, Principal};
 pub use bounds::{Limits, Timeouts};
 pub use capture::{Capture, CaptureMode, Dns};
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
+pub use listen::ListenAddress;
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
 pub use network::{Destination, Network, NetworkError};
 pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
@@ -48,6 +51,7 @@ pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
+pub use tunnel::Tunnel;
 pub use upstream::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol, Transport};
 
 /// A whole, checked configuration: what the program runs, not what was written.
@@ -58,6 +62,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// `None`: nothing is redirected to us.
     pub capture: Option<Capture>,
+    /// `None`: peers have an mTLS connection for each of theirs.
+    pub tunnel: Option<Tunnel>,
     pub telemetry: Telemetry,
     pub admin: Admin,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.
@@ -122,6 +128,9 @@ impl Config {
         }
         if let Some(dns) = config.capture.as_mut().and_then(|capture| capture.dns.as_mut()) {
             dns.place = nowhere.clone();
+        }
+        if let Some(tunnel) = &mut config.tunnel {
+            tunnel.place = nowhere.clone();
         }
         for service in &mut config.outbound.services {
             service.place = nowhere.clone();

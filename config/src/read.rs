@@ -6,11 +6,11 @@
 //! is told that it is missing.
 
 use crate::identity::SvidSelector;
+use crate::listen::ListenAddress;
 use crate::problem::{Place, Problem};
 use crate::yaml::{Entry, Node, Value};
 use schemars::JsonSchema;
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
 /// Problems beyond this many are not listed: nobody reads them, and a broken 1 MiB file could make them endless.
 const PROBLEMS_MAX: usize = 500;
@@ -30,7 +30,7 @@ pub(crate) struct Reader {
 
 /// An address that was written down to be listened on.
 pub(crate) struct Listener {
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// `inbound orders`, `telemetry.metrics`.
     pub whose: String,
     /// `None`: a default that nobody wrote.

@@ -6,6 +6,7 @@ use crate::identity::RawIdentity;
 use crate::listener::RawInbound;
 use crate::read::{Field, Keys, Reader, Section};
 use crate::telemetry::{RawAdmin, RawTelemetry};
+use crate::tunnel::RawTunnel;
 use crate::upstream::RawOutbound;
 use crate::values::{FilePath, OneOrMany, Span};
 use crate::{Admin, Config, Identity};
@@ -24,6 +25,8 @@ pub(crate) struct RawConfig {
     outbound: Field<RawOutbound>,
     /// Traffic that is redirected here without the application's help.
     capture: Field<RawCapture>,
+    /// Where peers come in by streams that share an mTLS connection.
+    tunnel: Field<RawTunnel>,
     /// Metrics, readiness and logs.
     telemetry: Field<RawTelemetry>,
     /// Where the running program is asked and told.
@@ -53,6 +56,7 @@ impl Section for RawConfig {
             inbound: keys.optional("inbound"),
             outbound: keys.optional("outbound"),
             capture: keys.optional("capture"),
+            tunnel: keys.optional("tunnel"),
             telemetry: keys.optional("telemetry"),
             admin: keys.optional("admin"),
             workers: keys.optional("workers"),
@@ -84,6 +88,7 @@ impl RawConfig {
             inbound,
             outbound: self.outbound.or_default().check(reader),
             capture: self.capture.into_option().map(|capture| capture.check(reader)),
+            tunnel: self.tunnel.into_option().and_then(|tunnel| tunnel.check(reader)),
             // Its defaults are listeners, so it is checked also when nobody wrote it.
             telemetry: self.telemetry.or_default().check(reader),
             admin: self.admin.into_option().map_or_else(Admin::default, |admin| admin.check(reader)),

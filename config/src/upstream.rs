@@ -3,6 +3,7 @@
 mod raw;
 
 use crate::identity::SvidSelector;
+use crate::listen::ListenAddress;
 use crate::listener::OnExpiry;
 use crate::network::Destination;
 use crate::pattern::{HostPattern, SpiffePattern};
@@ -20,7 +21,7 @@ pub(crate) use raw::{RawEndpoints, RawService};
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Outbound {
     /// Listeners shared by all services: the service is found by host/authority.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddress>,
     pub services: Vec<Service>,
 }
 
@@ -33,7 +34,7 @@ pub struct Service {
     /// Found by these when captured: where the application meant to go.
     pub addresses: Vec<Destination>,
     /// A local listener of its own: everything that arrives there goes to this service.
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
     /// The local users that may use it. Empty: all.
     pub users: Vec<LocalUser>,
     pub endpoints: Endpoints,
@@ -86,6 +87,8 @@ pub enum Transport {
     Mesh {
         identity: Vec<SpiffePattern>,
         svid: SvidSelector,
+        /// The port of the peer's tunnel. `None`: an mTLS connection for each.
+        tunnel: Option<u16>,
     },
     /// TLS to a server of the Web PKI. `roots`: a PEM file instead of the system's. `server_name`: instead of the host.
     WebTls {

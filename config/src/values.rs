@@ -282,9 +282,6 @@ impl FromNode for HostName {
     }
 }
 
-/// `sun_path` is 108 bytes with its final NUL (unix(7)).
-pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
-
 /// A span of time that is not zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span(pub Duration);

@@ -9,7 +9,7 @@ use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
 use crate::capture::probe;
 use crate::dns::server as dns_server;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
-use crate::policy::{Policy, UNROUTED};
+use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::shared::Shared;
 use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
 use crate::upstream::discovery::Discovery;
@@ -103,7 +103,8 @@ impl App {
         app.open_dns(dns);
         app.report_configuration();
         app.readiness.set(Condition::Listeners, Ok(()));
-        if app.shared.policy().load().captured_port().is_some() {
+        let policy = app.shared.policy().load_full();
+        if policy.captured_port().is_some() || policy.expects_outbound() {
             app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
         }
         tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
@@ -181,7 +182,8 @@ impl App {
 
     /// Would applying `config` change nothing? It may say the same, and name files that do not.
     pub fn is_current(&self, config: &Config) -> bool {
-        config.same_as(&self.config) && self.shared.policy().load().roots_are_current(config)
+        let policy = self.shared.policy().load();
+        config.same_as(&self.config) && policy.roots_are_current(config) && policy.names_are_current(config)
     }
 
     pub fn config(&self) -> &Config {
@@ -224,7 +226,6 @@ impl App {
     pub async fn stop(self) {
         self.workers.stop().await;
         self.shared.access_log.flush();
-        self.listeners.remove_socket();
     }
 
     /// SIGHUP: log files were renamed.
@@ -264,7 +265,10 @@ fn bind_dns(config: &Config, open: Option<&dns_server::Open>) -> std::io::Result
 /// Metrics of what is no longer in the file end with it.
 fn names(config: &Config, direction: Direction, name: &str) -> bool {
     match direction {
-        Direction::Inbound => config.inbound.iter().any(|inbound| inbound.name == name),
+        Direction::Inbound => {
+            let is_tunnel = name == TUNNEL_NAME && config.tunnel.is_some();
+            is_tunnel || config.inbound.iter().any(|inbound| inbound.name == name)
+        }
         Direction::Outbound => name == UNROUTED || config.outbound.services.iter().any(|service| service.name == name),
     }
 }

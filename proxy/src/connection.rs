@@ -2,6 +2,7 @@
 
 mod local_caller;
 
+use crate::capture::Remote;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
@@ -33,6 +34,8 @@ pub struct Connection {
     called: Cell<Option<SocketAddr>>,
     /// Where it was meant to go, if it was captured.
     original: Cell<Option<SocketAddr>>,
+    /// The connection of which it is a stream.
+    carrier: Cell<Option<u64>>,
     version: Cell<HttpVersion>,
     policy_generation: u64,
     outcome: RefCell<ConnectionOutcome>,
@@ -77,7 +80,7 @@ impl Connection {
         direction: Direction,
         name: Arc<str>,
         metrics: Arc<PortMetrics>,
-        remote: SocketAddr,
+        remote: Remote,
     ) -> Rc<Self> {
         metrics.connection_opened();
         let session = Session::new(worker.next_id(), direction, name, remote, metrics.clone());
@@ -91,6 +94,7 @@ impl Connection {
             begun_stream: Cell::new(None),
             called: Cell::new(None),
             original: Cell::new(None),
+            carrier: Cell::new(None),
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
             outcome: RefCell::default(),
@@ -111,9 +115,18 @@ impl Connection {
         self.original.set(Some(original));
     }
 
+    pub fn set_carrier(&self, connection: u64) {
+        self.carrier.set(Some(connection));
+    }
+
     /// What a request without a host is addressed to.
     pub fn listener_text(&self) -> String {
-        self.original().map_or_else(|| self.door.to_string(), |original| original.to_string())
+        match (self.original(), &self.door) {
+            (Some(original), _) => original.to_string(),
+            // A path is no host; clients of sockets say this where they name none.
+            (None, Door::Socket(_)) => "localhost".to_owned(),
+            (None, door) => door.to_string(),
+        }
     }
 
     /// The application, as this connection reaches it: captured as they are, callers keep their address.
@@ -121,9 +134,9 @@ impl Connection {
     /// # Errors
     /// Too many callers have called lately.
     pub fn app(&self, plan: &InboundPlan, policy: &Policy) -> Result<Arc<ServicePlan>, Refused> {
-        match policy.transparent && self.original().is_some() {
-            true => self.worker.upstreams.of_caller(&plan.app, self.session.remote.ip().to_canonical()),
-            false => Ok(plan.app.clone()),
+        match (policy.transparent && self.original().is_some(), self.session.remote) {
+            (true, Remote::Ip(remote)) => self.worker.upstreams.of_caller(&plan.app, remote.ip().to_canonical()),
+            (true, Remote::Unix) | (false, _) => Ok(plan.app.clone()),
         }
     }
 
@@ -177,12 +190,15 @@ impl Connection {
             name: &session.name,
             connection: session.id,
             remote: Some(session.remote),
+            socket: self.door.socket(),
             caller_uid: session.caller_uid.get().and_then(|uid| uid.ok()),
             original: self.original(),
+            carrier: self.carrier.get(),
             protocol: match session.carries() {
                 Carries::Unknown => None,
                 Carries::Stream => Some("tcp"),
                 Carries::Http1 | Carries::Http2 => Some("http"),
+                Carries::Tunnels => Some("hbone"),
             },
             // Between sidecars there is no other version.
             tls: trust.map(|trust| TlsFacts {
@@ -215,7 +231,8 @@ impl Connection {
         self.worker.shared.access_log.connection(&ConnectionRecord {
             connection: facts,
             decision: Some(&decision),
-            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2).then_some(requests),
+            requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2 | Carries::Tunnels)
+                .then_some(requests),
             outcome: Outcome {
                 rule: outcome.rule.as_deref(),
                 route: None,
@@ -251,10 +268,16 @@ impl Drop for Connection {
 }
 
 /// The record of a connection that was closed before anything of it was read: it never got a place.
-pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refused) {
+pub fn turn_away(worker: &Worker, door: &Door, remote: Remote, refused: Refused) {
+    turn_away_as(worker.next_id(), worker, door, remote, refused);
+}
+
+/// The same, where the number of the decision has been told already, or will be.
+pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, refused: Refused) {
     let policy = worker.policy();
     let (direction, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Inbound(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
+        Some(DoorPlan::Tunnel(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
         Some(DoorPlan::Service(service)) => (telemetry::Direction::Outbound, &*service.name, &service.metrics),
         Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
             (telemetry::Direction::Outbound, SHARED_NAME, &policy.unrouted)
@@ -269,13 +292,13 @@ pub fn turn_away(worker: &Worker, door: Door, remote: SocketAddr, refused: Refus
     if !access_log.enabled() {
         return;
     }
-    let number = worker.next_id();
     access_log.connection(&ConnectionRecord {
         connection: ConnectionFacts {
             direction,
             name,
             connection: number,
             remote: Some(remote),
+            socket: door.socket(),
             policy_generation: Some(policy.generation),
             ..ConnectionFacts::default()
         },

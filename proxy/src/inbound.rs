@@ -7,18 +7,21 @@ use crate::capture::Accepted;
 use crate::capture::caller::{CallerIo, Wire};
 use crate::connection::{Connection, Place, turn_away};
 use crate::detect::{self, Detected, Opaque, Rewind, Rules};
+use crate::hbone::TunnelStream;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::policy::{Door, InboundPlan};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Carries, Direction, Negotiated, SessionIo, Subject, Trust};
+use crate::session::{Carries, Direction, Negotiated, Session, SessionIo, Subject, Trust};
+use crate::telemetry::PortMetrics;
 use crate::tls::mesh::{self, Accept, ServerAlpn};
 use crate::tls::{Peer, Role};
-use crate::upstream::client::HttpVersion;
+use crate::upstream::client::{HttpVersion, chain};
 use crate::upstream::l4;
+use crate::upstream::plan::ServicePlan;
 use crate::worker::{DetectKey, Worker, gone};
 use bytes::BytesMut;
-use postern_config::{InboundTls, Protocol};
+use postern_config::{InboundTls, OnExpiry, Protocol, SvidSelector};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -28,13 +31,13 @@ use tokio_rustls::server::TlsStream;
 /// Serves one connection to its end; its record is written when the last of it is dropped.
 pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
     let policy = worker.policy();
-    let Some(plan) = policy.inbound(door).cloned() else {
-        return turn_away(&worker, door, accepted.client.0, gone(door));
+    let Some(plan) = policy.inbound(&door).cloned() else {
+        return turn_away(&worker, &door, accepted.remote, gone(&door));
     };
 
     // 1 register, before the first check.
     let (name, metrics) = (plan.name.clone(), plan.metrics.clone());
-    let connection = Connection::open(&worker, door, place, Direction::Inbound, name, metrics, accepted.client.0);
+    let connection = Connection::open(&worker, door.clone(), place, Direction::Inbound, name, metrics, accepted.remote);
     if let Some(original) = accepted.original {
         connection.set_original(original.0);
     }
@@ -42,11 +45,11 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     if worker.is_draining() {
         connection.session.retire(crate::session::EndCause::Draining);
     }
-    let io = SessionIo::new(accepted.tcp, connection.session.clone(), worker.shared.metrics.clone());
+    let io = SessionIo::new(accepted.stream, connection.session.clone(), worker.shared.metrics.clone());
 
     // 2 TLS, or plaintext where the file says so; 3 protocol; 4 requests, or one decision and a tunnel.
     if let Err(refused) = admit(&connection, &plan, io).await {
-        tracing::debug!(listener = %plan.name, remote = %accepted.client.0, reason = refused.refusal.code(), detail = %refused.detail, "inbound connection refused");
+        tracing::debug!(listener = %plan.name, remote = %accepted.remote, reason = refused.refusal.code(), detail = %refused.detail, "inbound connection refused");
         connection.refused(refused);
     }
 }
@@ -54,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
 async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: SessionIo) -> Result<(), Refused> {
     match plan.config.tls {
         InboundTls::Strict => {
-            let (tls, peer) = handshake(connection, plan, Rewind::new(bytes::Bytes::new(), io)).await?;
+            let (tls, peer) = handshake(connection, plan.shown(), Rewind::new(bytes::Bytes::new(), io)).await?;
             carry_tls(connection, plan, tls, &peer).await
         }
         InboundTls::Off => {
@@ -64,7 +67,7 @@ async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: Session
         InboundTls::Permissive => {
             let (detected, wire) = look(connection, io).await?;
             if detected == Some(Detected::Tls) {
-                let (tls, peer) = handshake(connection, plan, wire).await?;
+                let (tls, peer) = handshake(connection, plan.shown(), wire).await?;
                 return carry_tls(connection, plan, tls, &peer).await;
             }
             carry(connection, plan, CallerIo::Plain(wire), None).await
@@ -81,36 +84,58 @@ async fn look(connection: &Connection, mut io: SessionIo) -> Result<(Option<Dete
     Ok((detected, Rewind::new(first.freeze(), io)))
 }
 
+/// What a peer is shown, and what becomes of it.
+pub struct Shown<'a> {
+    pub svid: &'a SvidSelector,
+    pub alpn: ServerAlpn,
+    pub on_expiry: OnExpiry,
+    pub metrics: &'a PortMetrics,
+}
+
+impl InboundPlan {
+    fn shown(&self) -> Shown<'_> {
+        Shown {
+            svid: &self.config.svid,
+            alpn: if self.config.protocol == Protocol::Tcp { ServerAlpn::None } else { ServerAlpn::Http },
+            on_expiry: self.config.on_expiry,
+            metrics: &self.metrics,
+        }
+    }
+}
+
 /// Makes the peer known. One snapshot of identity for all of it.
-async fn handshake(
+///
+/// # Errors
+/// We have no SVID to show, or the peer's is none that we believe.
+pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
     connection: &Connection,
-    plan: &InboundPlan,
-    wire: Wire,
-) -> Result<(Box<TlsStream<Wire>>, Arc<Peer>), Refused> {
+    shown: Shown<'_>,
+    wire: IO,
+) -> Result<(Box<TlsStream<IO>>, Arc<Peer>), Refused> {
     let policy = connection.worker.policy();
     let snapshot = connection.worker.identity();
     let svid = snapshot
-        .select(&plan.config.svid, SystemTime::now())
+        .select(shown.svid, SystemTime::now())
         .map_err(|none| Refused::new(none.refusal(), none.to_string()))?
         .clone();
     let with = Accept {
         snapshot: &snapshot,
         svid: &svid,
-        alpn: if plan.config.protocol == Protocol::Tcp { ServerAlpn::None } else { ServerAlpn::Http },
+        alpn: shown.alpn,
         strictness: policy.strictness,
         deadline: policy.timeouts.handshake,
     };
     let started = Instant::now();
     let (tls, peer) = Box::pin(mesh::accept(wire, with))
         .await
-        .map_err(|error| Refused::new(error.refusal(Role::Server), crate::upstream::client::chain(&error)))?;
-    plan.metrics.handshake(started.elapsed());
+        .map_err(|error| Refused::new(error.refusal(Role::Server), chain(&error)))?;
+    shown.metrics.handshake(started.elapsed());
     let trust = Trust {
         own: svid,
         peer: peer.clone(),
         peer_role: Role::Client,
         strictness: policy.strictness,
-        on_expiry: plan.config.on_expiry,
+        on_expiry: shown.on_expiry,
         negotiated: Negotiated::of(tls.get_ref().1),
     };
     connection.session.establish(trust, &connection.worker.identity());
@@ -123,15 +148,48 @@ async fn carry_tls(
     tls: Box<TlsStream<Wire>>,
     peer: &Peer,
 ) -> Result<(), Refused> {
-    let own = connection.session.trust().map(|trust| &trust.own.id);
-    let rendered = RenderedIdentity::new(&plan.config.identity_headers, peer, own);
-    connection.identity.get_or_init(|| rendered);
+    present(connection, plan, peer);
     let version = match tls.get_ref().1.alpn_protocol() {
         Some(b"h2") => Some(HttpVersion::Http2),
         Some(_) => Some(HttpVersion::Http1),
         None => None,
     };
     carry(connection, plan, CallerIo::Tls(tls), version).await
+}
+
+/// What the application is told of the peer.
+fn present(connection: &Connection, plan: &InboundPlan, peer: &Peer) {
+    let own = connection.session.trust().map(|trust| &trust.own.id);
+    let rendered = RenderedIdentity::new(&plan.config.identity_headers, peer, own);
+    connection.identity.get_or_init(|| rendered);
+}
+
+/// The same for a stream of a tunnel, of which the peer is known. `accept` answers it: L4 is accepted when the application
+/// has been reached.
+///
+/// # Errors
+/// As for a connection.
+pub async fn carry_stream(
+    connection: &Rc<Connection>,
+    plan: &Arc<InboundPlan>,
+    peer: &Peer,
+    accept: impl FnOnce(Arc<Session>) -> Result<TunnelStream, h2::Error>,
+) -> Result<(), Refused> {
+    present(connection, plan, peer);
+    let accept = |connection: &Connection| {
+        let accepted = accept(connection.session.clone());
+        let failed = |error: h2::Error| Refused::new(Refusal::ProtocolRefused, chain(&error));
+        accepted.map(|stream| CallerIo::Tunnelled(Box::new(stream))).map_err(failed)
+    };
+    if plan.config.protocol != Protocol::Tcp {
+        let io = accept(connection)?;
+        return carry(connection, plan, io, None).await;
+    }
+    let app = decide(connection)?;
+    let reached = l4::reach_for(connection, &app, None).await?;
+    let Some(reached) = reached else { return Ok(()) };
+    let mut io = accept(connection)?;
+    l4::copy(connection, &mut io, &app, reached).await
 }
 
 /// L7 or L4, by declaration, then by ALPN, then by the first bytes.
@@ -171,7 +229,7 @@ async fn carry(
         None => {
             // Only now is it known that waiting is in vain here: a caller that is merely silent must not have the next
             // one's requests taken for a stream.
-            let (worker, key) = (connection.worker.clone(), DetectKey::Door(connection.door));
+            let (worker, key) = (connection.worker.clone(), DetectKey::Door(connection.door.clone()));
             let remember = move || worker.detect_memory.borrow_mut().record(&key, None, Instant::now());
             return tunnel(connection, Opaque::telling(io, Box::new(remember))).await;
         }
@@ -187,7 +245,7 @@ async fn first_bytes<IO: AsyncRead + Unpin>(
     let worker = &connection.worker;
     let timeouts = worker.policy().timeouts.clone();
     let rules = if plan.has_l7_rules { Rules::L7 } else { Rules::L4Only };
-    let key = DetectKey::Door(connection.door);
+    let key = DetectKey::Door(connection.door.clone());
     let skip = worker.detect_memory.borrow_mut().may_skip_wait(&key, rules, Instant::now());
     // Where HTTP is declared there is nothing else to find out: a caller may take as long as for a request's head.
     let deadline = match plan.config.protocol {
@@ -209,11 +267,16 @@ async fn tunnel<IO>(connection: &Rc<Connection>, mut io: IO) -> Result<(), Refus
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let app = decide(connection)?;
+    l4::tunnel(connection, &mut io, &app, None).await
+}
+
+/// By the policy of now: one that came during handshake and detection found nothing to decide again here. From here on it
+/// does.
+fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
     connection.session.set_carries(Carries::Stream);
-    // Decided by the policy of now: one that came during handshake and detection found nothing to decide again here. From
-    // here on it does.
     let policy = connection.worker.policy();
-    let plan = policy.inbound(connection.door).cloned().ok_or(Refusal::NoRoute)?;
+    let plan = policy.inbound(&connection.door).cloned().ok_or(Refusal::NoRoute)?;
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
     }
@@ -222,7 +285,5 @@ where
         Decision::Allowed { rule } => connection.rule(rule),
         Decision::Refused(refusal) => return Err(refusal.into()),
     }
-    let app = connection.app(&plan, &policy)?;
-    drop(policy);
-    l4::tunnel(connection, &mut io, &app, None).await
+    connection.app(&plan, &policy)
 }

@@ -10,6 +10,7 @@ mod delegate;
 pub mod detect;
 pub mod dns;
 pub mod drain;
+pub mod hbone;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -27,16 +27,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Serves one connection to its end; its record is written when the last of it is dropped.
 pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Place) {
-    let (policy, remote) = (worker.policy(), accepted.client.0);
-    let by = match policy.door(door) {
-        Some(DoorPlan::Service(_)) => By::Door(door),
+    let (policy, remote) = (worker.policy(), accepted.remote);
+    let by = match policy.door(&door) {
+        Some(DoorPlan::Service(_)) => By::Door(door.clone()),
         Some(DoorPlan::Shared) => By::Request,
         Some(DoorPlan::CapturedOutbound) => match outbound_destination(accepted.original, &policy) {
             Ok(original) => By::Address(original),
-            Err(refused) => return turn_away(&worker, door, remote, refused),
+            Err(refused) => return turn_away(&worker, &door, remote, refused),
         },
-        Some(DoorPlan::Inbound(_) | DoorPlan::CapturedInbound) | None => {
-            return turn_away(&worker, door, remote, gone(door));
+        Some(DoorPlan::Inbound(_) | DoorPlan::Tunnel(_) | DoorPlan::CapturedInbound) | None => {
+            return turn_away(&worker, &door, remote, gone(&door));
         }
     };
     let service = by.find(&policy).service;
@@ -54,7 +54,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         By::Request => connection.session.set_subject(Subject::Shared { original: None }),
         By::Door(_) | By::Name(_) => {}
     }
-    let io = SessionIo::new(accepted.tcp, connection.session.clone(), worker.shared.metrics.clone());
+    let io = SessionIo::new(accepted.stream, connection.session.clone(), worker.shared.metrics.clone());
     if let Err(refused) = carry(&connection, by, service, io).await {
         tracing::debug!(%remote, reason = refused.refusal.code(), detail = %refused.detail, "outbound connection refused");
         connection.refused(refused);
@@ -76,7 +76,7 @@ enum By {
 impl By {
     fn find(&self, policy: &Policy) -> Destined {
         match self {
-            Self::Door(door) => match policy.door(*door) {
+            Self::Door(door) => match policy.door(door) {
                 Some(DoorPlan::Service(service)) => Destined { service: Some(service.clone()), host: None },
                 _ => Destined::default(),
             },
@@ -98,8 +98,11 @@ async fn carry(
     mut io: SessionIo,
 ) -> Result<(), Refused> {
     let timeouts = connection.worker.policy().timeouts.clone();
+    if connection.original().is_some() {
+        connection.refuse_ourselves()?;
+    }
     let protocol = service.as_ref().map(|service| service.protocol);
-    let key = connection.original().map_or(DetectKey::Door(connection.door), DetectKey::Destination);
+    let key = connection.original().map_or_else(|| DetectKey::Door(connection.door.clone()), DetectKey::Destination);
     let memory = &connection.worker.detect_memory;
     let skip = memory.borrow_mut().may_skip_wait(&key, Rules::L4Only, Instant::now());
     let deadline = match protocol {

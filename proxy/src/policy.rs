@@ -1,6 +1,7 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
 mod inbound_plan;
+mod ourselves;
 
 use crate::capture::local_users::{self, UserError};
 use crate::dns::{DnsError, DnsPlan};
@@ -10,32 +11,56 @@ use crate::tls::verifier::Strictness;
 use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
-use postern_config::{AppAddress, CaptureMode, Config, Limits, Timeouts, Transport};
-use std::collections::{HashMap, HashSet};
+use postern_config::{AppAddress, CaptureMode, Config, Limits, ListenAddress, SvidSelector, Timeouts, Transport};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use inbound_plan::{InboundPlan, RoutePlan};
+use ourselves::OwnListeners;
+
+/// Counts connections of peers that carry streams; no port can have this name.
+pub const TUNNEL_NAME: &str = "(tunnel)";
 
 /// Counts outbound traffic for which no service was found; no service can have this name.
 pub const UNROUTED: &str = "(unknown)";
 
 /// Where a connection came in, stable over reloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Door {
     /// A listening address.
     At(SocketAddr),
-    /// A port of the application: what was meant for it was captured.
+    /// A unix socket of ours.
+    Socket(Arc<Path>),
+    /// A port of the application: what was meant for it was captured, or is a stream of a tunnel.
     Port(u16),
+}
+
+impl Door {
+    pub fn of(listen: &ListenAddress) -> Self {
+        match listen {
+            ListenAddress::Tcp(address) => Self::At(*address),
+            ListenAddress::Unix(path) => Self::Socket(path.clone()),
+        }
+    }
+
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::At(_) | Self::Port(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(address) => address.fmt(f),
-            Self::Port(port) => write!(f, "captured port {port}"),
+            Self::Socket(path) => write!(f, "unix:{}", path.display()),
+            Self::Port(port) => write!(f, "port {port}"),
         }
     }
 }
@@ -45,6 +70,8 @@ impl fmt::Display for Door {
 pub enum DoorPlan {
     /// Peers → our application.
     Inbound(Arc<InboundPlan>),
+    /// Peers → streams, each for the door of a port.
+    Tunnel(Arc<TunnelPlan>),
     /// Our application → this service.
     Service(Arc<ServicePlan>),
     /// Our application → the service that the request names.
@@ -53,6 +80,13 @@ pub enum DoorPlan {
     CapturedInbound,
     /// Captured: our application → the service that request, server name or destination names.
     CapturedOutbound,
+}
+
+/// The listener for connections that carry streams.
+pub struct TunnelPlan {
+    pub name: Arc<str>,
+    pub svid: SvidSelector,
+    pub metrics: Arc<PortMetrics>,
 }
 
 pub struct Policy {
@@ -79,8 +113,8 @@ pub struct Policy {
     pub transparent: bool,
     /// Told apart by the packet filter, where we may set it.
     pub mark: Option<NonZeroU32>,
-    /// Of all our listeners, telemetry's and admin's too.
-    own_ports: HashSet<u16>,
+    /// What listens, to tell what would come back to us.
+    own: OwnListeners,
 }
 
 /// What the application meant, as far as is known.
@@ -120,12 +154,17 @@ impl Policy {
         let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
         for inbound in &config.inbound {
             let plan = Arc::new(InboundPlan::compile(inbound, config, previous, metrics));
-            if config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
+            if config.tunnel.is_some() || config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
                 doors.insert(Door::Port(inbound.port), DoorPlan::Inbound(plan.clone()));
             }
             if let Some(address) = inbound.listen {
                 doors.insert(Door::At(address), DoorPlan::Inbound(plan));
             }
+        }
+        if let Some(tunnel) = &config.tunnel {
+            let metrics = metrics.inbound(TUNNEL_NAME);
+            let plan = Arc::new(TunnelPlan { name: Arc::from(TUNNEL_NAME), svid: tunnel.svid.clone(), metrics });
+            doors.extend(tunnel.listen.iter().map(|address| (Door::At(*address), DoorPlan::Tunnel(plan.clone()))));
         }
         let mut services = Vec::new();
         let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
@@ -144,13 +183,13 @@ impl Policy {
                 .and_then(|previous| previous.services.by_name(&service.name))
                 .filter(|before| before.same_upstream(service, &config.timeouts, web.clone()))
                 .unwrap_or_else(|| Arc::new(ServicePlan::service(service, &config.timeouts, web, metrics)));
-            if let Some(address) = service.listen {
-                doors.insert(Door::At(address), DoorPlan::Service(plan.clone()));
+            if let Some(address) = &service.listen {
+                doors.insert(Door::of(address), DoorPlan::Service(plan.clone()));
             }
             services.push(plan);
         }
         for address in &config.outbound.listen {
-            doors.insert(Door::At(*address), DoorPlan::Shared);
+            doors.insert(Door::of(address), DoorPlan::Shared);
         }
         if let Some(capture) = &config.capture {
             let inbound = capture.inbound.into_iter().flat_map(|port| [any(port), any_v6(port)]);
@@ -160,7 +199,6 @@ impl Policy {
             });
             doors.extend(outbound.map(|address| (Door::At(address), DoorPlan::CapturedOutbound)));
         }
-        let own_ports = listening_ports(config);
         let dns = DnsPlan::compile(config, previous.and_then(|previous| previous.dns.as_deref()))?.map(Arc::new);
         let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
         Ok(Self {
@@ -178,7 +216,7 @@ impl Policy {
             unrouted: metrics.outbound(UNROUTED),
             transparent: config.capture.as_ref().is_some_and(|capture| capture.mode == CaptureMode::Tproxy),
             mark: config.capture.as_ref().map(|capture| capture.redirect.mark),
-            own_ports,
+            own: OwnListeners::of(config),
         })
     }
 
@@ -193,24 +231,28 @@ impl Policy {
         })
     }
 
-    pub fn door(&self, door: Door) -> Option<&DoorPlan> {
-        self.doors.get(&door).or_else(|| self.moved.get(&door))
+    /// Does /etc/resolv.conf, as far as `config` relies on it, say what it said when this was compiled?
+    pub fn names_are_current(&self, config: &Config) -> bool {
+        let dns = config.capture.as_ref().and_then(|capture| capture.dns.as_ref());
+        self.dns.as_ref().zip(dns).is_none_or(|(plan, dns)| plan.is_current(dns))
     }
 
-    /// Would bytes that were received be sent to where they came in? What the application is said to be must be no inbound
-    /// port, and a service no outbound one; the application may call its own service through the mesh. `ours` is our end of
-    /// the connection to `to`: an address on both ends is this host's.
-    pub fn leads_back(&self, to_app: bool, ours: SocketAddr, to: SocketAddr) -> bool {
-        ours.ip() == to.ip()
-            && [to, any(to.port()), any_v6(to.port())].into_iter().any(|address| {
-                self.door(Door::At(address)).is_some_and(|door| (door.direction() == Direction::Inbound) == to_app)
-            })
+    pub fn door(&self, door: &Door) -> Option<&DoorPlan> {
+        self.doors.get(door).or_else(|| self.moved.get(door))
     }
 
     /// A declared port on which connections of peers are captured. `None`: none are.
     pub fn captured_port(&self) -> Option<u16> {
+        if !self.doors.values().any(|plan| matches!(plan, DoorPlan::CapturedInbound)) {
+            return None;
+        }
         let ports = self.doors.keys().filter_map(|door| if let Door::Port(port) = door { Some(*port) } else { None });
         ports.min()
+    }
+
+    /// Are connections of the application to come in at a port for captured ones?
+    pub fn expects_outbound(&self) -> bool {
+        self.doors.values().any(|plan| matches!(plan, DoorPlan::CapturedOutbound))
     }
 
     /// What a captured connection was meant for, as far as its destination says.
@@ -239,21 +281,21 @@ impl Policy {
         }
     }
 
-    pub fn listens_on_port(&self, port: u16) -> bool {
-        self.own_ports.contains(&port)
-    }
-
     /// What to listen on, and what for.
-    pub fn listening(&self) -> impl Iterator<Item = (SocketAddr, &DoorPlan)> + '_ {
-        self.doors.iter().filter_map(|(door, plan)| match door {
-            Door::At(address) => Some((*address, plan)),
-            Door::Port(_) => None,
-        })
+    pub fn listening(&self) -> impl Iterator<Item = (&Door, &DoorPlan)> + '_ {
+        self.doors.iter().filter(|(door, _)| !matches!(door, Door::Port(_)))
     }
 
-    pub fn inbound(&self, door: Door) -> Option<&Arc<InboundPlan>> {
+    pub fn inbound(&self, door: &Door) -> Option<&Arc<InboundPlan>> {
         match self.door(door) {
             Some(DoorPlan::Inbound(plan)) => Some(plan),
+            _ => None,
+        }
+    }
+
+    pub fn tunnel(&self, door: &Door) -> Option<&Arc<TunnelPlan>> {
+        match self.door(door) {
+            Some(DoorPlan::Tunnel(plan)) => Some(plan),
             _ => None,
         }
     }
@@ -263,7 +305,7 @@ impl Policy {
 fn moved(previous: &Policy, doors: &HashMap<Door, DoorPlan>) -> HashMap<Door, DoorPlan> {
     let earlier = previous.doors.iter().chain(&previous.moved).filter(|(door, _)| !doors.contains_key(door));
     earlier
-        .filter_map(|(door, before)| Some((*door, doors.values().find(|now| now.continues(before))?.clone())))
+        .filter_map(|(door, before)| Some((door.clone(), doors.values().find(|now| now.continues(before))?.clone())))
         .collect()
 }
 
@@ -281,6 +323,7 @@ impl DoorPlan {
             (Self::Inbound(now), Self::Inbound(before)) => now.name == before.name,
             (Self::Service(now), Self::Service(before)) => now.name == before.name,
             (Self::Shared, Self::Shared)
+            | (Self::Tunnel(_), Self::Tunnel(_))
             | (Self::CapturedInbound, Self::CapturedInbound)
             | (Self::CapturedOutbound, Self::CapturedOutbound) => true,
             _ => false,
@@ -289,7 +332,7 @@ impl DoorPlan {
 
     pub fn direction(&self) -> Direction {
         match self {
-            Self::Inbound(_) | Self::CapturedInbound => Direction::Inbound,
+            Self::Inbound(_) | Self::CapturedInbound | Self::Tunnel(_) => Direction::Inbound,
             Self::Service(_) | Self::Shared | Self::CapturedOutbound => Direction::Local,
         }
     }
@@ -301,18 +344,6 @@ fn any(port: u16) -> SocketAddr {
 
 fn any_v6(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
-}
-
-fn listening_ports(config: &Config) -> HashSet<u16> {
-    let of_services = config.outbound.services.iter().filter_map(|service| service.listen);
-    let addresses = config.inbound.iter().filter_map(|inbound| inbound.listen).chain(of_services);
-    let addresses = addresses.chain(config.outbound.listen.iter().copied());
-    let addresses = addresses
-        .chain([config.telemetry.metrics, config.telemetry.readiness, config.admin.listen].into_iter().flatten());
-    let captured = config.capture.iter().flat_map(|capture| {
-        [capture.inbound, capture.outbound, capture.dns.as_ref().map(|dns| dns.listen)].into_iter().flatten()
-    });
-    addresses.map(|address| address.port()).chain(captured).collect()
 }
 
 fn digest(config: &Config) -> String {

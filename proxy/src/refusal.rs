@@ -69,6 +69,8 @@ pub enum Refusal {
     UpstreamProtocol,
     /// Outbound: the answerer took our SVID for none that it trusts, or wants.
     UpstreamRefusedUs,
+    /// Outbound: the peer's sidecar refused a stream of its tunnel.
+    PeerRefused,
     /// The upstream closed before it answered.
     UpstreamClosed,
     /// The upstream did not answer in time.
@@ -135,6 +137,7 @@ impl Refusal {
             Self::UpstreamUnresolved    => ("upstream_unresolved",     503, 14),
             Self::UpstreamProtocol      => ("upstream_protocol",       502, 14),
             Self::UpstreamRefusedUs     => ("upstream_refused_us",     502, 14),
+            Self::PeerRefused           => ("peer_refused",            502, 14),
             Self::UpstreamClosed        => ("upstream_closed",         502, 14),
             Self::UpstreamTimeout       => ("upstream_timeout",        504,  4),
             Self::AppUnreachable        => ("app_unreachable",         503, 14),

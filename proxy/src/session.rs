@@ -11,25 +11,25 @@ mod io;
 mod negotiated;
 mod recheck;
 mod registry;
+mod trust;
 
 pub use end_cause::EndCause;
-pub use io::SessionIo;
+pub use io::{SessionIo, cut_error};
 pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{InFlight, Registered, Registry, RequestGuard};
+pub use trust::{Trust, own_svid_rotated, trust_end};
 
 use crate::admin::ConnectionInfo;
+use crate::capture::Remote;
 use crate::capture::caller_uid::CallerUnknown;
-use crate::identity::{Snapshot, SourceStatus, Svid};
+use crate::identity::Snapshot;
 use crate::telemetry::PortMetrics;
 use crate::telemetry::json::rfc3339;
-use crate::tls::verifier::{Strictness, SvidError, still_trusted};
-use crate::tls::{Peer, Role};
 use futures_util::task::AtomicWaker;
-use postern_config::OnExpiry;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
@@ -64,6 +64,8 @@ pub enum Carries {
     Http2,
     /// A tunnel, or an upgraded connection.
     Stream,
+    /// Streams, each of which has a session of its own (`hbone`).
+    Tunnels,
 }
 
 impl Carries {
@@ -73,24 +75,8 @@ impl Carries {
             Self::Http1 => "http1",
             Self::Http2 => "http2",
             Self::Stream => "tcp",
+            Self::Tunnels => "hbone",
         }
-    }
-}
-
-/// What the mTLS handshake established, and with what of ours.
-pub struct Trust {
-    pub own: Arc<Svid>,
-    pub peer: Arc<Peer>,
-    pub peer_role: Role,
-    pub strictness: Strictness,
-    pub on_expiry: OnExpiry,
-    pub negotiated: Negotiated,
-}
-
-impl Trust {
-    /// When the first of the two SVIDs ends.
-    pub fn not_after(&self) -> SystemTime {
-        self.own.not_after.min(self.peer.not_after)
     }
 }
 
@@ -100,7 +86,7 @@ pub struct Session {
     pub direction: Direction,
     /// Listener or service, as named in the file.
     pub name: Arc<str>,
-    pub remote: SocketAddr,
+    pub remote: Remote,
     /// The local user that called, once that was asked.
     pub caller_uid: OnceLock<Result<u32, CallerUnknown>>,
     pub opened_at: SystemTime,
@@ -137,13 +123,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(
-        id: u64,
-        direction: Direction,
-        name: Arc<str>,
-        remote: SocketAddr,
-        metrics: Arc<PortMetrics>,
-    ) -> Arc<Self> {
+    pub fn new(id: u64, direction: Direction, name: Arc<str>, remote: Remote, metrics: Arc<PortMetrics>) -> Arc<Self> {
         Arc::new(Self {
             id,
             direction,
@@ -222,6 +202,7 @@ impl Session {
             1 => Carries::Http1,
             2 => Carries::Http2,
             3 => Carries::Stream,
+            4 => Carries::Tunnels,
             _ => Carries::Unknown,
         }
     }
@@ -278,6 +259,16 @@ impl Session {
             }
             notified.await;
         }
+    }
+
+    /// For a reader that waits for something else than [`SessionIo`]'s socket.
+    pub fn wake_reader_when_cut(&self, context: &Context<'_>) {
+        self.read_waker.register(context.waker());
+    }
+
+    /// The same for a writer.
+    pub fn wake_writer_when_cut(&self, context: &Context<'_>) {
+        self.write_waker.register(context.waker());
     }
 
     /// HTTP/1: the request under way was cut, and has not ended. Whoever is polled when that happens, and cannot end it in
@@ -358,30 +349,4 @@ impl Session {
         }
         Some((self.end_cause()?, self.ended_by.get()?.elapsed()))
     }
-}
-
-/// The teardown table of the rulings, for changes of identity: what of `trust` ended with `snapshot`?
-pub fn trust_end(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {
-    match snapshot.source {
-        SourceStatus::Denied { cut: true, .. } => {
-            return Some(EndCause::IdentityWithdrawn);
-        }
-        // Agents say so in passing: no new handshake, but live connections wait for the grace to pass.
-        SourceStatus::Denied { cut: false, .. } => return None,
-        SourceStatus::Waiting { .. } | SourceStatus::Connected | SourceStatus::Broken { .. } => {}
-    }
-    if !snapshot.svids.iter().any(|svid| svid.id == trust.own.id) {
-        return Some(EndCause::IdentityWithdrawn);
-    }
-    let peer = &trust.peer;
-    match still_trusted(peer, &snapshot.bundles, trust.peer_role, SystemTime::now(), trust.strictness) {
-        Ok(_) => None,
-        Err(SvidError::NoBundle { .. }) => Some(EndCause::TrustDomainRemoved),
-        Err(_) => Some(EndCause::AuthorityRemoved),
-    }
-}
-
-/// Is the SVID that the session was made with still the one that a new handshake would use?
-pub fn own_svid_rotated(trust: &Trust, snapshot: &Snapshot) -> bool {
-    !snapshot.svids.iter().any(|svid| svid.fingerprint == trust.own.fingerprint)
 }

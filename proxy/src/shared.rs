@@ -1,5 +1,6 @@
 //! What every worker may reach. All of it is immutable snapshots, counters, or lives on the control plane.
 
+use crate::capture::ourselves::exempt_by_user;
 use crate::capture::probe::Probes;
 use crate::identity::IdentityStore;
 use crate::policy::Policy;
@@ -19,6 +20,8 @@ pub struct Shared {
     pub discovery: Arc<Discovery>,
     pub budget: ConnectionBudget,
     pub probes: Probes,
+    /// Whose captured connections are our own.
+    pub exempt_by_user: Option<u32>,
     draining: AtomicBool,
     /// Makes the decision ids of one process differ from another's.
     pub boot_id: u32,
@@ -35,6 +38,7 @@ impl Shared {
         Self {
             budget: ConnectionBudget::new(policy.connections_max),
             probes: Probes::default(),
+            exempt_by_user: exempt_by_user(),
             identity,
             policy: ArcSwap::from_pointee(policy),
             policy_changed: watch::Sender::new(0),

@@ -6,9 +6,10 @@
 use crate::admin::ConnectionInfo;
 use crate::capture::caller_uid::CallerUids;
 use crate::capture::original::{inbound_door, original_destination};
-use crate::capture::{Accepted, ClientAddr, CloseAsked};
+use crate::capture::{Accepted, Acceptor, CloseAsked, Listening, Remote, StdStream, Stream};
 use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
+use crate::hbone::client::Tunnels;
 use crate::http::serve::LocalExecutor;
 use crate::identity::Snapshot;
 use crate::policy::{Door, DoorPlan, Policy};
@@ -16,10 +17,10 @@ use crate::refusal::{Refusal, Refused};
 use crate::session::{Direction, Registry};
 use crate::shared::Shared;
 use crate::upstream::pool::Upstreams;
-use crate::{capture, inbound, outbound, session};
+use crate::{capture, hbone, inbound, outbound, session};
 use arc_swap::{ArcSwap, Cache};
 use std::cell::{Cell, RefCell};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -35,9 +36,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// What the control plane, or another worker, asks of a worker.
 pub enum Command {
     /// Accept on this socket until somebody asks to close it; connections that live stay.
-    Open(Door, TcpListener, CloseAsked),
+    Open(Door, Listening, CloseAsked),
     /// Serve a connection that another worker accepted.
-    Serve(Door, TcpStream, SocketAddr),
+    Serve(Door, StdStream, Remote),
     Connections(oneshot::Sender<Vec<ConnectionInfo>>),
     /// Retire inbound connections; what is idle closes.
     Drain,
@@ -151,6 +152,7 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub registry: Rc<Registry>,
     pub upstreams: Upstreams,
+    pub tunnels: Tunnels,
     pub detect_memory: RefCell<DetectMemory<DetectKey>>,
     pub caller_uids: CallerUids,
     pub executor: LocalExecutor,
@@ -203,6 +205,17 @@ impl Worker {
         format!("{:08x}-{number:x}", self.shared.boot_id)
     }
 
+    /// A stream of a tunnel counts as the connection that it would be without. `None`: all places are taken.
+    pub fn place_for_stream(&self) -> Option<Place> {
+        if !self.shared.budget.take() {
+            self.shared.metrics.connection_over_limit();
+            return None;
+        }
+        let load = self.peers[self.index].load.clone();
+        load.fetch_add(1, Relaxed);
+        Some(Place::new(load, self.shared.clone()))
+    }
+
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining()
     }
@@ -218,6 +231,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         index,
         registry: Rc::default(),
         upstreams: Upstreams::default(),
+        tunnels: Tunnels::default(),
         detect_memory: RefCell::default(),
         caller_uids: CallerUids::default(),
         executor: LocalExecutor,
@@ -233,11 +247,11 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
     while let Some(command) = queue.recv().await {
         match command {
             Command::Open(door, listener, asked) => open(&worker, door, listener, asked),
-            Command::Serve(door, stream, remote) => match tokio::net::TcpStream::from_std(stream) {
-                Ok(tcp) => start(&worker, door, Accepted::direct(tcp, ClientAddr(remote))),
+            Command::Serve(door, stream, remote) => match stream.on_tokio() {
+                Ok(stream) => start(&worker, door, Accepted::direct(stream, remote)),
                 Err(error) => {
                     let refused = Refused::new(Refusal::Internal, format!("it could not be handed over: {error}"));
-                    hand_over_failed(&worker, index, door, remote, refused);
+                    hand_over_failed(&worker, index, &door, remote, refused);
                 }
             },
             Command::Connections(reply) => {
@@ -262,13 +276,13 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
     queue.close();
     while let Ok(command) = queue.try_recv() {
         if let Command::Serve(door, _, remote) = command {
-            hand_over_failed(&worker, index, door, remote, Refusal::Draining.into());
+            hand_over_failed(&worker, index, &door, remote, Refusal::Draining.into());
         }
     }
 }
 
 /// The connection has a place here or at the worker `chosen`, and nobody who serves it.
-fn hand_over_failed(worker: &Worker, chosen: usize, door: Door, remote: SocketAddr, refused: Refused) {
+fn hand_over_failed(worker: &Worker, chosen: usize, door: &Door, remote: Remote, refused: Refused) {
     worker.peers[chosen].load.fetch_sub(1, Relaxed);
     worker.shared.budget.give_back();
     tracing::warn!(worker = chosen, reason = refused.refusal.code(), detail = %refused.detail, "a connection was closed: its worker does not take it");
@@ -301,11 +315,12 @@ async fn sweep(worker: Rc<Worker>) {
         let policy = worker.policy();
         worker.registry.sweep(SystemTime::now(), &policy.timeouts, worker.is_draining());
         worker.upstreams.sweep(Instant::now());
+        worker.tunnels.sweep();
     }
 }
 
-fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener, mut asked: CloseAsked) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
+fn open(worker: &Rc<Worker>, door: Door, listening: Listening, mut asked: CloseAsked) {
+    let listener = match Acceptor::new(listening) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(address = %door, %error, "the listener could not be opened");
@@ -316,9 +331,9 @@ fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener, mut asked: Close
     tokio::task::spawn_local(async move {
         let over_limit = |remote| {
             let refused = Refused::new(Refusal::OverLimit, "as many connections as `limits.connections` are open");
-            turn_away(&worker, door, remote, refused);
+            turn_away(&worker, &door, remote, refused);
         };
-        let place = |tcp, remote| place(&worker, door, tcp, remote);
+        let place = |stream, remote| place(&worker, &door, stream, remote);
         let _closed = tokio::select! {
             () = capture::accept_loop(&listener, &worker.shared, place, over_limit) => return,
             closed = asked.asked() => closed,
@@ -328,17 +343,17 @@ fn open(worker: &Rc<Worker>, door: Door, listener: TcpListener, mut asked: Close
 }
 
 /// Serves the connection here, or hands it to the worker with the fewest.
-fn place(worker: &Rc<Worker>, door: Door, tcp: tokio::net::TcpStream, remote: SocketAddr) {
+fn place(worker: &Rc<Worker>, door: &Door, stream: Stream, remote: Remote) {
     let least =
         (0..worker.peers.len()).min_by_key(|index| (worker.peers[*index].load.load(Relaxed), *index != worker.index));
     let chosen = least.unwrap_or(worker.index);
     worker.peers[chosen].load.fetch_add(1, Relaxed);
     if chosen == worker.index {
-        return start(worker, door, Accepted::direct(tcp, ClientAddr(remote)));
+        return start(worker, door.clone(), Accepted::direct(stream, remote));
     }
-    let refused = match tcp.into_std() {
+    let refused = match stream.into_std() {
         Err(error) => Refused::new(Refusal::Internal, format!("it could not be handed over: {error}")),
-        Ok(stream) => match worker.peers[chosen].commands.try_send(Command::Serve(door, stream, remote)) {
+        Ok(stream) => match worker.peers[chosen].commands.try_send(Command::Serve(door.clone(), stream, remote)) {
             Ok(()) => return,
             Err(TrySendError::Full(_)) => Refused::new(Refusal::OverLimit, "too much waits for its worker"),
             // Workers end when the process does.
@@ -354,27 +369,29 @@ fn start(worker: &Rc<Worker>, door: Door, accepted: Accepted) {
     tokio::task::spawn_local(async move {
         let place = Place::new(load, worker.shared.clone());
         let policy = worker.policy();
-        match policy.door(door) {
+        match policy.door(&door) {
             Some(DoorPlan::Inbound(_)) => inbound::serve(worker, door, accepted, place).await,
-            Some(DoorPlan::CapturedInbound) if worker.shared.probes.recognises(accepted.client.0) => {}
+            Some(DoorPlan::Tunnel(_)) => Box::pin(hbone::server::serve(worker, door, accepted, place)).await,
+            Some(DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound)
+                if worker.shared.probes.recognises(accepted.remote) => {}
             Some(DoorPlan::CapturedInbound) => {
-                let original = original_destination(&accepted.tcp, policy.transparent);
+                let original = original_destination(&accepted.stream, policy.transparent);
                 match inbound_door(original, &policy) {
                     Ok(door) => inbound::serve(worker, door, accepted.captured(original), place).await,
-                    Err(refused) => turn_away(&worker, door, accepted.client.0, refused),
+                    Err(refused) => turn_away(&worker, &door, accepted.remote, refused),
                 }
             }
             Some(DoorPlan::CapturedOutbound) => {
-                let original = original_destination(&accepted.tcp, false);
+                let original = original_destination(&accepted.stream, false);
                 outbound::serve(worker, door, accepted.captured(original), place).await;
             }
             Some(DoorPlan::Service(_) | DoorPlan::Shared) => outbound::serve(worker, door, accepted, place).await,
-            None => turn_away(&worker, door, accepted.client.0, gone(door)),
+            None => turn_away(&worker, &door, accepted.remote, gone(&door)),
         }
     });
 }
 
 /// The door was taken out of the file while the connection waited.
-pub fn gone(door: Door) -> Refused {
+pub fn gone(door: &Door) -> Refused {
     Refused::new(Refusal::NoRoute, format!("the listener {door} is no longer in the configuration"))
 }

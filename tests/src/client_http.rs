@@ -11,6 +11,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -88,6 +89,12 @@ impl H1Client {
     /// Nobody listens.
     pub async fn named(address: SocketAddr, host: &str) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+        Self::over(stream, host).await
+    }
+
+    /// # Panics
+    /// The other side has closed already.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         Self { sender, connection: tokio::spawn(connection.with_upgrades()), host: host.to_owned() }
     }
@@ -133,6 +140,12 @@ impl H2Client {
     /// Nobody listens.
     pub async fn named(address: SocketAddr, authority: &str) -> Self {
         let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+        Self::over(stream, authority).await
+    }
+
+    /// # Panics
+    /// The other side has closed already.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, authority: &str) -> Self {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         Self { sender, connection: tokio::spawn(connection), authority: authority.to_owned() }
     }

@@ -4,11 +4,12 @@ use crate::app_raw::find;
 use crate::wait::within;
 use std::io;
 use std::net::SocketAddr;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use std::path::Path;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
-pub struct RawClient {
-    pub stream: TcpStream,
+pub struct RawClient<S = TcpStream> {
+    pub stream: S,
     buffer: Vec<u8>,
 }
 
@@ -49,7 +50,18 @@ impl RawClient {
     pub fn port(&self) -> u16 {
         self.stream.local_addr().unwrap().port()
     }
+}
 
+impl RawClient<UnixStream> {
+    /// # Panics
+    /// Nobody listens.
+    pub async fn at(socket: &Path) -> Self {
+        let stream = within("a connection", UnixStream::connect(socket)).await.unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
     /// # Panics
     /// The other side has closed.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -1,6 +1,7 @@
 //! `capture.dns:` the application's name queries, answered here so that what it connects to afterwards says which service
 //! it meant.
 
+use super::raw::User;
 use crate::network::Network;
 use crate::pattern::HostPattern;
 use crate::problem::Place;
@@ -26,6 +27,10 @@ pub struct Dns {
     pub virtual_networks: Vec<Network>,
     /// How long the application may keep our own answers.
     pub ttl: Duration,
+    /// Nameservers on loopback to which queries are redirected too. `None`: those of `/etc/resolv.conf`.
+    pub loopback_nameservers: Option<Vec<IpAddr>>,
+    /// Who forwards queries for this host, by name or number. `None`: whoever holds those nameservers' sockets.
+    pub resolver_users: Option<Vec<String>>,
     pub place: Place,
 }
 
@@ -90,6 +95,14 @@ pub(crate) struct RawDns {
     /// How long the application may keep an address of a service.
     #[schemars(extend("default" = "30s"))]
     ttl: Field<Span>,
+    /// Nameservers on loopback, such as `127.0.0.53`, to which queries are redirected too; none: `[]`. Queries to other
+    /// addresses of loopback are left alone.
+    #[schemars(extend("x-default" = "those of `/etc/resolv.conf` when `postern redirect` runs"))]
+    loopback_nameservers: Field<OneOrMany<At<Nameserver>>>,
+    /// Users that run such a nameserver, by name or number. Their own queries to other hosts are not redirected: they
+    /// would come back to the one who made them.
+    #[schemars(extend("x-default" = "who holds the sockets of `loopback_nameservers` when `postern redirect` runs"))]
+    resolver_users: Field<OneOrMany<User>>,
     #[schemars(skip)]
     place: Place,
 }
@@ -104,6 +117,8 @@ impl Section for RawDns {
             search: keys.optional("search"),
             virtual_networks: keys.optional("virtual_networks"),
             ttl: keys.optional("ttl"),
+            loopback_nameservers: keys.optional("loopback_nameservers"),
+            resolver_users: keys.optional("resolver_users"),
             place: keys.place(),
         }
     }
@@ -114,7 +129,11 @@ impl RawDns {
         let listen = self.listen.get().copied().unwrap_or_default();
         if let (true, Some(place)) = (self.listen.get().is_some(), self.listen.place()) {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listen));
-            reader.listeners.push(Listener { address, whose: "capture.dns".to_owned(), place: Some(place.clone()) });
+            reader.listeners.push(Listener {
+                address: address.into(),
+                whose: "capture.dns".to_owned(),
+                place: Some(place.clone()),
+            });
         }
         let ttl_place = self.ttl.place().cloned();
         let ttl = self.ttl.into_option().map_or(TTL_DEFAULT, |ttl| ttl.0);
@@ -131,12 +150,21 @@ impl RawDns {
         for upstream in &upstreams {
             check_upstream(upstream, listen, &virtual_networks, reader);
         }
+        let loopback_nameservers = self.loopback_nameservers.into_option().map(|written| {
+            written.0.iter().for_each(|nameserver| check_loopback(nameserver, listen, reader));
+            written.0.into_iter().map(|nameserver| nameserver.value.0).collect()
+        });
         Dns {
             listen,
             upstreams: upstreams.into_iter().map(|upstream| upstream.value.0).collect(),
             search: self.search.into_option().map(|names| names.0.into_iter().map(|name| name.0).collect()),
             virtual_networks,
             ttl,
+            loopback_nameservers,
+            resolver_users: self
+                .resolver_users
+                .into_option()
+                .map(|users| users.0.into_iter().map(|user| user.0).collect()),
             place: self.place,
         }
     }
@@ -151,6 +179,18 @@ fn check_upstream(upstream: &At<Upstream>, listen: u16, networks: &[Network], re
         reader.problem(&upstream.place, format!("the upstream `{address}` is in a virtual network"), hint);
     } else if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
         reader.problem(&upstream.place, format!("the upstream `{address}` is no address to ask"), hint);
+    }
+}
+
+/// What is captured elsewhere needs no listing, and what is there already cannot be redirected.
+fn check_loopback(nameserver: &At<Nameserver>, listen: u16, reader: &mut Reader) {
+    let Nameserver(ip) = nameserver.value;
+    if !ip.is_loopback() {
+        let what = format!("the nameserver `{ip}` is not on loopback: queries to it are redirected anyway");
+        reader.problem(&nameserver.place, what, "remove it, or write an address such as `127.0.0.53`");
+    } else if is_ourselves(SocketAddr::new(ip, DNS_PORT), listen) {
+        let what = format!("the nameserver `{ip}` is `capture.dns` itself");
+        reader.problem(&nameserver.place, what, "remove it: queries to it arrive here as they are");
     }
 }
 
@@ -243,6 +283,21 @@ impl fmt::Display for Upstream {
     }
 }
 
+/// The address of a nameserver, whose port is 53.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nameserver(IpAddr);
+
+impl FromNode for Nameserver {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        let address = reader.scalar(node, "a nameserver's address")?.parse::<IpAddr>();
+        if address.is_err() {
+            reader.wrong(node, "is not an address", "write one such as `127.0.0.53`; its port is 53");
+        }
+        address.ok().map(|ip| Self(ip.to_canonical()))
+    }
+}
+
+scalar_schema!(Nameserver, "nameserver", { "type": "string", "title": "IP" });
 scalar_schema!(Upstream, "nameserver", { "type": "string", "title": "IP or IP:port" });
 
 #[cfg(test)]

@@ -65,7 +65,11 @@ impl RawCapture {
         for (port, whose, address) in ports {
             if let (Some(port), Some(place)) = (port.get(), port.place()) {
                 let address = SocketAddr::from((address, *port));
-                reader.listeners.push(Listener { address, whose: whose.to_owned(), place: Some(place.clone()) });
+                reader.listeners.push(Listener {
+                    address: address.into(),
+                    whose: whose.to_owned(),
+                    place: Some(place.clone()),
+                });
             }
         }
         if !self.inbound.is_written() && !self.outbound.is_written() {

@@ -70,6 +70,31 @@ fn two_listeners_do_not_share_an_address() {
 }
 
 #[test]
+fn two_listeners_do_not_share_a_socket() {
+    let service = |listen: &str| {
+        format!(
+            "outbound: {{ listen: [127.0.0.1:15001, \"unix:/run/a.sock\"], services: [{{ name: a, listen: \"{listen}\", \
+             endpoints: [\"10.0.0.7:1\"], identity: spiffe://td/a }}] }}\nadmin: {{ socket: /run/admin.sock }}"
+        )
+    };
+    check(&service("unix:/run/b.sock"), &[]);
+    check(
+        &service("unix:///run/a.sock"),
+        &["f:1:90 service `a` listens on unix:/run/a.sock, which outbound.listen takes already (unix:/run/a.sock, at \
+           f:1:39)"],
+    );
+    check(
+        &service("unix:/run/admin.sock"),
+        &[
+            "f:2:18 admin.socket listens on unix:/run/admin.sock, which service `a` takes already (unix:/run/admin.sock, \
+           at f:1:90)",
+        ],
+    );
+    check(&service("unix:run/b.sock"), &["f:1:90 `listen: \"unix:run/b.sock\"` is not an absolute path"]);
+    check(&service("unix:/run/"), &["f:1:90 `listen: \"unix:/run/\"` names a directory"]);
+}
+
+#[test]
 fn outbound_listeners_are_for_this_host_unless_said() {
     let text = |open: &str| {
         format!(
@@ -101,6 +126,11 @@ fn a_proxy_does_not_call_itself() {
     check(
         "outbound: { services: [{ name: a, listen: 127.0.0.1:9, endpoints: [\"127.0.0.1:9\"], identity: spiffe://td/a }] }",
         &["f:1:24 service `a` would connect to an outbound listener of this file, 127.0.0.1:9"],
+    );
+    check(
+        "inbound: [{ port: 8080, app: \"unix:/run/a.sock\", allow: [{ spiffe: spiffe://td/a }] }]\n\
+         outbound: { listen: \"unix:/run/a.sock\" }",
+        &["f:1:11 the application of `inbound-8080` would be an outbound listener of this file, unix:/run/a.sock"],
     );
 }
 

@@ -1,7 +1,7 @@
 //! Where the Workload API is (SPIFFE Workload Endpoint §4).
 
+use crate::listen::SOCKET_PATH_BYTES_MAX;
 use crate::read::{FromNode, Reader};
-use crate::values::SOCKET_PATH_BYTES_MAX;
 use crate::yaml::Node;
 use std::ffi::OsString;
 use std::fmt;

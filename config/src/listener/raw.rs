@@ -4,14 +4,14 @@ use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry,
 use crate::authz::{Allow, Principal, RawAllow, check_rules};
 use crate::cross_check::takes;
 use crate::identity::SvidSelector;
+use crate::listen::read_socket_path;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
 use crate::route::RawRoute;
-use crate::values::{Address, Name, SOCKET_PATH_BYTES_MAX};
+use crate::values::{Address, Name};
 use crate::yaml::Node;
 use schemars::JsonSchema;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 
 /// A port of the application, and who may reach it. What no rule allows is refused.
 #[derive(JsonSchema)]
@@ -122,7 +122,7 @@ impl RawInbound {
         refuse_rules_that_never_fit(&inbound, reader);
         if let (Some(address), Some(place)) = (inbound.listen, listen_place) {
             let whose = format!("inbound `{}`", inbound.name);
-            reader.listeners.push(Listener { address, whose, place: Some(place) });
+            reader.listeners.push(Listener { address: address.into(), whose, place: Some(place) });
         }
         Some(inbound)
     }
@@ -238,18 +238,7 @@ impl FromNode for AppAddress {
             }
             return Some(Self::Tcp(address));
         };
-        // `unix:///run/app.sock` is accepted as well: that is how the Workload API's is written.
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if !Path::new(path).is_absolute() || path.contains('\0') {
-            reader.wrong(node, "is not an absolute path", "write `unix:/run/app.sock`");
-            return None;
-        }
-        if path.len() > SOCKET_PATH_BYTES_MAX {
-            let what = format!("is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a unix socket's path can have");
-            reader.wrong(node, what, "move the socket to a shorter path");
-            return None;
-        }
-        Some(Self::Unix(path.into()))
+        read_socket_path(node, path, "/run/app.sock", reader).map(Self::Unix)
     }
 }
 

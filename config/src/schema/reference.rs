@@ -24,13 +24,15 @@ are written in.
 ";
 
 /// Shown at the end of the page, simplest first.
-const EXAMPLES: [(&str, &str, &str); 10] = [
+const EXAMPLES: [(&str, &str, &str); 12] = [
     ("pair/client.yaml", "The calling side of the smallest pair", include_str!("../../examples/pair/client.yaml")),
     ("pair/server.yaml", "The answering side of the smallest pair", include_str!("../../examples/pair/server.yaml")),
     ("http-and-tcp.yaml", "HTTP and TCP, both directions", include_str!("../../examples/http-and-tcp.yaml")),
     ("template.yaml", "One template for all services of a cluster", include_str!("../../examples/template.yaml")),
     ("no-privilege.yaml", "A container without any capability", include_str!("../../examples/no-privilege.yaml")),
     ("captured.yaml", "A pod whose connections are captured", include_str!("../../examples/captured.yaml")),
+    ("tunnel/client.yaml", "The calling side of a tunnel", include_str!("../../examples/tunnel/client.yaml")),
+    ("tunnel/server.yaml", "The answering side of a tunnel", include_str!("../../examples/tunnel/server.yaml")),
     ("vm.yaml", "A virtual machine", include_str!("../../examples/vm.yaml")),
     ("vm.conf.d/ledger.yaml", "What `vm.yaml` includes", include_str!("../../examples/vm.conf.d/ledger.yaml")),
     ("two-trust-domains.yaml", "A partner's workloads", include_str!("../../examples/two-trust-domains.yaml")),

@@ -7,6 +7,7 @@ use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::read::{Section, known_keys};
 use crate::route::{RawMatch, RawRoute};
 use crate::telemetry::{RawAccessLogFile, RawAdmin, RawTelemetry};
+use crate::tunnel::RawTunnel;
 use crate::upstream::{RawEndpoints, RawOutbound, RawService};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,6 +44,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawRoute>();
     check::<RawMatch>();
     check::<RawOutbound>();
+    check::<RawTunnel>();
     check::<RawService>();
     check::<RawEndpoints>();
     check::<RawTelemetry>();
@@ -58,7 +60,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 21);
+    assert_eq!(objects + 1, 22);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -1,8 +1,9 @@
 //! `telemetry:` and `admin:` as they are written, and their checks.
 
 use super::{AccessLog, Admin, LogFormat, Telemetry};
+use crate::listen::{ListenAddress, refuse_long};
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
-use crate::values::{Address, FilePath, OneOrMany, SOCKET_PATH_BYTES_MAX};
+use crate::values::{Address, FilePath, OneOrMany};
 use crate::yaml::{Node, Value};
 use schemars::JsonSchema;
 use std::net::SocketAddr;
@@ -64,7 +65,7 @@ fn listen(
     let place = field.place().cloned();
     let address = field.or(AddressOrOff(default)).0;
     if let Some(address) = address {
-        reader.listeners.push(Listener { address, whose: whose.to_owned(), place });
+        reader.listeners.push(Listener { address: address.into(), whose: whose.to_owned(), place });
     }
     address
 }
@@ -182,16 +183,15 @@ impl RawAdmin {
                 let hint = format!("write `127.0.0.1:{}`: it tells everything about this proxy", address.port());
                 reader.problem(&place, format!("`admin.listen: {address}` can be reached from other hosts"), hint);
             }
-            reader.listeners.push(Listener { address, whose: "admin.listen".to_owned(), place: Some(place) });
+            let whose = "admin.listen".to_owned();
+            reader.listeners.push(Listener { address: address.into(), whose, place: Some(place) });
         }
-        if let (Some(FilePath(socket)), Some(place)) = (self.socket.get(), self.socket.place())
-            && socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX
-        {
-            let what = format!(
-                "`{}` is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a unix socket's path can have",
-                socket.display()
-            );
-            reader.problem(place, what, "move the socket to a shorter path");
+        if let (Some(FilePath(socket)), Some(place)) = (self.socket.get(), self.socket.place()) {
+            if let Err(what) = refuse_long(socket) {
+                reader.problem(place, what, "move the socket to a shorter path");
+            }
+            let (address, whose) = (ListenAddress::Unix(socket.as_path().into()), "admin.socket".to_owned());
+            reader.listeners.push(Listener { address, whose, place: Some(place.clone()) });
         }
         if let (Some(uids), None) = (self.uids.place(), self.socket.place()) {
             let hint = "add `socket:`, or remove `uids`";

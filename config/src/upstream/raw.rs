@@ -6,19 +6,21 @@ mod transport;
 use super::{Endpoints, LocalUser, Outbound, Service, ServiceProtocol};
 use crate::capture::User;
 use crate::identity::SvidSelector;
+use crate::listen::ListenAddress;
 use crate::listener::OnExpiry;
 use crate::network::Destination;
 use crate::pattern::HostPattern;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
-use crate::values::{Address, At, FilePath, HostName, Name, OneOrMany, Span};
+use crate::values::{At, FilePath, HostName, Name, OneOrMany, Span};
 use crate::yaml::Node;
 use schemars::JsonSchema;
+use std::net::SocketAddr;
 
 #[cfg(test)]
 pub(crate) use endpoints::RawEndpoints;
 use endpoints::WrittenEndpoints;
-use transport::ServiceTls;
+use transport::{ServiceTls, Via};
 
 /// Where the application may go. What no service covers is refused.
 #[derive(Default, JsonSchema)]
@@ -28,8 +30,10 @@ pub(crate) struct RawOutbound {
     #[schemars(extend("default" = "deny"))]
     #[expect(dead_code, reason = "reading it is the check: nothing else depends on its one value")]
     default: Field<Deny>,
-    /// Listeners shared by all services: the service is found by the request's host. One address or a list.
-    listen: Field<OneOrMany<At<Address>>>,
+    /// Listeners shared by all services: the service is found by the request's host. `IP:PORT` or `unix:/PATH`, one or a
+    /// list. A unix socket is made with mode 0666 in a directory that exists: who reaches it is up to the directory and
+    /// to `users`.
+    listen: Field<OneOrMany<At<ListenAddress>>>,
     /// Let these listeners stand on addresses that other hosts can reach. Whoever reaches them acts with this workload's
     /// identity, so do so only behind a wall, such as a network of containers.
     #[schemars(extend("default" = false))]
@@ -57,19 +61,21 @@ impl RawOutbound {
         let first = reader.listeners.len();
         for address in &listen {
             let whose = "outbound.listen".to_owned();
-            reader.listeners.push(Listener { address: address.value.0, whose, place: Some(address.place.clone()) });
+            let (address, place) = (address.value.clone(), Some(address.place.clone()));
+            reader.listeners.push(Listener { address, whose, place });
         }
         let services = self.services.or_default().into_iter().filter_map(|service| service.check(reader)).collect();
         if !self.open_listeners.or(false) {
             refuse_open_listeners(first, reader);
         }
-        Outbound { listen: listen.into_iter().map(|address| address.value.0).collect(), services }
+        Outbound { listen: listen.into_iter().map(|address| address.value).collect(), services }
     }
 }
 
 /// What comes through an outbound listener goes out with our identity, so others must not reach it unless that is said.
 fn refuse_open_listeners(first: usize, reader: &mut Reader) {
-    let open = reader.listeners[first..].iter().filter(|listener| !listener.address.ip().is_loopback());
+    let is_open = |address: SocketAddr| !address.ip().is_loopback();
+    let open = reader.listeners[first..].iter().filter(|listener| listener.address.tcp().is_some_and(is_open));
     let open: Vec<(String, Place)> = open
         .filter_map(|listener| {
             Some((format!("{} listens on {}", listener.whose, listener.address), listener.place.clone()?))
@@ -117,8 +123,8 @@ pub(crate) struct RawService {
     /// The destinations by which captured connections find this service: `IP:PORT`, `IP`, `NETWORK/PREFIX`, or
     /// `NETWORK/PREFIX:PORT`. The most specific one wins. Addresses in `endpoints` need not be written again.
     addresses: Field<OneOrMany<Destination>>,
-    /// A local listener of its own: everything that arrives there goes to this service.
-    listen: Field<Address>,
+    /// A local listener of its own, `IP:PORT` or `unix:/PATH`: everything that arrives there goes to this service.
+    listen: Field<ListenAddress>,
     /// The local users, names or numbers, that may use the service: those whose sockets connect to Postern. Others are
     /// refused, and so is a connection whose user the kernel does not tell.
     #[schemars(extend("x-default" = "all"))]
@@ -140,6 +146,14 @@ pub(crate) struct RawService {
     /// `mesh`: mTLS with SPIFFE identities on both sides. `web`: TLS to a server of the Web PKI. `off`: plaintext.
     #[schemars(extend("default" = "mesh"))]
     tls: Field<ServiceTls>,
+    /// `direct`: an mTLS connection for each of the application's, and pooled ones for requests. `tunnel`: all of them as
+    /// streams of few mTLS connections to the peer's `tunnel` listener; the port of `endpoints` is then the application's.
+    /// Only with `tls: mesh`.
+    #[schemars(extend("default" = "direct"))]
+    via: Field<Via>,
+    /// The port of the peer's `tunnel` listener. Only with `via: tunnel`.
+    #[schemars(range(min = 1, max = 65535), extend("x-default" = "15008"))]
+    tunnel_port: Field<u16>,
     /// The name that the server's certificate must have, and that is sent as SNI. Only with `tls: web`.
     #[schemars(extend("x-default" = "the host"))]
     server_name: Field<HostName>,
@@ -171,6 +185,8 @@ impl Section for RawService {
             identity: keys.optional("identity"),
             svid: keys.optional("svid"),
             tls: keys.optional("tls"),
+            via: keys.optional("via"),
+            tunnel_port: keys.optional("tunnel_port"),
             server_name: keys.optional("server_name"),
             roots: keys.optional("roots"),
             connect_timeout: keys.optional("connect_timeout"),
@@ -190,9 +206,9 @@ impl RawService {
             false => Some(Endpoints::Host { port: None }),
         };
         let listen_place = self.listen.place().cloned();
-        let listen = self.listen.into_option().map(|listen| listen.0);
+        let listen = self.listen.into_option();
         let name = self.name.into_option().map(|name| name.0);
-        if let (Some(address), Some(place)) = (listen, listen_place) {
+        if let (Some(address), Some(place)) = (listen.clone(), listen_place) {
             let whose = format!("service `{}`", name.as_deref().unwrap_or("?"));
             reader.listeners.push(Listener { address, whose, place: Some(place) });
         }

@@ -1,9 +1,7 @@
-//! The admin socket: who may use it, and how it comes to stand where an operator expects it.
+//! The admin socket: who may use it.
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use crate::capture::unix_socket::{self, SocketFile};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tokio::net::UnixListener;
 
@@ -43,47 +41,18 @@ const BACKLOG: i32 = 128;
 /// Owner and group may connect; whether they may ask is decided by [`AllowedUids`].
 const MODE: u32 = 0o660;
 
-/// Binds `path`. A socket that a killed process left is replaced, a live one never, and anything else is left alone.
+/// Binds `path`, as [`unix_socket::bind`].
 ///
 /// # Errors
-/// Somebody listens there already (`AddrInUse`), something that is no socket stands there (`AlreadyExists`), or the
-/// directory is missing or not ours to write.
-pub fn bind_unix_socket(path: &Path) -> io::Result<UnixListener> {
-    remove_if_stale(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    // Before `listen`, nobody can connect, so nobody gets in while the mode is still the umask's.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))
-}
-
-fn remove_if_stale(path: &Path) -> io::Result<()> {
-    let found = match std::fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !found.file_type().is_socket() {
-        let what = format!("{} exists and is not a socket", path.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => {
-            let what = format!("another process listens on {}", path.display());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, what))
-        }
-        // Nobody listens: a process that was killed could not remove it.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    }
+/// As there.
+pub fn bind_unix_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let (listener, file) = unix_socket::bind(path, MODE, BACKLOG)?;
+    Ok((UnixListener::from_std(listener)?, file))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{AllowedUids, bind_unix_socket, own_uid};
-    use std::io::ErrorKind;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -99,34 +68,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn replaces_a_socket_that_nobody_listens_on() {
+    async fn owner_and_group_may_connect() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");
-        // Closing a listener leaves its file, as SIGKILL does.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        let listener = bind_unix_socket(&path).unwrap();
+        let (listener, _file) = bind_unix_socket(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let (connected, accepted) = tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
         connected.unwrap();
         accepted.unwrap();
-    }
-
-    #[tokio::test]
-    async fn never_steals_a_live_socket() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("admin.sock");
-        let _live = bind_unix_socket(&path).unwrap();
-        assert_eq!(bind_unix_socket(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
-        assert!(path.exists());
-    }
-
-    #[tokio::test]
-    async fn never_removes_what_is_no_socket() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("admin.sock");
-        std::fs::write(&path, "precious").unwrap();
-        assert_eq!(bind_unix_socket(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 }

@@ -188,7 +188,7 @@ async fn the_socket_shows_everything_and_takes_changes() {
     let (state, drains) = state();
     state.metrics.inbound("orders").refused(Refusal::NoIdentity);
     with_identity(&state).await;
-    let listener = bind_unix_socket(&path).unwrap();
+    let (listener, _file) = bind_unix_socket(&path).unwrap();
     serve_socket(listener, AllowedUids::new(&[]).unwrap(), state.clone());
 
     let shown = body(&ask_socket(&path, "GET", "/state").await);
@@ -210,7 +210,7 @@ async fn the_socket_refuses_users_who_are_not_listed() {
     let path = directory.path().join("admin.sock");
     let (state, drains) = state();
     let somebody_else = super::socket::own_uid().unwrap().wrapping_add(4242);
-    let listener = bind_unix_socket(&path).unwrap();
+    let (listener, _file) = bind_unix_socket(&path).unwrap();
     serve_socket(listener, AllowedUids::only(&[somebody_else]), state);
     for (method, target) in [("GET", "/state"), ("POST", "/drain"), ("GET", "/nothing")] {
         let answer = ask_socket(&path, method, target).await;
@@ -258,7 +258,7 @@ async fn no_endpoint_shows_a_key() {
     let canary = Arc::new(Svid { certified: Arc::new(certified), ..canary });
     let shown_in_logs = format!("{:?}", canary.certified);
     state.identity.publish(|_| Snapshot { svids: vec![canary], ..Snapshot::empty() });
-    let listener = bind_unix_socket(&path).unwrap();
+    let (listener, _file) = bind_unix_socket(&path).unwrap();
     serve_socket(listener, AllowedUids::new(&[]).unwrap(), state);
 
     let mut shown = shown_in_logs;

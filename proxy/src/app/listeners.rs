@@ -5,23 +5,25 @@
 //! more: connections that live stay.
 
 use crate::admin::{self, AdminState, AllowedUids, bind_unix_socket};
-use crate::capture::{self, Closer};
+use crate::capture::unix_socket::{self, MODE_OF_LISTENERS, SocketFile};
+use crate::capture::{self, Acceptor, BACKLOG, CloseAsked, Closer, Listening};
 use crate::policy::{Door, DoorPlan, Policy};
 use crate::worker::{Command, WorkerHandle};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use postern_config::Config;
+use postern_config::{Config, ListenAddress};
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::net::UnixListener;
 
-/// What listens on TCP, by what it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// What listens, by what it is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Listener {
-    Door(SocketAddr),
+    Door(ListenAddress),
     /// For redirected connections, of one family alone.
     Captured(SocketAddr),
     /// For connections that arrive with the destination that was meant (`mode: tproxy`).
@@ -36,7 +38,7 @@ impl Listener {
     pub fn wanted(config: &Config, policy: &Policy) -> BTreeSet<Self> {
         policy
             .listening()
-            .filter_map(|(address, plan)| Self::of(address, plan, policy.transparent))
+            .filter_map(|(door, plan)| Self::of(door, plan, policy.transparent))
             .chain(config.telemetry.metrics.map(Self::Metrics))
             .chain(config.telemetry.readiness.map(Self::Readiness))
             .chain(config.admin.listen.map(Self::Admin))
@@ -44,39 +46,57 @@ impl Listener {
     }
 
     /// `None`: this host does not speak the address' family, which is no reason not to serve the other.
-    fn of(address: SocketAddr, plan: &DoorPlan, transparent: bool) -> Option<Self> {
+    fn of(door: &Door, plan: &DoorPlan, transparent: bool) -> Option<Self> {
+        let address = match door {
+            Door::At(address) => *address,
+            Door::Socket(path) => return Some(Self::Door(ListenAddress::Unix(path.clone()))),
+            Door::Port(_) => return None,
+        };
         match plan {
             DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound if !capture::is_available(address.ip()) => None,
             DoorPlan::CapturedInbound if transparent => Some(Self::Transparent(address)),
             DoorPlan::CapturedInbound | DoorPlan::CapturedOutbound => Some(Self::Captured(address)),
-            DoorPlan::Inbound(_) | DoorPlan::Service(_) | DoorPlan::Shared => Some(Self::Door(address)),
+            DoorPlan::Inbound(_) | DoorPlan::Tunnel(_) | DoorPlan::Service(_) | DoorPlan::Shared => {
+                Some(Self::Door(address.into()))
+            }
         }
     }
 
-    fn address(self) -> SocketAddr {
+    /// `None`: it has a path.
+    fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Door(address)
-            | Self::Captured(address)
+            Self::Door(address) => address.tcp(),
+            Self::Captured(address)
             | Self::Transparent(address)
             | Self::Metrics(address)
             | Self::Readiness(address)
-            | Self::Admin(address) => address,
+            | Self::Admin(address) => Some(*address),
         }
     }
 
-    fn bind(self) -> io::Result<TcpListener> {
-        match self {
-            Self::Captured(address) => capture::bind_captured(address, false),
-            Self::Transparent(address) => capture::bind_captured(address, true),
-            _ => capture::bind(self.address()),
-        }
+    fn bind(self) -> io::Result<BoundListener> {
+        let (socket, file) = match &self {
+            Self::Captured(address) => (Listening::Tcp(capture::bind_captured(*address, false)?), None),
+            Self::Transparent(address) => (Listening::Tcp(capture::bind_captured(*address, true)?), None),
+            Self::Door(ListenAddress::Tcp(address))
+            | Self::Metrics(address)
+            | Self::Readiness(address)
+            | Self::Admin(address) => (Listening::Tcp(capture::bind(*address)?), None),
+            Self::Door(ListenAddress::Unix(path)) => {
+                let failed =
+                    |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {self}: {error}"));
+                let (listener, file) = unix_socket::bind(path, MODE_OF_LISTENERS, BACKLOG).map_err(failed)?;
+                (Listening::Unix(listener), Some(file))
+            }
+        };
+        Ok(BoundListener { listener: self, socket, file })
     }
 
     /// Would the kernel refuse `other` while this one listens? A wildcard takes the port of every address; that `0.0.0.0`
     /// leaves those of IPv6 alone makes no difference to a listener that is to be closed anyway.
-    fn is_in_the_way_of(self, wanted: Self) -> bool {
-        let (mine, other) = (self.address(), wanted.address());
-        let one_family = |it: Self| matches!(it, Self::Captured(_) | Self::Transparent(_));
+    fn is_in_the_way_of(&self, wanted: &Self) -> bool {
+        let (Some(mine), Some(other)) = (self.address(), wanted.address()) else { return false };
+        let one_family = |it: &Self| matches!(it, Self::Captured(_) | Self::Transparent(_));
         if one_family(self) && one_family(wanted) && mine.is_ipv4() != other.is_ipv4() {
             return false;
         }
@@ -85,28 +105,49 @@ impl Listener {
     }
 }
 
+/// As it is written in the file.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Door(address) => address.fmt(f),
+            Self::Captured(address)
+            | Self::Transparent(address)
+            | Self::Metrics(address)
+            | Self::Readiness(address)
+            | Self::Admin(address) => address.fmt(f),
+        }
+    }
+}
+
+struct BoundListener {
+    listener: Listener,
+    socket: Listening,
+    /// Of a unix socket; it goes when this does.
+    file: Option<SocketFile>,
+}
+
 /// Sockets of which nobody knows yet: the kernel lets callers wait in their queues.
 pub struct Bound {
-    tcp: Vec<(Listener, TcpListener)>,
-    socket: Option<(PathBuf, UnixListener)>,
+    listeners: Vec<BoundListener>,
+    admin: Option<(SocketFile, UnixListener)>,
 }
 
 impl Bound {
     /// # Errors
     /// An address is in use or not ours; nothing stays bound then.
     pub fn new(wanted: impl IntoIterator<Item = Listener>, socket: Option<&Path>) -> anyhow::Result<Self> {
-        let tcp = bind(wanted)?;
-        let socket = socket.map(|path| {
-            let listener = bind_unix_socket(path)
+        let listeners = bind(wanted)?;
+        let admin = socket.map(|path| {
+            let (listener, file) = bind_unix_socket(path)
                 .with_context(|| format!("cannot listen on the admin socket {}", path.display()))?;
-            anyhow::Ok((path.to_owned(), listener))
+            anyhow::Ok((file, listener))
         });
-        Ok(Self { tcp, socket: socket.transpose()? })
+        Ok(Self { listeners, admin: admin.transpose()? })
     }
 }
 
-fn bind(wanted: impl IntoIterator<Item = Listener>) -> io::Result<Vec<(Listener, TcpListener)>> {
-    wanted.into_iter().map(|listener| Ok((listener, listener.bind()?))).collect()
+fn bind(wanted: impl IntoIterator<Item = Listener>) -> io::Result<Vec<BoundListener>> {
+    wanted.into_iter().map(Listener::bind).collect()
 }
 
 /// A change that needs nothing more that could fail.
@@ -121,7 +162,7 @@ pub struct Change {
 
 impl Change {
     pub fn opens(&self) -> usize {
-        self.bound.tcp.len()
+        self.bound.listeners.len()
     }
 
     pub fn closes(&self) -> usize {
@@ -135,19 +176,20 @@ pub struct Listeners {
     state: Arc<AdminState>,
     allowed: Arc<ArcSwap<AllowedUids>>,
     open: HashMap<Listener, Open>,
-    socket: Option<(PathBuf, Closer)>,
+    admin: Option<(SocketFile, Closer)>,
 }
 
 struct Open {
     closer: Closer,
     /// Doors are accepted on by one worker.
     worker: Option<usize>,
+    file: Option<SocketFile>,
 }
 
 impl Listeners {
     pub fn new(workers: Vec<WorkerHandle>, state: Arc<AdminState>, allowed: AllowedUids) -> Self {
         let allowed = Arc::new(ArcSwap::from_pointee(allowed));
-        Self { workers, state, allowed, open: HashMap::new(), socket: None }
+        Self { workers, state, allowed, open: HashMap::new(), admin: None }
     }
 
     /// Who may use the admin socket, from its next caller on.
@@ -160,22 +202,22 @@ impl Listeners {
     /// # Errors
     /// All listens as before, also what had to be closed to find that out.
     pub async fn prepare(&mut self, wanted: &BTreeSet<Listener>, socket: Option<&Path>) -> anyhow::Result<Change> {
-        let gone = self.open.keys().copied().filter(|listener| !wanted.contains(listener));
+        let gone = self.open.keys().filter(|listener| !wanted.contains(listener)).cloned();
         let (in_the_way, gone): (Vec<_>, Vec<_>) =
-            gone.partition(|old| wanted.iter().any(|new| !self.open.contains_key(new) && old.is_in_the_way_of(*new)));
-        let new = wanted.iter().copied().filter(|listener| !self.open.contains_key(listener));
+            gone.partition(|old| wanted.iter().any(|new| !self.open.contains_key(new) && old.is_in_the_way_of(new)));
+        let new = wanted.iter().filter(|listener| !self.open.contains_key(listener)).cloned();
         let (blocked, free): (Vec<_>, Vec<_>) =
-            new.partition(|new| in_the_way.iter().any(|old| old.is_in_the_way_of(*new)));
-        let stays = self.socket.as_ref().map(|(path, _)| path.as_path()) == socket;
+            new.partition(|new| in_the_way.iter().any(|old| old.is_in_the_way_of(new)));
+        let stays = self.admin.as_ref().map(|(file, _)| file.path()) == socket;
         // What can fail without anything having been closed comes first.
         let bound = Bound::new(free, socket.filter(|_| !stays))?;
         let mut change = Change { bound, closed: in_the_way, gone, leaves_socket: !stays };
         for old in &change.closed {
-            tracing::info!(address = %old.address(), "closed, because it is in the way of a listener of the new configuration");
-            self.close(*old).await;
+            tracing::info!(address = %old, "closed, because it is in the way of a listener of the new configuration");
+            self.close(old).await;
         }
         match bind(blocked) {
-            Ok(rest) => change.bound.tcp.extend(rest),
+            Ok(rest) => change.bound.listeners.extend(rest),
             Err(error) => {
                 self.undo(change).await;
                 return Err(error.into());
@@ -186,11 +228,7 @@ impl Listeners {
 
     /// Listens as before the change was prepared.
     pub async fn undo(&mut self, change: Change) {
-        drop(change.bound.tcp);
-        if let Some((path, listener)) = change.bound.socket {
-            drop(listener);
-            remove(&path);
-        }
+        drop(change.bound);
         for listener in change.closed {
             match bind([listener]) {
                 Ok(bound) => self.open(bound).await,
@@ -205,83 +243,81 @@ impl Listeners {
     /// The new set listens, the rest does not.
     pub async fn commit(&mut self, change: Change) {
         for listener in change.gone {
-            self.close(listener).await;
+            self.close(&listener).await;
         }
         if change.leaves_socket
-            && let Some((path, closer)) = self.socket.take()
+            && let Some((file, closer)) = self.admin.take()
         {
+            drop(file);
             closer.close().await;
-            remove(&path);
         }
         self.open_all(change.bound).await;
     }
 
     pub async fn open_all(&mut self, bound: Bound) {
-        self.open(bound.tcp).await;
-        if let Some((path, listener)) = bound.socket {
+        self.open(bound.listeners).await;
+        if let Some((file, listener)) = bound.admin {
             let (closer, asked) = capture::closing();
             tokio::spawn(admin::serve_socket(listener, self.allowed.clone(), self.state.clone(), asked));
-            self.socket = Some((path, closer));
+            self.admin = Some((file, closer));
         }
     }
 
-    /// The process ends: the next one would find out by itself that the socket is stale.
-    pub fn remove_socket(&self) {
-        if let Some((path, _)) = &self.socket {
-            remove(path);
-        }
-    }
-
-    async fn close(&mut self, listener: Listener) {
-        if let Some(open) = self.open.remove(&listener) {
+    async fn close(&mut self, listener: &Listener) {
+        if let Some(open) = self.open.remove(listener) {
+            // Nobody finds the socket any more; who found it before is served.
+            drop(open.file);
             open.closer.close().await;
         }
     }
 
-    async fn open(&mut self, bound: Vec<(Listener, TcpListener)>) {
-        for (listener, socket) in bound {
+    async fn open(&mut self, bound: Vec<BoundListener>) {
+        for BoundListener { listener, socket, file } in bound {
             let (closer, asked) = capture::closing();
-            let state = self.state.clone();
             let mut worker = None;
-            let opened = match listener {
-                Listener::Door(address) | Listener::Captured(address) | Listener::Transparent(address) => {
-                    let door = Door::At(address);
-                    let chosen = self.worker_with_the_fewest_doors();
-                    worker = Some(chosen);
-                    self.workers[chosen].send(Command::Open(door, socket, asked)).await;
+            let opened = match &listener {
+                Listener::Door(address) => {
+                    worker = Some(self.open_door(Door::of(address), socket, asked).await);
                     Ok(())
                 }
-                Listener::Metrics(_) => {
-                    on_tokio(socket).map(|it| drop(tokio::spawn(admin::serve_metrics(it, state, asked))))
+                Listener::Captured(address) | Listener::Transparent(address) => {
+                    worker = Some(self.open_door(Door::At(*address), socket, asked).await);
+                    Ok(())
                 }
-                Listener::Readiness(_) => {
-                    on_tokio(socket).map(|it| drop(tokio::spawn(admin::serve_readiness(it, state, asked))))
-                }
-                Listener::Admin(_) => {
-                    on_tokio(socket).map(|it| drop(tokio::spawn(admin::serve_tcp_readonly(it, state, asked))))
+                Listener::Metrics(_) | Listener::Readiness(_) | Listener::Admin(_) => {
+                    self.open_to_operators(&listener, socket, asked)
                 }
             };
             match opened {
-                Ok(()) => tracing::info!(address = %listener.address(), "listening"),
-                Err(error) => {
-                    tracing::error!(address = %listener.address(), %error, "the listener could not be opened")
-                }
+                Ok(()) => tracing::info!(address = %listener, "listening"),
+                Err(error) => tracing::error!(address = %listener, %error, "the listener could not be opened"),
             }
-            self.open.insert(listener, Open { closer, worker });
+            self.open.insert(listener, Open { closer, worker, file });
         }
+    }
+
+    /// Returns the worker that accepts on it.
+    async fn open_door(&self, door: Door, socket: Listening, asked: CloseAsked) -> usize {
+        let chosen = self.worker_with_the_fewest_doors();
+        self.workers[chosen].send(Command::Open(door, socket, asked)).await;
+        chosen
+    }
+
+    fn open_to_operators(&self, listener: &Listener, socket: Listening, asked: CloseAsked) -> io::Result<()> {
+        let Acceptor::Tcp(socket) = Acceptor::new(socket)? else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        };
+        let state = self.state.clone();
+        drop(match listener {
+            Listener::Metrics(_) => tokio::spawn(admin::serve_metrics(socket, state, asked)),
+            Listener::Readiness(_) => tokio::spawn(admin::serve_readiness(socket, state, asked)),
+            _ => tokio::spawn(admin::serve_tcp_readonly(socket, state, asked)),
+        });
+        Ok(())
     }
 
     fn worker_with_the_fewest_doors(&self) -> usize {
         let doors_of = |worker: usize| self.open.values().filter(|open| open.worker == Some(worker)).count();
         (0..self.workers.len()).min_by_key(|worker| doors_of(*worker)).unwrap_or(0)
     }
-}
-
-fn on_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::from_std(listener)
-}
-
-fn remove(socket: &Path) {
-    // Whoever removed it before us did what we wanted.
-    let _ = std::fs::remove_file(socket);
 }

@@ -2,6 +2,7 @@
 
 use crate::delegate::delegate_io;
 use crate::detect::Rewind;
+use crate::hbone::TunnelStream;
 use crate::session::SessionIo;
 use tokio_rustls::server::TlsStream;
 
@@ -11,6 +12,7 @@ pub type Wire = Rewind<SessionIo>;
 pub enum CallerIo {
     Plain(Wire),
     Tls(Box<TlsStream<Wire>>),
+    Tunnelled(Box<TunnelStream>),
 }
 
-delegate_io!(CallerIo { Plain, Tls });
+delegate_io!(CallerIo { Plain, Tls, Tunnelled });

@@ -49,6 +49,8 @@ pub enum CallerUnknown {
     Closed,
     #[error("the kernel's answer is about another socket, or not one that can be read")]
     Unreadable,
+    #[error("the kernel does not tell who is at the other end of the unix socket (error {0})")]
+    NoCredentials(i32),
     #[error("it was not asked for when the connection was accepted")]
     NotAsked,
 }

@@ -1,6 +1,6 @@
 //! Which local users may use a service, as numbers: names are looked up when a configuration comes into force.
 
-use postern_config::{LocalUser, Service};
+use postern_config::{Config, LocalUser, Place, Service};
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,6 +72,48 @@ pub fn resolved(service: &Service) -> Result<Cow<'_, Service>, UserError> {
     Ok(Cow::Owned(Service { users: users.collect::<Result<_, _>>()?, ..service.clone() }))
 }
 
+/// A name of the file that this host's user database does not have. Elsewhere it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownUser {
+    /// What names it, as in the file.
+    pub named_by: String,
+    /// `None`: whoever captures, not a service.
+    pub place: Option<Place>,
+    pub name: String,
+}
+
+/// All names of `config` that are not in the user database here.
+///
+/// # Errors
+/// The database cannot be read, and would be asked.
+pub fn unknown_users(config: &Config) -> std::io::Result<Vec<UnknownUser>> {
+    // Whoever names nobody needs no database.
+    if unknown_in(config, "").is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(unknown_in(config, &String::from_utf8_lossy(&std::fs::read(USER_DATABASE)?)))
+}
+
+fn unknown_in(config: &Config, database: &str) -> Vec<UnknownUser> {
+    let of_services = config.outbound.services.iter().flat_map(|service| {
+        service.users.iter().filter_map(|user| match user {
+            LocalUser::Id(_) => None,
+            LocalUser::Name(name) => Some(UnknownUser {
+                named_by: format!("`users` of service `{}`", service.name),
+                place: Some(service.place.clone()),
+                name: name.clone(),
+            }),
+        })
+    });
+    let exempt = config.capture.iter().flat_map(|capture| &capture.redirect.exempt_users);
+    let exempt = exempt.filter(|user| user.parse::<u32>().is_err()).map(|name| UnknownUser {
+        named_by: "`capture.redirect.exempt_users`".to_owned(),
+        place: None,
+        name: name.clone(),
+    });
+    of_services.chain(exempt).filter(|user| uid_of(database, &user.name).is_none()).collect()
+}
+
 /// passwd(5): `name:password:UID:…`; the first line with the name counts.
 fn uid_of(database: &str, name: &str) -> Option<u32> {
     let mut lines = database.lines().map(|line| line.split(':'));
@@ -80,8 +122,9 @@ fn uid_of(database: &str, name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AllowedUsers, uid_of};
-    use postern_config::LocalUser;
+    use super::{AllowedUsers, uid_of, unknown_in};
+    use postern_config::{Config, LocalUser};
+    use std::path::Path;
 
     #[test]
     fn finds_names_in_a_user_database() {
@@ -98,6 +141,22 @@ mod tests {
         ] {
             assert_eq!(uid_of(database, name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn tells_names_that_stand_for_nobody_here() {
+        let text = "outbound:\n  services:\n  - name: a\n    listen: 127.0.0.1:1\n    endpoints: [\"10.0.0.7:1\"]\n    \
+                    identity: spiffe://td/a\n    users: [root, shop, 7]\ncapture:\n  outbound: 15001\n  redirect: { \
+                    exempt_users: [root, postren, 1337] }\n";
+        let config = Config::from_str(Path::new("f"), text).unwrap_or_else(|problems| panic!("{problems}"));
+        let told: Vec<String> = unknown_in(&config, "root:x:0:0::/:\n")
+            .into_iter()
+            .map(|user| {
+                let place = user.place.map_or_else(String::new, |place| place.to_string());
+                format!("{place} {} {}", user.named_by, user.name)
+            })
+            .collect();
+        assert_eq!(told, ["f:3:5 `users` of service `a` shop", " `capture.redirect.exempt_users` postren"]);
     }
 
     #[test]

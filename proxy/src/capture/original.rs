@@ -1,14 +1,17 @@
 //! Where a captured connection was meant to go, and what must not be reached that way.
 
-use super::{OriginalDst, is_available};
+use super::{OriginalDst, Stream, is_available};
 use crate::policy::{Door, Policy};
+use crate::redirect::{Family, probe_address};
 use crate::refusal::{Refusal, Refused};
-use std::net::{IpAddr, SocketAddr};
-use tokio::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+const PROBED: [Family; 2] = [Family::V4, Family::V6];
 
 /// `SO_ORIGINAL_DST`; with TPROXY, where nothing was rewritten, the connection's own address. `None`: it was not captured,
 /// but made to the address that we listen on (THREATS NW-05).
-pub fn original_destination(tcp: &TcpStream, transparent: bool) -> Option<OriginalDst> {
+pub fn original_destination(stream: &Stream, transparent: bool) -> Option<OriginalDst> {
+    let tcp = stream.tcp()?;
     let ours = tcp.local_addr().ok()?;
     let socket = socket2::SockRef::from(tcp);
     let before = if ours.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
@@ -35,7 +38,7 @@ pub fn inbound_door(original: Option<OriginalDst>, policy: &Policy) -> Result<Do
         return Err(Refused::new(Refusal::NoRoute, why));
     }
     let door = Door::Port(original.port());
-    match policy.inbound(door) {
+    match policy.inbound(&door) {
         Some(_) => Ok(door),
         None => Err(Refused::new(Refusal::NoRoute, format!("port {} is not declared", original.port()))),
     }
@@ -53,23 +56,48 @@ pub fn outbound_destination(original: Option<OriginalDst>, policy: &Policy) -> R
     if policy.listens_on_port(original.port()) && is_own_address(original.ip()) {
         return Err(Refused::new(Refusal::Loop, format!("{original} is a listener of this proxy")));
     }
+    if PROBED.map(probe_address).contains(&original) {
+        let why =
+            format!("{original} is what this proxy probes its capture with, and a connection to it comes back here");
+        return Err(Refused::new(Refusal::Loop, why));
+    }
     Ok(original)
 }
 
-/// The kernel lets a socket be bound to an address of this host only.
-fn is_own_address(address: IpAddr) -> bool {
-    !address.is_unspecified() && is_available(address)
+/// The kernel lets a socket be bound to an address of this host only, unless it is told to let it be bound to any
+/// (`ip_nonlocal_bind`); then an address is known by being the one from which it is reached, which those of an interface
+/// besides its first are not.
+pub fn is_own_address(address: IpAddr) -> bool {
+    if address.is_unspecified() || !is_available(address) {
+        return false;
+    }
+    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+    let any_may_be_bound = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
+    any_may_be_bound.is_ok_and(|setting| setting.trim() == "0") || is_reached_from_itself(address)
+}
+
+/// Nothing is sent: a datagram socket that is connected only looks the route up.
+fn is_reached_from_itself(address: IpAddr) -> bool {
+    const DISCARD: u16 = 9;
+    let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    });
+    address.is_loopback() || source.is_ok_and(|source| source.ip() == address)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_own_address;
+    use super::{is_own_address, is_reached_from_itself};
 
     #[test]
     fn tells_addresses_of_this_host() {
         for (address, expected) in [("127.0.0.1", true), ("127.8.9.10", true), ("192.0.2.1", false), ("0.0.0.0", false)]
         {
-            assert_eq!(is_own_address(address.parse().unwrap()), expected, "{address}");
+            let address = address.parse().unwrap();
+            assert_eq!(is_own_address(address), expected, "{address}");
+            assert_eq!(is_reached_from_itself(address), expected, "{address}");
         }
     }
 }

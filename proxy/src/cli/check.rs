@@ -1,9 +1,11 @@
-//! `postern check FILE`: every problem of a configuration at once, without a network.
+//! `postern check FILE`: every problem of a configuration at once, without a network. What depends on the host is no
+//! problem of the file, and only noted: it may be checked elsewhere.
 
 use super::output::print;
+use crate::capture::local_users::{UnknownUser, unknown_users};
 use clap::Args;
 use postern_config::{Config, Problems};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// `postern check …`
@@ -18,15 +20,38 @@ pub struct CheckArgs {
 
 /// Exit 0 when the file can run, 1 with all its problems on standard error when it cannot.
 pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
-    match Config::load(&arguments.file) {
-        Ok(config) if arguments.print => print(&config.to_effective_yaml()),
-        Ok(config) => print(&format!("{}: {}\n", arguments.file.display(), summary(&config))),
+    let config = match Config::load(&arguments.file) {
+        Ok(config) => config,
         Err(problems) => {
             eprintln!("{}", report(&problems));
             return Ok(ExitCode::FAILURE);
         }
+    };
+    for note in notes(&config, &arguments.file) {
+        eprintln!("{note}");
+    }
+    match arguments.print {
+        true => print(&config.to_effective_yaml()),
+        false => print(&format!("{}: {}\n", arguments.file.display(), summary(&config))),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is right in the file and would be wrong on this host.
+fn notes(config: &Config, file: &Path) -> Vec<String> {
+    let unknown = match unknown_users(config) {
+        Ok(unknown) => unknown,
+        Err(error) => return vec![format!("note: /etc/passwd cannot be read, so no user was looked up: {error}")],
+    };
+    let note = |user: UnknownUser| {
+        let place = user.place.map_or_else(|| file.display().to_string(), |place| place.to_string());
+        format!(
+            "{place}: note: {} names `{}`, who is not in /etc/passwd here\n  hint: where it is to run, the user must exist; \
+             or write a number",
+            user.named_by, user.name
+        )
+    };
+    unknown.into_iter().map(note).collect()
 }
 
 /// What a configuration holds, in a line.

@@ -1,6 +1,7 @@
 //! `postern redirect`: installs, removes, checks and prints the rules by which connections are captured.
 
 pub(super) mod check;
+mod names;
 
 use super::doctor::{Report, Verdict};
 use super::output::print;
@@ -13,7 +14,7 @@ use anyhow::{Context as _, bail};
 use check::Privilege;
 use clap::{Args, Subcommand, ValueEnum};
 use postern_config::{CaptureMode, Config, Network};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -81,6 +82,12 @@ struct WantedArgs {
     /// Where the application's name queries are to arrive, over UDP and TCP
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     dns_port: Option<u16>,
+    /// A nameserver on loopback to which name queries are captured; without it: those of /etc/resolv.conf
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = loopback_address)]
+    loopback_nameserver: Vec<IpAddr>,
+    /// Who forwards name queries for this host, by name or number; without it: who holds such a nameserver's socket
+    #[arg(long, value_name = "USER")]
+    resolver_user: Vec<String>,
     /// Whose connections are not captured: the user that Postern runs as, by name or number
     #[arg(long, value_name = "USER")]
     exempt_user: Vec<String>,
@@ -137,6 +144,11 @@ fn network(text: &str) -> Result<Network, String> {
     Network::parse(text).map_err(|error| format!("it {error}"))
 }
 
+fn loopback_address(text: &str) -> Result<IpAddr, String> {
+    let ip = text.parse::<IpAddr>().map_err(|error| error.to_string())?.to_canonical();
+    if ip.is_loopback() { Ok(ip) } else { Err("it is not on loopback, and captured anyway".to_owned()) }
+}
+
 fn interface(text: &str) -> Result<String, String> {
     Interface::parse(text).map(|name| name.to_string()).map_err(|error| error.to_string())
 }
@@ -152,7 +164,9 @@ pub fn run(arguments: &RedirectArgs) -> anyhow::Result<ExitCode> {
             Ok(finish(&report))
         }
         Action::Print(arguments) => {
-            print(&rules(&plan(&wanted(&arguments.wanted)?, arguments.wanted.family)?, arguments.backend));
+            let plan = plan(&wanted(&arguments.wanted)?, arguments.wanted.family)?;
+            print(&names::comments(&plan, &proc::passwd()));
+            print(&rules(&plan, arguments.backend));
             Ok(ExitCode::SUCCESS)
         }
         Action::Probe(arguments) => {
@@ -183,6 +197,7 @@ fn install(arguments: &InstallArgs) -> anyhow::Result<ExitCode> {
         Err(attempts) => bail!("no packet filter took the rules, and nothing was changed\n{}", told(&attempts)),
     }
     let mut report = Report::default();
+    names::examine(&mut report, &plan);
     check::arrivals(&mut report, &plan);
     Ok(finish(&report))
 }
@@ -221,7 +236,7 @@ fn summary(plan: &RedirectPlan) -> String {
         parts.push(format!("inbound to {port}{how}"));
     }
     parts.extend(plan.outbound.map(|port| format!("outbound to {port}")));
-    parts.extend(plan.dns.map(|port| format!("name queries to {port}")));
+    parts.extend(plan.names.as_ref().map(|names| format!("name queries to {}", names.port)));
     if plan.closed_egress {
         parts.push("egress closed".to_owned());
     }
@@ -251,7 +266,7 @@ fn wanted(arguments: &WantedArgs) -> anyhow::Result<Wanted> {
         None if flags_name_a_port => Wanted { capture: nothing(), ..Wanted::without_a_file() },
         None => Wanted::without_a_file(),
     };
-    wanted.dns = arguments.dns_port.or(wanted.dns);
+    name_queries(arguments, &mut wanted)?;
     let capture = &mut wanted.capture;
     capture.inbound = arguments.inbound_port.or(capture.inbound);
     capture.outbound = arguments.outbound_port.or(capture.outbound);
@@ -271,15 +286,39 @@ fn wanted(arguments: &WantedArgs) -> anyhow::Result<Wanted> {
     Ok(wanted)
 }
 
+/// Of name queries.
+fn name_queries(arguments: &WantedArgs, wanted: &mut Wanted) -> anyhow::Result<()> {
+    if let Some(port) = arguments.dns_port {
+        wanted.names.get_or_insert_default().port = port;
+    }
+    let Some(names) = &mut wanted.names else {
+        if arguments.loopback_nameserver.is_empty() && arguments.resolver_user.is_empty() {
+            return Ok(());
+        }
+        bail!("name queries are not captured; add --dns-port 15053, or `capture.dns` to the file");
+    };
+    if !arguments.loopback_nameserver.is_empty() {
+        names.loopback_nameservers.get_or_insert_default().extend(&arguments.loopback_nameserver);
+    }
+    if !arguments.resolver_user.is_empty() {
+        names.resolver_users.get_or_insert_default().extend(arguments.resolver_user.iter().cloned());
+    }
+    Ok(())
+}
+
 /// Flags that name a port name all of them.
 fn nothing() -> postern_config::Capture {
     postern_config::Capture { inbound: None, outbound: None, ..Wanted::without_a_file().capture }
 }
 
 fn plan(wanted: &Wanted, family: FamilyChoice) -> anyhow::Result<RedirectPlan> {
-    let passwd = proc::passwd();
+    let (passwd, resolv_conf) = (proc::passwd(), proc::resolv_conf());
+    // Looking for the holders of sockets means looking at every process.
+    let nameservers = if wanted.names.is_some() { proc::nameservers() } else { Vec::new() };
     let facts = HostFacts {
         passwd: &passwd,
+        resolv_conf: &resolv_conf,
+        nameservers: &nameservers,
         uid: crate::admin::own_uid().context("/proc cannot be read")?,
         families: match family {
             FamilyChoice::V4 => Families::V4,

@@ -5,8 +5,9 @@ use clap::{Args, ValueEnum};
 use postern_config::authz::{Allow, Principal};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
-    Admin, AppAddress, AppHttp, Config, Endpoints, Identity, IdentityHeaders, Inbound, InboundTls, Limits, OnExpiry,
-    Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport,
+    Admin, AppAddress, AppHttp, Config, Endpoints, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
+    ListenAddress, OnExpiry, Outbound, Place, Protocol, Service, ServiceProtocol, SpiffePattern, SvidSelector,
+    Telemetry, Timeouts, Transport,
 };
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -45,9 +46,9 @@ struct Common {
 
 #[derive(Args)]
 pub struct ClientArgs {
-    /// Where the application connects to
+    /// Where the application connects to: an address, or unix:/PATH
     #[arg(long, value_name = "ADDRESS")]
-    listen: SocketAddr,
+    listen: ListenAddress,
     /// Where the peer listens: an address, or a name and a port
     #[arg(long, value_name = "HOST:PORT")]
     to: String,
@@ -80,7 +81,7 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
         name: "upstream".to_owned(),
         hosts: Vec::new(),
         addresses: Vec::new(),
-        listen: Some(args.listen),
+        listen: Some(args.listen.clone()),
         users: Vec::new(),
         endpoints: endpoints(&args.to)?,
         protocol: match args.common.protocol {
@@ -88,7 +89,11 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
             ProtocolArg::Tcp => ServiceProtocol::Tcp,
             ProtocolArg::Detect => ServiceProtocol::Detect,
         },
-        transport: Transport::Mesh { identity: patterns("--peer", &args.peer)?, svid: SvidSelector::Default },
+        transport: Transport::Mesh {
+            identity: patterns("--peer", &args.peer)?,
+            svid: SvidSelector::Default,
+            tunnel: None,
+        },
         on_expiry: OnExpiry::Keep,
         connect_timeout: None,
         place: Place::command_line(),
@@ -145,6 +150,7 @@ impl Common {
             Identity { source: IdentitySource::WorkloadApi { endpoint: endpoint.transpose()? }, ..Identity::default() };
         Ok(Config {
             capture: None,
+            tunnel: None,
             identity,
             inbound,
             outbound,

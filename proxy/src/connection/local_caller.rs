@@ -1,8 +1,8 @@
 //! The application's side of an outbound connection: which local user it is, and what that user may use.
 
 use super::Connection;
-use crate::capture::Accepted;
 use crate::capture::caller_uid::CallerUnknown;
+use crate::capture::{Accepted, Stream};
 use crate::refusal::{Refusal, Refused};
 use crate::upstream::plan::ServicePlan;
 
@@ -10,8 +10,19 @@ impl Connection {
     /// Remembers where the caller's socket is connected to, and asks whose it is where a service or the access log wants
     /// to know: later the caller may have closed it, and then nobody can tell.
     pub fn called_by(&self, accepted: &Accepted) {
+        let tcp = match &accepted.stream {
+            Stream::Tcp(tcp) => tcp,
+            // Kept by the kernel since the connection was made, and asked for without looking anything up.
+            Stream::Unix(unix) => {
+                let uid = unix.peer_cred().map(|who| who.uid());
+                let uid = uid.map_err(|error| CallerUnknown::NoCredentials(error.raw_os_error().unwrap_or_default()));
+                // Nobody asked before.
+                let _ = self.session.caller_uid.set(uid);
+                return;
+            }
+        };
         // A socket without addresses is gone.
-        let called = accepted.original.map(|original| original.0).or_else(|| accepted.tcp.local_addr().ok());
+        let called = accepted.original.map(|original| original.0).or_else(|| tcp.local_addr().ok());
         self.called.set(called);
         if self.worker.policy().restricts_users || self.worker.shared.access_log.enabled() {
             // Who needs the answer finds it.
@@ -25,9 +36,28 @@ impl Connection {
     /// It is not known.
     pub fn caller_uid(&self) -> Result<u32, CallerUnknown> {
         *self.session.caller_uid.get_or_init(|| {
-            let called = self.called.get().ok_or(CallerUnknown::NoSocket)?;
-            self.worker.caller_uids.ask(self.session.remote, called)
+            let (Some(caller), Some(called)) = (self.session.remote.address(), self.called.get()) else {
+                return Err(CallerUnknown::NoSocket);
+            };
+            self.worker.caller_uids.ask(caller, called)
         })
+    }
+
+    /// A captured connection that we opened ourselves would be opened again, and so on (THREATS NW-01).
+    ///
+    /// # Errors
+    /// It is one.
+    pub fn refuse_ourselves(&self) -> Result<(), Refused> {
+        match self.worker.shared.exempt_by_user {
+            Some(own) if self.caller_uid() == Ok(own) => {
+                let detail = format!(
+                    "the packet filter captures what user {own} opens, and that is who runs this proxy: name it in \
+                     `exempt_users` and run `postern redirect install`; nothing else may run as that user"
+                );
+                Err(Refused::new(Refusal::Loop, detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// May whoever called use this service?

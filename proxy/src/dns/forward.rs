@@ -78,6 +78,10 @@ impl Forwarder {
         }
     }
 
+    pub fn upstreams(&self) -> &[SocketAddr] {
+        &self.upstreams
+    }
+
     /// Would a new one be the same?
     pub fn asks(&self, upstreams: &[SocketAddr], mark: NonZeroU32) -> bool {
         self.upstreams == upstreams && self.mark == mark

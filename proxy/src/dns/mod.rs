@@ -71,6 +71,16 @@ impl DnsPlan {
             .unwrap_or_else(|| Arc::new(Forwarder::new(upstreams, mark)));
         Ok(Some(Self { names, addresses, ttl: dns.ttl, forwarder }))
     }
+
+    /// Does the system say of nameservers and search domains what it said when this was compiled from the same `dns`?
+    pub fn is_current(&self, dns: &Dns) -> bool {
+        self.is_current_at(dns, Path::new(resolv_conf::PATH))
+    }
+
+    fn is_current_at(&self, dns: &Dns, path: &Path) -> bool {
+        let found = surroundings(dns, path);
+        found.is_ok_and(|(upstreams, search)| self.forwarder.upstreams() == upstreams && self.names.search() == search)
+    }
 }
 
 /// Upstreams and search list: of the file, and what it leaves out of the system's.

@@ -61,6 +61,10 @@ struct Pattern {
 }
 
 impl Names {
+    pub fn search(&self) -> &[String] {
+        &self.search
+    }
+
     /// `search`: the domains that the application's resolver appends.
     pub fn compile(services: &[Service], search: Vec<String>) -> Self {
         let mut names = Self { search, ..Self::default() };

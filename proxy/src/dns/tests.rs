@@ -60,3 +60,23 @@ fn what_was_cached_stays_while_the_same_are_asked() {
     let nothing = Config::from_str(Path::new("f"), "workers: 1").expect("right");
     assert!(DnsPlan::compile(&nothing, None).expect("compiled").is_none());
 }
+
+#[test]
+fn what_the_system_says_now_is_told_from_what_it_said() {
+    let written = "{ listen: 1, search: a }";
+    let plan = DnsPlan::compile(&config("{ listen: 1, upstreams: 10.0.0.2, search: a }"), None).expect("compiled");
+    let plan = plan.expect("captured");
+    for (text, dns_keys, expected) in [
+        ("nameserver 10.0.0.2\nsearch b\n", written, true),
+        ("nameserver 10.0.0.3\n", written, false),
+        ("nameserver 10.0.0.2\nnameserver 10.0.0.3\n", written, false),
+        ("nameserver 10.0.0.2\nsearch b\n", "{ listen: 1 }", false),
+        ("nameserver 10.0.0.2\nsearch a\n", "{ listen: 1 }", true),
+        ("nameserver 10.0.0.3\n", "{ listen: 1, upstreams: 10.0.0.2, search: a }", true),
+    ] {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("written");
+        assert_eq!(plan.is_current_at(&dns(dns_keys), file.path()), expected, "{text:?} {dns_keys}");
+    }
+    assert!(!plan.is_current_at(&dns(written), Path::new("/nonexistent/resolv.conf")));
+}

@@ -2,12 +2,14 @@
 
 use super::body::{RequestBody, ResponseBody};
 use super::headers;
+use super::hops::{HOPS_HEADER, one_more};
 use super::record::Recorder;
 use super::request::Allowed;
 use super::respond;
 use crate::connection::Connection;
 use crate::refusal::{Refusal, Refused};
 use crate::upstream::client::{HttpVersion, Lease};
+use crate::upstream::plan::Security;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -18,7 +20,7 @@ use hyper::body::Body;
 /// authority as they came.
 ///
 /// # Errors
-/// The authority cannot be written in the form that the hop's version wants.
+/// The authority cannot be written in the form that the hop's version wants, or the request goes in a circle.
 pub fn prepare(
     head: &mut Parts,
     body: &RequestBody,
@@ -27,10 +29,15 @@ pub fn prepare(
     upgrade: Option<&HeaderValue>,
 ) -> Result<(), Refused> {
     let was_http2 = head.version == Version::HTTP_2;
+    let hops = one_more(&head.headers)?;
     headers::strip_hop_by_hop(&mut head.headers);
     headers::strip_identity(&mut head.headers);
     if to.upstream.is_app() {
         headers::strip_path_overrides(&mut head.headers);
+    }
+    if !matches!(to.upstream.security, Security::WebTls { .. }) {
+        // Servers outside are none of us, and it is none of their business.
+        head.headers.insert(HOPS_HEADER, hops);
     }
     // We answer `100 Continue` ourselves, when the upstream begins to take the body (RFC 9110 §10.1.1).
     head.headers.remove(EXPECT);

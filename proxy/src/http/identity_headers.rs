@@ -58,6 +58,9 @@ pub(super) fn is_reserved(name: &str) -> bool {
     match (name.as_bytes().first(), name.len()) {
         (Some(b'c'), 11) => folds_to(name, "client-cert"),
         (Some(b'c'), 17) => folds_to(name, "client-cert-chain"),
+        // "…MUST include the static metadata key `workload.spiffe.io`" (SPIFFE Workload Endpoint §3), against request forgery:
+        // so nobody may have it said for him (THREATS NW-09).
+        (Some(b'w'), 18) => folds_to(name, "workload-spiffe-io"),
         (Some(b'x'), 11) if folds_to(name, "x-spiffe-id") => true,
         (Some(b'x'), 23) if folds_to(name, "x-forwarded-client-cert") => true,
         (Some(b'x'), OUR_PREFIX_BYTES..) => {

@@ -4,6 +4,7 @@ pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod headers;
+pub mod hops;
 pub mod identity_headers;
 pub mod normalize;
 pub mod record;

@@ -26,6 +26,7 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use postern_config::AppHttp;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -209,7 +210,7 @@ fn decide(
 ) -> Result<Allowed, Refused> {
     let caller_version = HttpVersion::of(head.version);
     // What came from the application is no peer's, and the other way round, also when a reload gives the address to the other.
-    let door = policy.door(connection.door).filter(|door| door.direction() == connection.session.direction);
+    let door = policy.door(&connection.door).filter(|door| door.direction() == connection.session.direction);
     match door {
         Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, policy, plan, head, target, recorder),
         // It asks a forward proxy, which only a shared listener is.
@@ -222,21 +223,32 @@ fn decide(
         }
         Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
             let Destined { service, host } = policy.service_of_request(&target.host, connection.original());
-            let service = service.ok_or_else(|| {
-                Refused::new(Refusal::UnknownService, format!("no service is declared for host {:?}", target.host))
-            })?;
+            let service = service.ok_or_else(|| undeclared(&target.host, connection.original()))?;
+            // Captured, it goes to the port that it was meant for: another one in `Host` is as little to be followed as
+            // another address (THREATS NW-06).
+            let original = connection.original();
             let requested = Requested {
                 host: Some(host.as_deref().unwrap_or(&target.host)),
-                port: target.port,
-                original: connection.original().and_then(|original| policy.dialled(original)),
+                port: original.map(|original| original.port()).or(target.port),
+                original: original.and_then(|original| policy.dialled(original)),
             };
             to_service(connection, &service, target, requested, caller_version, recorder)
         }
-        // A connection that was captured on its way in is at the door of the port that was meant.
-        Some(DoorPlan::CapturedInbound) | None => {
+        // A connection that was captured on its way in, or is a stream of a tunnel, is at the door of the port that was meant.
+        Some(DoorPlan::CapturedInbound | DoorPlan::Tunnel(_)) | None => {
             Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"))
         }
     }
+}
+
+fn undeclared(host: &str, original: Option<SocketAddr>) -> Refused {
+    let why = match original {
+        Some(original) => {
+            format!("no service is declared for host {host:?}, and none has {original} in its `addresses`")
+        }
+        None => format!("no service is declared for host {host:?}"),
+    };
+    Refused::new(Refusal::UnknownService, why)
 }
 
 fn decide_inbound(

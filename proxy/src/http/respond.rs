@@ -64,6 +64,11 @@ pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Re
     response
 }
 
+/// To a peer's CONNECT for a stream of a tunnel.
+pub fn refuse_stream(refused: &Refused, decision: &str, asker: Asker) -> Response<()> {
+    refuse(refused, decision, asker, Form { is_grpc: false, version: Version::HTTP_2, close: false }).map(drop)
+}
+
 fn words(refused: &Refused, decision: &str) -> String {
     match refused.words_outside() {
         Some(limit) => format!("refused, {limit}, decision {decision}\n"),

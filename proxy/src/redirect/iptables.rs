@@ -3,7 +3,8 @@
 //! Rules are written as `iptables-save` prints them, so that what is installed can be held against what should be. Each
 //! table is replaced at once; what others have in it stays.
 
-use super::plan::{DNS, Family, RedirectPlan};
+use super::names::Names;
+use super::plan::{Family, RedirectPlan, probe_address};
 use postern_config::capture::Ports;
 use std::collections::BTreeSet;
 
@@ -123,6 +124,9 @@ struct Writer<'a> {
 
 const TCP: &str = "-p tcp ";
 const UDP_NAMES: &str = "-p udp -m udp --dport 53 ";
+const TCP_NAMES: &str = "-p tcp -m tcp --dport 53 ";
+/// Queries to nameservers on loopback.
+const RESOLVER: &str = "POSTERN_RESOLVER";
 
 impl Writer<'_> {
     fn chains(&self) -> Vec<Chain> {
@@ -160,8 +164,11 @@ impl Writer<'_> {
         if let Some(port) = plan.outbound {
             chain("nat", "POSTERN_CAPTURE", None, self.capture(port));
         }
-        if let Some(port) = plan.dns {
-            chain("nat", "POSTERN_NAMES", Some(("OUTPUT", UDP_NAMES)), self.names(port));
+        if let Some(names) = &plan.names {
+            chain("nat", "POSTERN_NAMES", Some(("OUTPUT", UDP_NAMES)), self.names(names));
+            if names.of_family(self.family).next().is_some() {
+                chain("nat", RESOLVER, None, self.queries_to_loopback(names));
+            }
         }
         // A chain is known before a rule that jumps to it: `restore_table` declares all first.
         chains
@@ -215,17 +222,23 @@ impl Writer<'_> {
 
     fn outbound(&self) -> Vec<String> {
         let plan = self.plan;
-        let mut rules = vec![format!("-d {} -o lo -j RETURN", self.loopback())];
+        let names = plan.names.as_ref();
+        let mut rules = names.map_or(Vec::new(), |names| self.to_loopback(names, TCP_NAMES));
+        rules.push(format!("-d {} -o lo -j RETURN", self.loopback()));
+        rules.extend(plan.outbound.map(|port| self.probe(port)));
         let ourselves = plan.inbound.is_some() && !plan.exempt_uids.is_empty();
         if ourselves {
             let own = plan.exempt_uids.iter();
             rules.extend(own.map(|uid| format!("-o lo -m owner --uid-owner {uid} -j POSTERN_OURSELVES")));
         }
-        if plan.outbound.or(plan.dns).is_none() {
+        if plan.outbound.is_none() && names.is_none() {
             return if ourselves { rules } else { Vec::new() };
         }
         rules.extend(self.own_packets());
-        rules.extend(plan.dns.map(|port| format!("-p tcp -m tcp --dport {DNS} -j REDIRECT --to-ports {port}")));
+        if let Some(names) = names {
+            rules.extend(of_users(&names.resolvers, TCP_NAMES, "RETURN"));
+            rules.push(format!("{TCP_NAMES}-j REDIRECT --to-ports {}", names.port));
+        }
         if plan.outbound.is_none() {
             return rules;
         }
@@ -241,16 +254,36 @@ impl Writer<'_> {
         rules
     }
 
-    fn own_packets(&self) -> Vec<String> {
-        let mark = format!("-m mark --mark {:#x} -j RETURN", self.plan.mark);
-        let users = self.plan.exempt_uids.iter().map(|uid| format!("-m owner --uid-owner {uid} -j RETURN"));
-        std::iter::once(mark).chain(users).collect()
+    /// As `nft::Writer::probes`, which says why.
+    fn probe(&self, port: u16) -> String {
+        let (to, length) = (probe_address(self.family), if self.family == Family::V4 { 32 } else { 128 });
+        format!("-d {}/{length} -p tcp -m tcp --dport {} -j REDIRECT --to-ports {port}", to.ip(), to.port())
     }
 
-    fn names(&self, port: u16) -> Vec<String> {
-        let mut rules = vec![format!("-d {} -o lo -j RETURN", self.loopback())];
+    fn own_packets(&self) -> Vec<String> {
+        let mark = format!("-m mark --mark {:#x} -j RETURN", self.plan.mark);
+        std::iter::once(mark).chain(of_users(&self.plan.exempt_uids, "", "RETURN")).collect()
+    }
+
+    fn names(&self, names: &Names) -> Vec<String> {
+        let mut rules = self.to_loopback(names, UDP_NAMES);
+        rules.push(format!("-d {} -o lo -j RETURN", self.loopback()));
         rules.extend(self.own_packets());
-        rules.push(format!("-p udp -j REDIRECT --to-ports {port}"));
+        rules.extend(of_users(&names.resolvers, "", "RETURN"));
+        rules.push(format!("-p udp -j REDIRECT --to-ports {}", names.port));
+        rules
+    }
+
+    /// Before what stays within this host is left alone, and, inserted first, before what Docker rewrites.
+    fn to_loopback(&self, names: &Names, queries: &str) -> Vec<String> {
+        let length = self.length();
+        names.of_family(self.family).map(|ip| format!("-d {ip}/{length} -o lo {queries}-j {RESOLVER}")).collect()
+    }
+
+    fn queries_to_loopback(&self, names: &Names) -> Vec<String> {
+        let mut rules = self.own_packets();
+        rules.extend(of_users(&names.asking_each_other(), "", "RETURN"));
+        rules.extend(["udp", "tcp"].map(|protocol| format!("-p {protocol} -j REDIRECT --to-ports {}", names.port)));
         rules
     }
 
@@ -264,7 +297,7 @@ impl Writer<'_> {
     fn calls_of_ourselves(&self) -> Vec<String> {
         let application =
             self.plan.application.iter().filter(|address| address.is_ipv4() == (self.family == Family::V4));
-        let length = if self.family == Family::V4 { 32 } else { 128 };
+        let length = self.length();
         let mut rules: Vec<String> = application
             .map(|address| format!("-d {}/{length} -p tcp -m tcp --dport {} -j RETURN", address.ip(), address.port()))
             .collect();
@@ -292,14 +325,16 @@ impl Writer<'_> {
             "-m conntrack --ctstate RELATED -j RETURN".to_owned(),
             format!("-m mark --mark {plain:#x} -j CONNMARK --set-xmark {masked}"),
         ];
-        let own = plan.exempt_uids.iter();
-        rules.extend(own.map(|uid| format!("-m owner --uid-owner {uid} -j CONNMARK --set-xmark {masked}")));
+        let then = format!("CONNMARK --set-xmark {masked}");
+        rules.extend(of_users(&plan.exempt_uids, "", &then));
+        rules.extend(plan.names.iter().flat_map(|names| of_users(&names.resolvers, TCP_NAMES, &then)));
         rules.push(format!("-m connmark --mark {plain:#x} -j RETURN"));
         if plan.diverts() {
             rules.push(format!("-m mark --mark {:#x} -j RETURN", plan.divert_mark()));
         }
-        if plan.dns.is_none() {
-            rules.push(format!("{UDP_NAMES}-j RETURN"));
+        match &plan.names {
+            None => rules.push(format!("{UDP_NAMES}-j RETURN")),
+            Some(names) => rules.extend(of_users(&names.resolvers, UDP_NAMES, "RETURN")),
         }
         rules.extend(to_ports(&plan.open_ports(), "-j RETURN"));
         rules.extend(self.excluded_networks("RETURN"));
@@ -314,6 +349,11 @@ impl Writer<'_> {
         rules
     }
 
+    /// Of an address that stands for itself.
+    fn length(&self) -> u8 {
+        if self.family == Family::V4 { 32 } else { 128 }
+    }
+
     fn loopback(&self) -> &'static str {
         match self.family {
             Family::V4 => "127.0.0.0/8",
@@ -323,6 +363,11 @@ impl Writer<'_> {
 }
 
 const INVALID: &str = "-m conntrack --ctstate INVALID -j DROP";
+
+/// A rule each.
+fn of_users(uids: &[u32], what: &str, then: &str) -> Vec<String> {
+    uids.iter().map(|uid| format!("{what}-m owner --uid-owner {uid} -j {then}")).collect()
+}
 
 /// `-d NETWORK `, and nothing for the whole of a family, which is not shown.
 fn whole(network: &postern_config::Network, family: Family) -> String {

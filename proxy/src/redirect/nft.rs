@@ -2,7 +2,7 @@
 //!
 //! Rules are written as `nft -y list` prints them, so that what is installed can be held against what should be.
 
-use super::plan::{DNS, Families, Family, RedirectPlan};
+use super::plan::{DNS, Families, Family, RedirectPlan, ordered, probe_address};
 use postern_config::Network;
 use postern_config::capture::Ports;
 use std::fmt::Display;
@@ -180,23 +180,33 @@ impl Writer<'_> {
     fn outbound(&self) -> Vec<String> {
         let plan = self.plan;
         let (mark, uids) = (hexadecimal(plan.mark.get()), set(&plan.exempt_uids));
-        let mut rules = Vec::new();
+        let mut rules = self.queries_to_loopback();
         for family in self.families.list() {
             let (word, loopback) = words(*family);
             rules.push(format!("oifname \"lo\" {word} daddr {loopback} return"));
         }
-        if let Some(port) = plan.dns {
-            rules.push(format!("udp dport {DNS} meta mark != {mark} meta skuid != {uids} redirect to :{port}"));
+        if let Some(names) = &plan.names {
+            let others = set(&ordered(plan.exempt_uids.iter().chain(&names.resolvers).copied()));
+            rules.push(format!(
+                "udp dport {DNS} meta mark != {mark} meta skuid != {others} redirect to :{}",
+                names.port
+            ));
         }
         rules.push("meta l4proto != tcp return".to_owned());
+        rules.extend(plan.outbound.into_iter().flat_map(|port| self.probes(port)));
         let ourselves = plan.inbound.filter(|_| !plan.exempt_uids.is_empty());
         rules.extend(ourselves.into_iter().flat_map(|port| self.calls_of_ourselves(port)));
-        if plan.outbound.or(plan.dns).is_none() {
+        if plan.outbound.is_none() && plan.names.is_none() {
             return if ourselves.is_some() { rules } else { Vec::new() };
         }
         rules.push(format!("meta mark {mark} return"));
         rules.push(format!("meta skuid {uids} return"));
-        rules.extend(plan.dns.map(|port| format!("tcp dport {DNS} redirect to :{port}")));
+        if let Some(names) = &plan.names {
+            if !names.resolvers.is_empty() {
+                rules.push(format!("meta skuid {} tcp dport {DNS} return", set(&names.resolvers)));
+            }
+            rules.push(format!("tcp dport {DNS} redirect to :{}", names.port));
+        }
         let Some(port) = plan.outbound else { return rules };
         if !plan.outbound_left_alone.is_empty() {
             rules.push(format!("tcp dport {} return", set(&plan.outbound_left_alone)));
@@ -206,6 +216,33 @@ impl Writer<'_> {
             rules.extend(self.capture(port));
         } else {
             rules.extend(self.to_networks(&plan.only_networks, &format!("goto {CAPTURE}")));
+        }
+        rules
+    }
+
+    /// Before anybody is exempt: Postern's own user tries it.
+    fn probes(&self, port: u16) -> Vec<String> {
+        let probe = |family: &Family| {
+            let ((word, _), to) = (words(*family), probe_address(*family));
+            format!("{word} daddr {} tcp dport {} redirect to :{port}", to.ip(), to.port())
+        };
+        self.families.list().iter().map(probe).collect()
+    }
+
+    /// Before what stays within this host is left alone, and by priority before what Docker rewrites.
+    fn queries_to_loopback(&self) -> Vec<String> {
+        let Some(names) = &self.plan.names else { return Vec::new() };
+        let mark = hexadecimal(self.plan.mark.get());
+        let others = set(&ordered(self.plan.exempt_uids.iter().copied().chain(names.asking_each_other())));
+        let mut rules = Vec::new();
+        for family in self.families.list() {
+            for ip in names.of_family(*family) {
+                let (word, _) = words(*family);
+                rules.extend(["udp", "tcp"].map(|protocol| {
+                    let queries = format!("oifname \"lo\" {word} daddr {ip} {protocol} dport {DNS}");
+                    format!("{queries} meta mark != {mark} meta skuid != {others} redirect to :{}", names.port)
+                }));
+            }
         }
         rules
     }
@@ -272,8 +309,14 @@ impl Writer<'_> {
         if plan.diverts() {
             rules.push(format!("meta mark {} accept", hexadecimal(plan.divert_mark().get())));
         }
-        if plan.dns.is_none() {
-            rules.push(format!("udp dport {DNS} accept"));
+        match &plan.names {
+            None => rules.push(format!("udp dport {DNS} accept")),
+            Some(names) if names.resolvers.is_empty() => {}
+            Some(names) => {
+                let resolvers = set(&names.resolvers);
+                rules.push(format!("meta skuid {resolvers} udp dport {DNS} accept"));
+                rules.push(format!("meta skuid {resolvers} tcp dport {DNS} ct mark set {mark} accept"));
+            }
         }
         let open = plan.open_ports();
         if !open.is_empty() {

@@ -1,7 +1,9 @@
 //! What is to be captured, resolved and checked: the rules' texts are made of this alone.
 
+use super::names::{Names, WantedNames};
+use super::proc::Socket;
 use postern_config::capture::{Dns, Ports, Redirect};
-use postern_config::{AppAddress, Capture, CaptureMode, Config, Network, Telemetry};
+use postern_config::{AppAddress, Capture, CaptureMode, Config, ListenAddress, Network, Telemetry};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +14,8 @@ pub const INBOUND_DEFAULT: u16 = 15006;
 pub const OUTBOUND_DEFAULT: u16 = 15001;
 /// The port of name servers.
 pub const DNS: u16 = 53;
+/// Of [`probe_address`]. No service has it: captured, it would lead to us again.
+const PROBE_PORT: u16 = 20560;
 /// `IFNAMSIZ` less its end (Linux, `net/if.h`).
 const INTERFACE_BYTES_MAX: usize = 15;
 
@@ -20,8 +24,8 @@ const INTERFACE_BYTES_MAX: usize = 15;
 pub struct RedirectPlan {
     pub inbound: Option<u16>,
     pub outbound: Option<u16>,
-    /// Where name queries are to arrive, over UDP and TCP. `None`: they go their own way, and egress lets them out.
-    pub dns: Option<u16>,
+    /// `None`: name queries go their own way, and egress lets them out.
+    pub names: Option<Names>,
     pub mode: CaptureMode,
     pub families: Families,
     pub exempt_uids: Vec<u32>,
@@ -136,8 +140,7 @@ pub enum PlanError {
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub capture: Capture,
-    /// Where name queries are to arrive.
-    pub dns: Option<u16>,
+    pub names: Option<WantedNames>,
     /// Besides those of `capture`.
     pub own_ports: Vec<u16>,
     pub application: Vec<SocketAddr>,
@@ -149,8 +152,9 @@ impl Wanted {
         let mut own_ports = Vec::new();
         let mut own = |address: Option<SocketAddr>| own_ports.extend(address.map(|address| address.port()));
         config.inbound.iter().for_each(|inbound| own(inbound.listen));
-        config.outbound.listen.iter().for_each(|address| own(Some(*address)));
-        config.outbound.services.iter().for_each(|service| own(service.listen));
+        config.outbound.listen.iter().for_each(|address| own(address.tcp()));
+        config.outbound.services.iter().for_each(|service| own(service.listen.as_ref().and_then(ListenAddress::tcp)));
+        config.tunnel.iter().flat_map(|tunnel| &tunnel.listen).for_each(|address| own(Some(*address)));
         own(config.telemetry.metrics);
         own(config.telemetry.readiness);
         own(config.admin.listen);
@@ -159,8 +163,12 @@ impl Wanted {
             AppAddress::Unix(_) => None,
         });
         let capture = config.capture.clone()?;
-        let dns = capture.dns.as_ref().map(|dns| dns.listen);
-        Some(Self { capture, dns, application: application.collect(), own_ports })
+        let names = capture.dns.as_ref().map(|dns| WantedNames {
+            port: dns.listen,
+            loopback_nameservers: dns.loopback_nameservers.clone(),
+            resolver_users: dns.resolver_users.clone(),
+        });
+        Some(Self { capture, names, application: application.collect(), own_ports })
     }
 
     /// Both directions at the customary ports, for a Postern whose file is not at hand.
@@ -175,7 +183,7 @@ impl Wanted {
                 redirect: Redirect::default(),
                 dns: None,
             },
-            dns: None,
+            names: None,
             own_ports: own_ports.collect(),
             application: Vec::new(),
         }
@@ -187,6 +195,10 @@ impl Wanted {
 pub struct HostFacts<'a> {
     /// The text of /etc/passwd.
     pub passwd: &'a str,
+    /// The text of /etc/resolv.conf.
+    pub resolv_conf: &'a str,
+    /// UDP sockets at which somebody may answer name queries.
+    pub nameservers: &'a [Socket],
     /// Of the process that makes the plan.
     pub uid: u32,
     pub families: Families,
@@ -205,10 +217,12 @@ impl RedirectPlan {
             _ => {}
         }
         let exempt_uids = exempt_uids(&redirect.exempt_users, facts)?;
-        if exempt_uids.is_empty() && (outbound.or(wanted.dns).is_some() || redirect.closed_egress) {
+        if exempt_uids.is_empty() && (outbound.is_some() || wanted.names.is_some() || redirect.closed_egress) {
             return Err(PlanError::NobodyExempt);
         }
-        let own_ports = ordered(wanted.own_ports.iter().chain(inbound).chain(outbound).chain(&wanted.dns).copied());
+        let names = wanted.names.as_ref().map(|names| Names::new(names, &exempt_uids, facts)).transpose()?;
+        let names_at = names.as_ref().map(|names| names.port);
+        let own_ports = ordered(wanted.own_ports.iter().chain(inbound).chain(outbound).chain(&names_at).copied());
         if let Ports::Only(ports) = &redirect.inbound_ports
             && let Some(port) = ports.iter().find(|port| own_ports.contains(port))
         {
@@ -218,7 +232,7 @@ impl RedirectPlan {
         Ok(Self {
             inbound: *inbound,
             outbound: *outbound,
-            dns: wanted.dns,
+            names,
             mode: *mode,
             families: facts.families,
             exempt_uids,
@@ -249,7 +263,7 @@ impl RedirectPlan {
 
     /// Ports that closed egress lets connections out to.
     pub fn open_ports(&self) -> Vec<u16> {
-        let names = self.dns.is_none().then_some(DNS);
+        let names = self.names.is_none().then_some(DNS);
         let excluded = self.outbound_left_alone.iter().copied().filter(|port| *port != DNS);
         ordered(excluded.chain(names))
     }
@@ -285,11 +299,16 @@ fn exempt_uids(users: &[String], facts: HostFacts<'_>) -> Result<Vec<u32>, PlanE
     if users.is_empty() {
         return Ok(if facts.uid == 0 { Vec::new() } else { vec![facts.uid] });
     }
-    let uids = users.iter().map(|user| match user.parse() {
-        Ok(uid) => Ok(uid),
-        Err(_) => uid_of(user, facts.passwd).ok_or_else(|| PlanError::UnknownUser(user.clone())),
-    });
+    let uids = users.iter().map(|user| exempt_uid(user, facts.passwd));
     Ok(ordered(uids.collect::<Result<Vec<_>, _>>()?))
+}
+
+/// By name or number.
+pub(super) fn exempt_uid(user: &str, passwd: &str) -> Result<u32, PlanError> {
+    match user.parse() {
+        Ok(uid) => Ok(uid),
+        Err(_) => uid_of(user, passwd).ok_or_else(|| PlanError::UnknownUser(user.to_owned())),
+    }
 }
 
 /// Name queries over TCP are those that were too long for UDP: taken for connections to a service, they would be refused,
@@ -314,7 +333,7 @@ fn uid_of(name: &str, passwd: &str) -> Option<u32> {
     lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten())
 }
 
-fn ordered<T: Ord>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+pub(super) fn ordered<T: Ord>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     values.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
@@ -337,6 +356,16 @@ fn widest(networks: &[Network]) -> Vec<Network> {
     }
     kept.sort_by_key(|network| (network.address(), network.prefix()));
     kept
+}
+
+/// What is captured for everybody, whoever is exempt: Postern calls it to see that its rules are in force, and no host has it
+/// (RFC 5737 §3, RFC 3849 §2).
+pub fn probe_address(family: Family) -> SocketAddr {
+    let ip = match family {
+        Family::V4 => IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)),
+        Family::V6 => IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+    };
+    SocketAddr::new(ip, PROBE_PORT)
 }
 
 /// Loopback of a family.

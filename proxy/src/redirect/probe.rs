@@ -1,6 +1,6 @@
 //! Does a connection really arrive? Asked by making one, as another user, in a child process.
 
-use super::plan::{Family, RedirectPlan, loopback};
+use super::plan::{DNS, Family, RedirectPlan, loopback};
 use postern_config::capture::Ports;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
 /// What our own listener says to whoever arrives, so that nobody else's connection is taken for the probe.
 const TOKEN: &[u8] = b"postern-probe";
-/// `nobody`, and its neighbour should that one be exempt.
-const STRANGERS: [u32; 2] = [65534, 65533];
+/// `nobody`, and its neighbours should that one be left alone: some systems run their nameserver as nobody.
+const STRANGERS: [u32; 4] = [65534, 65533, 65532, 65531];
 
 /// What became of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,27 +32,32 @@ pub enum Arrival {
     Not(String),
 }
 
-/// A user who is not exempt, as whom we may make a probe.
+/// A user whom the rules leave alone in nothing, as whom we may make a probe.
 fn stranger(plan: &RedirectPlan, own_uid: u32, may_change: bool) -> Option<u32> {
-    if own_uid != 0 && !plan.exempt_uids.contains(&own_uid) {
+    let resolvers = plan.names.iter().flat_map(|names| &names.resolvers);
+    let left_alone: Vec<u32> = plan.exempt_uids.iter().chain(resolvers).copied().collect();
+    if own_uid != 0 && !left_alone.contains(&own_uid) {
         return Some(own_uid);
     }
-    STRANGERS.into_iter().find(|uid| !plan.exempt_uids.contains(uid)).filter(|_| may_change)
+    STRANGERS.into_iter().find(|uid| !left_alone.contains(uid)).filter(|_| may_change)
 }
 
-/// An address that no host has (RFC 5737 §3, RFC 3849 §2), at a port that the plan captures; or one of the networks that
-/// alone are captured.
-pub fn target(plan: &RedirectPlan, family: Family) -> Option<SocketAddr> {
-    let nobody = match family {
+/// An address that no host has (RFC 5737 §3, RFC 3849 §2).
+fn nobody(family: Family) -> IpAddr {
+    match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-    };
+    }
+}
+
+/// Nobody's address at a port that the plan captures; or one of the networks that alone are captured.
+pub fn target(plan: &RedirectPlan, family: Family) -> Option<SocketAddr> {
     let ports: Vec<u16> = match &plan.outbound_ports {
         Ports::All => (0..=1000).map(|less| 64999 - less).collect(),
         Ports::Only(ports) => ports.clone(),
     };
     let networks = RedirectPlan::networks_of(&plan.only_networks, family);
-    let addresses = std::iter::once(nobody).chain(networks.iter().map(|network| network.address()));
+    let addresses = std::iter::once(nobody(family)).chain(networks.iter().map(|network| network.address()));
     let mut candidates = addresses.flat_map(|ip| ports.iter().map(move |port| SocketAddr::new(ip, *port)));
     candidates.find(|candidate| plan.captures_outbound(*candidate))
 }
@@ -62,6 +67,16 @@ pub fn outbound(plan: &RedirectPlan, family: Family, own_uid: u32, may_change: b
     let (Some(port), Some(to)) = (plan.outbound, target(plan, family)) else { return Arrival::NoRoute };
     match stranger(plan, own_uid, may_change) {
         Some(uid) => attempt(SocketAddr::new(loopback(family), port), to, uid, own_uid),
+        None => Arrival::NotAsThatUser,
+    }
+}
+
+/// A name query of a user who is not exempt, over TCP, to a nameserver that is none.
+pub fn names(plan: &RedirectPlan, family: Family, own_uid: u32, may_change: bool) -> Arrival {
+    let Some(names) = &plan.names else { return Arrival::NoRoute };
+    let to = SocketAddr::new(nobody(family), DNS);
+    match stranger(plan, own_uid, may_change) {
+        Some(uid) => attempt(SocketAddr::new(loopback(family), names.port), to, uid, own_uid),
         None => Arrival::NotAsThatUser,
     }
 }
@@ -180,8 +195,8 @@ pub fn connect(to: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::{stranger, target};
-    use crate::redirect::Family;
     use crate::redirect::plan::tests::plan;
+    use crate::redirect::{Family, Names, RedirectPlan};
 
     #[test]
     fn probes_as_somebody_who_is_not_exempt() {
@@ -190,6 +205,10 @@ mod tests {
         assert_eq!(stranger(&plan, 1337, false), None);
         assert_eq!(stranger(&plan, 1000, false), Some(1000));
         assert_eq!(stranger(&plan, 0, false), None);
+        let names = Names { port: 15053, loopback: Vec::new(), resolvers: vec![65533, 1000] };
+        let plan = RedirectPlan { names: Some(names), ..plan };
+        assert_eq!(stranger(&plan, 0, true), Some(65532));
+        assert_eq!(stranger(&plan, 1000, true), Some(65532));
     }
 
     #[test]

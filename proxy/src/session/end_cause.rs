@@ -22,6 +22,8 @@ pub enum EndCause {
     HeaderTimeout,
     /// We are shutting down.
     Draining,
+    /// The other end did not answer a ping.
+    Unresponsive,
 }
 
 impl EndCause {
@@ -36,6 +38,7 @@ impl EndCause {
             Self::Idle => "idle",
             Self::HeaderTimeout => "header_timeout",
             Self::Draining => "draining",
+            Self::Unresponsive => "unresponsive",
         }
     }
 
@@ -49,7 +52,7 @@ impl EndCause {
             | Self::PolicyChanged
             | Self::SvidExpired
             | Self::SvidRotated => true,
-            Self::Idle | Self::HeaderTimeout | Self::Draining => false,
+            Self::Idle | Self::HeaderTimeout | Self::Draining | Self::Unresponsive => false,
         }
     }
 
@@ -64,6 +67,7 @@ impl EndCause {
             Self::Idle,
             Self::HeaderTimeout,
             Self::Draining,
+            Self::Unresponsive,
         ]
         .into_iter()
         .find(|cause| *cause as u8 == value)

@@ -1,6 +1,7 @@
 //! The socket of a session: counts bytes, and fails at once when the session is cut.
 
 use super::{EndCause, Session};
+use crate::capture::Stream;
 use crate::telemetry::Metrics;
 use std::io;
 use std::pin::Pin;
@@ -8,22 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-/// A TCP stream that belongs to a session.
+/// A connection's socket that belongs to a session.
 pub struct SessionIo {
-    tcp: TcpStream,
+    stream: Stream,
     session: Arc<Session>,
     metrics: Arc<Metrics>,
 }
 
 impl SessionIo {
-    pub fn new(tcp: TcpStream, session: Arc<Session>, metrics: Arc<Metrics>) -> Self {
-        Self { tcp, session, metrics }
+    pub fn new(stream: Stream, session: Arc<Session>, metrics: Arc<Metrics>) -> Self {
+        Self { stream, session, metrics }
     }
 
-    pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
+    pub fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     pub fn session(&self) -> &Session {
@@ -31,7 +31,8 @@ impl SessionIo {
     }
 }
 
-fn cut_error(session: &Session) -> io::Error {
+/// What whoever reads or writes a session's bytes gets once it is cut.
+pub fn cut_error(session: &Session) -> io::Error {
     let cause = session.end_cause().map_or("cut", EndCause::as_str);
     io::Error::new(io::ErrorKind::ConnectionAborted, format!("connection cut: {cause}"))
 }
@@ -43,7 +44,7 @@ impl AsyncRead for SessionIo {
             return Poll::Ready(Err(cut_error(&this.session)));
         }
         let before = buffer.filled().len();
-        match Pin::new(&mut this.tcp).poll_read(context, buffer) {
+        match Pin::new(&mut this.stream).poll_read(context, buffer) {
             Poll::Ready(Ok(())) => {
                 this.session.bytes_in.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
                 Poll::Ready(Ok(()))
@@ -75,7 +76,7 @@ impl AsyncWrite for SessionIo {
         if this.session.is_cut() {
             return Poll::Ready(Err(cut_error(&this.session)));
         }
-        let result = Pin::new(&mut this.tcp).poll_write(context, bytes);
+        let result = Pin::new(&mut this.stream).poll_write(context, bytes);
         this.wrote(context, result)
     }
 
@@ -88,16 +89,16 @@ impl AsyncWrite for SessionIo {
         if this.session.is_cut() {
             return Poll::Ready(Err(cut_error(&this.session)));
         }
-        let result = Pin::new(&mut this.tcp).poll_write_vectored(context, slices);
+        let result = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
         this.wrote(context, result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(context)
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -106,7 +107,7 @@ impl AsyncWrite for SessionIo {
             // Nothing more may leave: the drop below resets the connection.
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.tcp).poll_shutdown(context)
+        Pin::new(&mut this.stream).poll_shutdown(context)
     }
 }
 
@@ -114,7 +115,11 @@ impl Drop for SessionIo {
     fn drop(&mut self) {
         if let Some((cause, latency)) = self.session.cut_latency() {
             // RST instead of FIN: bytes that are still in the send buffer belong to trust that has ended.
-            let _ = self.tcp.set_zero_linger();
+            // What was written to a unix socket has arrived already; the other side finds an end, and an error behind it if
+            // we have not read all that it sent.
+            if let Some(tcp) = self.stream.tcp() {
+                let _ = tcp.set_zero_linger();
+            }
             if cause.ends_trust() {
                 self.metrics.teardown(cause.as_str(), latency);
             }

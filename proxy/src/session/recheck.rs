@@ -6,7 +6,7 @@ use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
 use crate::tls::{Strictness, is_strictly_valid};
-use crate::upstream::plan::{Requested, Security, ServicePlan};
+use crate::upstream::plan::ServicePlan;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,7 +34,7 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
                 now.is_some_and(|now| now.name == service.name && still_served(&request.session, &now, service))
             }
             (Some(service), _) => service_stays(&request.session, service, policy),
-            (None, Some(Subject::Door(door))) => is_allowed_again(&request, *door, policy),
+            (None, Some(Subject::Door(door))) => is_allowed_again(&request, door, policy),
             (None, _) => continue,
         };
         if !allowed {
@@ -50,7 +50,7 @@ pub fn decide_again(session: &Session, policy: &Policy, event: Instant) {
         return session.cut(EndCause::PolicyChanged, event);
     }
     match session.subject() {
-        Some(Subject::Door(door)) => recheck_inbound(session, *door, policy, event),
+        Some(Subject::Door(door)) => recheck_inbound(session, door, policy, event),
         Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy, event),
         Some(Subject::Shared { .. }) | None => {}
     }
@@ -63,7 +63,7 @@ fn was_lenient(trust: &Trust, policy: &Policy) -> bool {
         && is_strictly_valid(&trust.peer, trust.peer_role).is_err()
 }
 
-fn is_allowed_again(request: &InFlight, door: Door, policy: &Policy) -> bool {
+fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
     policy.inbound(door).is_some_and(|plan| {
         let readings = read_again(&request.method, &request.uri, plan.some_route_is_lax());
         let Ok(readings) = readings else { return false };
@@ -98,7 +98,11 @@ fn principal(session: &Session) -> Principal<'_> {
     session.trust().map_or(Principal::Anonymous, |trust| Principal::Spiffe(&trust.peer.id))
 }
 
-fn recheck_inbound(session: &Session, door: Door, policy: &Policy, event: Instant) {
+fn recheck_inbound(session: &Session, door: &Door, policy: &Policy, event: Instant) {
+    if policy.tunnel(door).is_some() {
+        // What it carries is decided again stream by stream.
+        return;
+    }
     let Some(plan) = policy.inbound(door) else {
         return session.cut(EndCause::PolicyChanged, event);
     };
@@ -128,16 +132,7 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         // Nobody has answered yet. When it is known who does, `upstream::connect` asks again.
         (Direction::Upstream, None) => {}
         (Direction::Upstream, Some(trust)) => {
-            let filled = match host {
-                Some(host) if now.is_template() => {
-                    now.instance(Requested { host: Some(host), ..Requested::default() }).map(Arc::new)
-                }
-                _ => Some(now),
-            };
-            let still_expected = filled.is_some_and(|plan| match &plan.security {
-                Security::Mesh { expected, .. } => expected.iter().any(|id| id.matches(&trust.peer.id)),
-                Security::WebTls { .. } | Security::Plaintext | Security::App => false,
-            });
+            let still_expected = now.expects(host.unwrap_or_default(), &trust.peer.id);
             if still_expected {
                 session.retire(EndCause::PolicyChanged);
             } else {

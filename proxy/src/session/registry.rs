@@ -232,7 +232,8 @@ fn expire(session: &Session, now: SystemTime) {
     let lifetime = not_after.duration_since(session.opened_at).unwrap_or_default();
     let share = (session.id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u32;
     let margin = EXPIRY_MARGIN_MAX.min(lifetime / 10) * share / 256;
-    if now >= not_after + EXPIRY_CUT_DELAY {
+    // What a connection carries in streams ends, or is kept, stream by stream.
+    if now >= not_after + EXPIRY_CUT_DELAY && session.carries() != Carries::Tunnels {
         session.cut(EndCause::SvidExpired, Instant::now());
     } else if now + margin >= not_after {
         session.retire(EndCause::SvidExpired);

@@ -80,7 +80,10 @@ impl AccessLog {
         match target {
             Target::Off => Ok(Self::off()),
             Target::Stdout => Self::write_to(LogFile::stdout()?, metrics),
-            Target::File(path) => Self::write_to(LogFile::open(path)?, metrics),
+            Target::File(path) => {
+                let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                Self::write_to(LogFile::open(path).map_err(named)?, metrics)
+            }
         }
     }
 

@@ -5,9 +5,11 @@
 
 use super::Direction;
 use super::json::Object;
+use crate::capture::Remote;
 use crate::refusal::Refusal;
 use postern_config::SpiffeId;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// What a peer may make us write of a path; a host name has at most 253 bytes, a method is never this long in earnest.
@@ -64,12 +66,16 @@ pub struct ConnectionFacts<'a> {
     pub name: &'a str,
     /// Number of the connection in this process.
     pub connection: u64,
-    pub remote: Option<SocketAddr>,
+    pub remote: Option<Remote>,
+    /// The unix socket of ours that it came to.
+    pub socket: Option<&'a Path>,
     /// The local user whose socket that is, where the application is the caller.
     pub caller_uid: Option<u32>,
     /// Where a captured connection was meant to go.
     pub original: Option<SocketAddr>,
-    /// `http` or `tcp`, as it was declared or detected.
+    /// Of a stream: the number of the connection that carries it.
+    pub carrier: Option<u64>,
+    /// `http` or `tcp`, as it was declared or detected; `hbone` is a connection that carries streams.
     pub protocol: Option<&'a str>,
     pub tls: Option<TlsFacts<'a>>,
     /// The caller if inbound; who answered if outbound.
@@ -169,7 +175,11 @@ impl ConnectionFacts<'_> {
         object.text("direction", self.direction.as_str(), NAME_BYTES_MAX);
         object.text(name_key, self.name, NAME_BYTES_MAX);
         object.number("connection", self.connection);
-        if let Some(remote) = self.remote {
+        if let Some(socket) = self.socket {
+            object.text("network.transport", "unix", NAME_BYTES_MAX);
+            object.text("network.local.address", &socket.to_string_lossy(), NAME_BYTES_MAX);
+        }
+        if let Some(Remote::Ip(remote)) = self.remote {
             // `Display` of an address has no character that JSON would escape.
             object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
             object.number("network.peer.port", remote.port());
@@ -178,6 +188,7 @@ impl ConnectionFacts<'_> {
         if let Some(original) = self.original {
             object.number("capture.destination", format_args!("\"{original}\""));
         }
+        object.number_if("tunnel.connection", self.carrier);
         object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
         object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
         object.hash_if(fingerprint_key, self.peer_fingerprint);

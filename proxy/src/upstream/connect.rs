@@ -4,14 +4,17 @@ use super::address::EndpointAddress;
 use super::mesh_io::MeshIo;
 use super::plan::{Security, ServicePlan};
 use super::pool::OwnSvid;
-use crate::capture;
+use crate::capture::{self, Remote, Stream};
 use crate::delegate::delegate_io;
+use crate::hbone::client::Wanted;
+use crate::hbone::{self, TunnelStream};
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered, Session, SessionIo, Subject, Trust};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};
 use crate::worker::Worker;
+use postern_config::SpiffePattern;
 use rustls::AlertDescription;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,9 +30,10 @@ pub enum UpstreamIo {
     Unix(UnixStream),
     Mesh(Box<MeshIo>),
     Web(Box<TlsStream<TcpStream>>),
+    Tunnelled(Box<TunnelStream>),
 }
 
-delegate_io!(UpstreamIo { Tcp, Unix, Mesh, Web });
+delegate_io!(UpstreamIo { Tcp, Unix, Mesh, Web, Tunnelled });
 
 /// An upstream that answered, and proved who it is if the plan wants that.
 pub struct Connected {
@@ -70,15 +74,69 @@ impl Own {
 /// # Errors
 /// Unreachable, or not who the plan expects; the detail has the address and the cause.
 pub async fn connect(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     plan: &Arc<ServicePlan>,
     host: Option<&str>,
     address: &EndpointAddress,
     own: &Own,
     alpn: ClientAlpn,
 ) -> Result<Connected, Refused> {
-    if let Some(refused) = &own.no_handshake {
-        return Err(refused.clone());
+    match (&plan.security, address) {
+        (Security::Plaintext | Security::App, _) => {
+            let io = dial(worker, plan, address).await?;
+            Ok(Connected { io, session: None, registered: None, peer: None })
+        }
+        (Security::Mesh { tunnel: Some(port), expected, .. }, EndpointAddress::Tcp(address)) => {
+            let through = SocketAddr::new(address.ip(), *port);
+            hbone::client::open(worker, Wanted { plan, host, to: *address, through, expected, own, alpn }).await
+        }
+        (Security::Mesh { expected, .. }, EndpointAddress::Tcp(_)) => {
+            let subject = Subject::Service { plan: plan.clone(), host: host.map(Box::from) };
+            let (tls, session, registered, peer) = mesh(
+                worker,
+                plan,
+                address,
+                own,
+                Mesh { expected, alpn, carries: carried(alpn), subject: Some(subject) },
+            )
+            .await?;
+            let io = UpstreamIo::Mesh(Box::new(tls));
+            Ok(Connected { io, session: Some(session), registered: Some(registered), peer: Some(peer) })
+        }
+        (Security::WebTls { client, server_name }, EndpointAddress::Tcp(_)) => {
+            let UpstreamIo::Tcp(tcp) = dial(worker, plan, address).await? else {
+                return Err(Refusal::Internal.into());
+            };
+            let name = server_name.as_deref().or(host).unwrap_or_default();
+            let handshake = worker.policy().timeouts.handshake;
+            let tls = client.connect(tcp, name, alpn, handshake).await;
+            let tls = tls.map_err(|error| {
+                Refused::new(error.refusal(Role::Client), format!("{}: {address}: {error}", plan.name))
+            })?;
+            Ok(Connected { io: UpstreamIo::Web(Box::new(tls)), session: None, registered: None, peer: None })
+        }
+        (Security::Mesh { .. } | Security::WebTls { .. }, EndpointAddress::Unix(_)) => {
+            Err(Refused::new(Refusal::Internal, "TLS over a unix socket is not a thing of ours"))
+        }
+    }
+}
+
+/// What a connection that was made for `alpn` is going to carry.
+pub fn carried(alpn: ClientAlpn) -> Carries {
+    match alpn {
+        ClientAlpn::H2 => Carries::Http2,
+        ClientAlpn::Http1 => Carries::Http1,
+        ClientAlpn::None => Carries::Stream,
+    }
+}
+
+/// A socket to `address`, unless what it receives would come back to us.
+async fn dial(worker: &Worker, plan: &ServicePlan, address: &EndpointAddress) -> Result<UpstreamIo, Refused> {
+    if let EndpointAddress::Tcp(to) = address
+        && worker.policy().leads_back(plan.is_app(), *to)
+    {
+        let why = format!("{}: {to} is a listener of this proxy: what it receives would come back to it", plan.name);
+        return Err(Refused::new(Refusal::Loop, why));
     }
     let unreachable = |error: &dyn std::fmt::Display| {
         let refusal = if plan.is_app() { Refusal::AppUnreachable } else { Refusal::UpstreamUnreachable };
@@ -101,64 +159,55 @@ pub async fn connect(
         Ok(Err(error)) => return Err(unreachable(&error)),
         Err(_) => return Err(unreachable(&format_args!("no answer within {:?}", plan.connect_timeout))),
     };
-    if let (UpstreamIo::Tcp(tcp), EndpointAddress::Tcp(address)) = (&io, address)
-        && tcp.local_addr().is_ok_and(|ours| worker.policy().leads_back(plan.is_app(), ours, *address))
-    {
-        let why =
-            format!("{}: {address} is a listener of this proxy: what it receives would come back to it", plan.name);
-        return Err(Refused::new(Refusal::Loop, why));
-    }
-    match (&plan.security, io) {
-        (Security::Plaintext | Security::App, io) => Ok(Connected { io, session: None, registered: None, peer: None }),
-        (Security::Mesh { expected, .. }, UpstreamIo::Tcp(tcp)) => {
-            mesh(worker, plan, host, tcp, expected, own, alpn).await
-        }
-        (Security::WebTls { client, server_name }, UpstreamIo::Tcp(tcp)) => {
-            let name = server_name.as_deref().or(host).unwrap_or_default();
-            let handshake = worker.policy().timeouts.handshake;
-            let tls = client.connect(tcp, name, alpn, handshake).await;
-            let tls = tls.map_err(|error| {
-                Refused::new(error.refusal(Role::Client), format!("{}: {address}: {error}", plan.name))
-            })?;
-            Ok(Connected { io: UpstreamIo::Web(Box::new(tls)), session: None, registered: None, peer: None })
-        }
-        (Security::Mesh { .. } | Security::WebTls { .. }, _) => {
-            Err(Refused::new(Refusal::Internal, "TLS over a unix socket is not a thing of ours"))
-        }
-    }
+    Ok(io)
 }
 
-async fn mesh(
+/// What an mTLS connection is for.
+pub struct Mesh<'a> {
+    pub expected: &'a [SpiffePattern],
+    pub alpn: ClientAlpn,
+    pub carries: Carries,
+    /// `None`: what it carries has subjects of its own.
+    pub subject: Option<Subject>,
+}
+
+/// An mTLS connection to `address`, with a session that knows who answered.
+///
+/// # Errors
+/// As [`connect`], and no new handshake may be made now.
+pub async fn mesh(
     worker: &Worker,
     plan: &Arc<ServicePlan>,
-    host: Option<&str>,
-    tcp: TcpStream,
-    expected: &[postern_config::SpiffePattern],
+    address: &EndpointAddress,
     own: &Own,
-    alpn: ClientAlpn,
-) -> Result<Connected, Refused> {
+    wanted: Mesh<'_>,
+) -> Result<(MeshIo, Arc<Session>, Rc<Registered>, Arc<Peer>), Refused> {
+    if let Some(refused) = &own.no_handshake {
+        return Err(refused.clone());
+    }
+    let UpstreamIo::Tcp(tcp) = dial(worker, plan, address).await? else {
+        return Err(Refusal::Internal.into());
+    };
     let Some(svid) = &own.svid else {
         return Err(Refusal::NoIdentity.into());
     };
     let policy = worker.policy();
-    let remote = tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    let remote = Remote::Ip(tcp.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));
     let session = Session::new(worker.next_id(), Direction::Upstream, plan.name.clone(), remote, plan.metrics.clone());
     let registered = Rc::new(worker.registry.register(session.clone()));
-    session.set_subject(Subject::Service { plan: plan.clone(), host: host.map(Box::from) });
-    session.set_carries(match alpn {
-        ClientAlpn::H2 => Carries::Http2,
-        ClientAlpn::Http1 => Carries::Http1,
-        ClientAlpn::None => Carries::Stream,
-    });
+    if let Some(subject) = wanted.subject {
+        session.set_subject(subject);
+    }
+    session.set_carries(wanted.carries);
     let with = Connect {
         snapshot: &own.snapshot,
         svid,
-        expected,
-        alpn,
+        expected: wanted.expected,
+        alpn: wanted.alpn,
         strictness: policy.strictness,
         deadline: policy.timeouts.handshake,
     };
-    let io = SessionIo::new(tcp, session.clone(), worker.shared.metrics.clone());
+    let io = SessionIo::new(Stream::Tcp(tcp), session.clone(), worker.shared.metrics.clone());
     let started = Instant::now();
     let (tls, peer) = Box::pin(mesh::connect(io, with))
         .await
@@ -172,22 +221,26 @@ async fn mesh(
         on_expiry: plan.on_expiry,
         negotiated: Negotiated::of(tls.get_ref().1),
     };
+    establish(worker, &session, trust, plan)?;
+    Ok((MeshIo::new(tls), session, registered, peer))
+}
+
+/// Tells a session who answered, and asks whether that still counts.
+///
+/// # Errors
+/// Identity or policy changed meanwhile, and took it away.
+pub fn establish(worker: &Worker, session: &Session, trust: Trust, plan: &ServicePlan) -> Result<(), Refused> {
+    let peer = trust.peer.clone();
     session.establish(trust, &worker.identity());
     // The plan was chosen before the name was resolved and the connection made, which may take seconds.
-    session::decide_again(&session, &worker.policy(), Instant::now());
-    if session.is_cut() {
-        let cause = session.end_cause().map_or("cut", EndCause::as_str);
-        return Err(Refused::new(
-            Refusal::TrustEnded,
-            format!("{}: {remote} answered as {}, but meanwhile: {cause}", plan.name, peer.id),
-        ));
+    session::decide_again(session, &worker.policy(), Instant::now());
+    if !session.is_cut() {
+        return Ok(());
     }
-    Ok(Connected {
-        io: UpstreamIo::Mesh(Box::new(MeshIo::new(tls))),
-        session: Some(session),
-        registered: Some(registered),
-        peer: Some(peer),
-    })
+    let cause = session.end_cause().map_or("cut", EndCause::as_str);
+    let (name, remote) = (&plan.name, session.remote);
+    let why = format!("{name}: {remote} answered as {}, but meanwhile: {cause}", peer.id);
+    Err(Refused::new(Refusal::TrustEnded, why))
 }
 
 /// What an alert about our certificate means for whatever was to go there.

@@ -1,6 +1,7 @@
 //! Names into addresses, on the control plane. Workers read the last good answer and never wait for a resolver, but for
 //! the first answer of a name.
 
+use super::reserved::{is_metadata, may_be_dialled};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
@@ -21,6 +22,9 @@ const REFRESH_MIN: Duration = Duration::from_secs(1);
 const REFRESH_MAX: Duration = Duration::from_secs(30);
 /// After a failure; the last good answer stays in use.
 const RETRY: Duration = Duration::from_secs(2);
+/// For so long the last good answer outlives the resolver (THREATS F-20): addresses are given to others in the end, and
+/// where nobody has to prove who he is we would not notice.
+const STALE_MAX: Duration = Duration::from_secs(3600);
 /// Names of templates come from requests; this many at most are kept.
 const NAMES_MAX: usize = 4096;
 
@@ -166,14 +170,16 @@ fn resolver(nameservers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
 }
 
 async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_template: bool, set: Weak<EndpointSet>) {
-    let mut failing = false;
+    let (mut failing, mut good_at) = (false, Instant::now());
     while set.strong_count() > 0 {
         let answer = discovery.lookup(&host).await;
         let Some(set) = set.upgrade() else { return };
         let wait = match answer {
             Ok((addresses, lifetime)) => {
                 failing = false;
-                let usable = addresses.into_iter().filter(|address| !of_template || may_be_dialled(*address));
+                good_at = Instant::now();
+                let may_be = if of_template { may_be_dialled } else { |address| !is_metadata(address) };
+                let usable = addresses.into_iter().filter(|address| may_be(*address));
                 set.update(usable.map(|address| SocketAddr::new(address, port)).collect());
                 lifetime
             }
@@ -182,6 +188,10 @@ async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_templa
                     tracing::warn!(%host, %error, "name not resolved; the last good answer stays in use");
                 }
                 failing = true;
+                if good_at.elapsed() >= STALE_MAX && !set.addresses().is_empty() {
+                    tracing::error!(%host, "name not resolved for {STALE_MAX:?}: its last addresses are given up");
+                    set.update(Vec::new());
+                }
                 set.answered.send_replace(true);
                 RETRY
             }
@@ -191,40 +201,5 @@ async fn refresh(discovery: Arc<Discovery>, host: Arc<str>, port: u16, of_templa
     }
 }
 
-/// A name out of a request must not lead to ourselves or to a cloud's metadata service (THREATS NW-03, NW-07).
-pub fn may_be_dialled(address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    let metadata = match address {
-        IpAddr::V4(v4) => {
-            v4.is_link_local() || v4.octets() == [100, 100, 100, 200] || v4.octets() == [168, 63, 129, 16]
-        }
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
-    };
-    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || metadata)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::may_be_dialled;
-
-    #[test]
-    fn nw_03_metadata_and_own_addresses_of_requested_names_are_not_dialled() {
-        for (text, expected) in [
-            ("10.1.2.3", true),
-            ("2001:db8::1", true),
-            ("127.0.0.1", false),
-            ("::1", false),
-            ("::ffff:127.0.0.1", false),
-            ("0.0.0.0", false),
-            ("169.254.169.254", false),
-            ("::ffff:169.254.169.254", false),
-            ("169.254.170.2", false),
-            ("100.100.100.200", false),
-            ("168.63.129.16", false),
-            ("fd00:ec2::254", false),
-            ("fe80::1", false),
-        ] {
-            assert_eq!(may_be_dialled(text.parse().unwrap()), expected, "{text}");
-        }
-    }
-}
+mod tests;

@@ -29,16 +29,48 @@ pub async fn tunnel<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let worker = &connection.worker;
-    let (endpoint, mut connected) = tokio::select! {
+    match reach_for(connection, plan, host).await? {
+        Some(reached) => copy(connection, io, plan, reached).await,
+        None => Ok(()),
+    }
+}
+
+/// An endpoint that answered, and the connection to it.
+pub type Reached = (Rc<Endpoint>, Connected);
+
+/// As [`reach`]. `None`: the caller's connection was cut meanwhile, and its session knows why.
+///
+/// # Errors
+/// As [`tunnel`].
+pub async fn reach_for(
+    connection: &Rc<Connection>,
+    plan: &Arc<ServicePlan>,
+    host: Option<&str>,
+) -> Result<Option<Reached>, Refused> {
+    tokio::select! {
         biased;
-        // Its session knows why.
-        () = connection.session.was_cut() => return Ok(()),
-        reached = Box::pin(reach(worker, plan, host)) => reached?,
-    };
+        () = connection.session.was_cut() => Ok(None),
+        reached = Box::pin(reach(&connection.worker, plan, host)) => reached.map(Some),
+    }
+}
+
+/// Copies until both sides have ended.
+///
+/// # Errors
+/// The peer refused us before its first byte.
+pub async fn copy<IO>(
+    connection: &Rc<Connection>,
+    io: &mut IO,
+    plan: &Arc<ServicePlan>,
+    reached: Reached,
+) -> Result<(), Refused>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let (endpoint, mut connected) = reached;
     let _active = Active::at(&endpoint);
     connection.upstream(endpoint.address.to_string(), connected.peer.clone());
-    let timeouts = worker.policy().timeouts.clone();
+    let timeouts = connection.worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
     let copying = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger);
     // A direction whose writer is blocked does not touch its reader's socket: a cut of that one reaches it only from here.
@@ -69,11 +101,7 @@ where
 ///
 /// # Errors
 /// As [`tunnel`].
-pub async fn reach(
-    worker: &Worker,
-    plan: &Arc<ServicePlan>,
-    host: Option<&str>,
-) -> Result<(Rc<Endpoint>, Connected), Refused> {
+pub async fn reach(worker: &Rc<Worker>, plan: &Arc<ServicePlan>, host: Option<&str>) -> Result<Reached, Refused> {
     let upstream = worker.upstreams.get(plan, &worker.shared.discovery)?;
     let mut tried: Vec<Rc<Endpoint>> = Vec::new();
     loop {

@@ -12,4 +12,5 @@ mod mesh_io;
 pub mod plan;
 pub mod pool;
 mod replay;
+pub mod reserved;
 pub mod web_clients;

@@ -1,6 +1,9 @@
 //! An upstream as compiled from the configuration: a declared service, one instance of a template, or our application.
 
-use super::discovery::{EndpointSource, may_be_dialled};
+mod requested;
+
+use super::discovery::EndpointSource;
+use super::reserved::may_be_dialled;
 use crate::capture::local_users::AllowedUsers;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
@@ -9,19 +12,13 @@ use postern_config::{
     AppAddress, Destination, Endpoints, HostPattern, OnExpiry, Place, Service, ServiceProtocol, SpiffePattern,
     SvidSelector, Timeouts, Transport,
 };
+use requested::address_of;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a connection or request asked for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Requested<'a> {
-    pub host: Option<&'a str>,
-    pub port: Option<u16>,
-    /// Where a captured connection was meant to go. That is dialled then, never an address out of `host` (THREATS NW-06).
-    pub original: Option<SocketAddr>,
-}
+pub use requested::Requested;
 
 /// How to reach an upstream and whom to expect there.
 pub struct ServicePlan {
@@ -66,6 +63,8 @@ pub enum Security {
     Mesh {
         expected: Vec<SpiffePattern>,
         svid: SvidSelector,
+        /// The port of the peer's tunnel, where connections are streams of one that is shared.
+        tunnel: Option<u16>,
     },
     WebTls {
         client: Arc<WebTls>,
@@ -80,8 +79,8 @@ impl ServicePlan {
     pub fn service(service: &Service, timeouts: &Timeouts, web: Option<Arc<WebTls>>, metrics: &Metrics) -> Self {
         let origin = Arc::new(service_origin(service, timeouts, web.clone()));
         let security = match (&service.transport, web) {
-            (Transport::Mesh { identity, svid }, _) => {
-                Security::Mesh { expected: identity.clone(), svid: svid.clone() }
+            (Transport::Mesh { identity, svid, tunnel }, _) => {
+                Security::Mesh { expected: identity.clone(), svid: svid.clone(), tunnel: *tunnel }
             }
             (Transport::WebTls { server_name, .. }, Some(client)) => {
                 let name = server_name.as_deref().or_else(|| fixed_name(service));
@@ -160,9 +159,10 @@ impl ServicePlan {
             None => return None,
         };
         let security = match &self.security {
-            Security::Mesh { expected, svid } => Security::Mesh {
+            Security::Mesh { expected, svid, tunnel } => Security::Mesh {
                 expected: expected.iter().map(|id| id.expand(&captures)).collect::<Option<Vec<_>>>()?,
                 svid: svid.clone(),
+                tunnel: *tunnel,
             },
             Security::WebTls { client, server_name } => Security::WebTls {
                 client: client.clone(),
@@ -180,7 +180,7 @@ impl ServicePlan {
                 });
                 let address = match requested.original {
                     Some(original) => Some(original.ip()),
-                    None => host.parse::<IpAddr>().ok(),
+                    None => address_of(host),
                 };
                 match address {
                     // What a resolver's answer may not be, a caller may not ask for either, unless the file wrote it first.

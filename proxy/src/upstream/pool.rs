@@ -3,6 +3,8 @@
 //! A pool belongs to an endpoint of one plan (whose expected identity is fixed) and to one SVID of ours. When our SVID
 //! rotates, what was pooled with the older one takes no new request and closes when idle (DESIGN, rulings).
 
+mod room;
+
 use super::address::EndpointAddress;
 use super::discovery::{Discovery, EndpointSet, EndpointSource};
 use super::plan::{Requested, ServicePlan};
@@ -115,13 +117,14 @@ impl Upstreams {
         if !plan.is_template() {
             return Ok(plan.clone());
         }
+        let requested = plan.narrowed(requested);
         let Requested { host, port, original } = requested;
         let key = (Arc::as_ptr(plan) as usize, Box::from(host.unwrap_or_default()), port, original);
         let mut instances = self.instances.borrow_mut();
         if let Some(instance) = instances.get(&key) {
             return Ok(instance.plan.clone());
         }
-        if instances.len() >= INSTANCES_MAX {
+        if !room::make(&mut instances, &mut self.by_plan.borrow_mut(), INSTANCES_MAX) {
             return Err(Refused::new(
                 Refusal::OverLimit,
                 format!("more than {INSTANCES_MAX} hosts of templates in use"),
@@ -139,15 +142,15 @@ impl Upstreams {
     /// Our application as `caller` reaches it, with its own address.
     ///
     /// # Errors
-    /// Too many callers have called lately.
+    /// Too many callers are served at this moment.
     pub fn of_caller(&self, app: &Arc<ServicePlan>, caller: IpAddr) -> Result<Arc<ServicePlan>, Refused> {
         let key = (Arc::as_ptr(app) as usize, caller);
         let mut callers = self.callers.borrow_mut();
         if let Some(known) = callers.get(&key) {
             return Ok(known.plan.clone());
         }
-        if callers.len() >= CALLERS_MAX {
-            let why = format!("more than {CALLERS_MAX} callers lately, each with connections of its own");
+        if !room::make(&mut callers, &mut self.by_plan.borrow_mut(), CALLERS_MAX) {
+            let why = format!("more than {CALLERS_MAX} callers at a time, each with connections of its own");
             return Err(Refused::new(Refusal::OverLimit, why));
         }
         let plan = Arc::new(app.called_from(caller));
@@ -159,7 +162,7 @@ impl Upstreams {
     pub fn sweep(&self, now: Instant) {
         let mut by_plan = self.by_plan.borrow_mut();
         by_plan.retain(|_, upstream| {
-            let busy = upstream.endpoints.borrow().iter().any(|endpoint| endpoint.active.get() > 0);
+            let busy = upstream.is_busy();
             for endpoint in upstream.endpoints.borrow().iter() {
                 endpoint.sweep(now, upstream.plan.pool_idle);
             }
@@ -194,6 +197,10 @@ impl Upstream {
             endpoints: RefCell::new(endpoints),
             used: Cell::new(Instant::now()),
         })
+    }
+
+    fn is_busy(&self) -> bool {
+        self.endpoints.borrow().iter().any(|endpoint| endpoint.active.get() > 0)
     }
 
     /// The less loaded of two endpoints drawn at random, without those in `tried` and, if possible, without those that

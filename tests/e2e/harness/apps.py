@@ -15,11 +15,14 @@ class Server:
     """A listener on a free port with one daemon thread a connection."""
 
     def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.listener = self.listen()
         self.port = self.listener.getsockname()[1]
         self.connections = 0
         self.lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def listen(self):
+        return socket.create_server(("127.0.0.1", 0), backlog=512)
 
     def _accept(self):
         while True:

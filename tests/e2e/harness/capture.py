@@ -125,14 +125,14 @@ def ask(namespace, address, port, uid=0, seconds=3):
 def snapshot(pod):
     """All rules and routes of a namespace, as far as they mean anything: chains that the programs make for themselves,
     empty and accepting, mean nothing, and neither do counters."""
-    parts = {"nft": meaningful_tables(pod("nft", "list", "ruleset"))}
+    parts = {"nft": meaningful_tables(pod.must("nft", "list", "ruleset"))}
     for program in ("iptables-legacy-save", "ip6tables-legacy-save", "iptables-nft-save", "ip6tables-nft-save"):
         code, out, _ = pod.run(program)
         lines = [re.sub(r"\[\d+:\d+\]", "", line).strip() for line in out.splitlines()] if code == 0 else []
         parts[program] = [line for line in lines if re.match(r"-A|:(?!(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) ACCEPT)", line)]
     for family in ("-4", "-6"):
-        parts[f"rule {family}"] = pod("ip", family, "rule", "show")
-        parts[f"route {family}"] = sorted(pod("ip", family, "route", "show", "table", "all").splitlines())
+        parts[f"rule {family}"] = pod.must("ip", family, "rule", "show")
+        parts[f"route {family}"] = sorted(pod.must("ip", family, "route", "show", "table", "all").splitlines())
     return parts
 
 

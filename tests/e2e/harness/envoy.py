@@ -16,8 +16,13 @@ ROUTER = {
 def start_envoy_client(mesh, name, pems, mesh_port, version):
     """Plaintext in, mTLS to `mesh_port` where ORDERS must answer; returns the port of the plaintext listener."""
     port = free_port()
+    start(mesh, name, port, {}, mesh_cluster(pems, mesh_port, version))
+    return port
+
+
+def mesh_cluster(pems, mesh_port, version):
     protocol = "http2_protocol_options" if version == 2 else "http_protocol_options"
-    cluster = {
+    return {
         **cluster_to(mesh_port),
         "transport_socket": {
             "name": "envoy.transport_sockets.tls",
@@ -33,14 +38,17 @@ def start_envoy_client(mesh, name, pems, mesh_port, version):
             }
         },
     }
-    start(mesh, name, port, {}, cluster)
-    return port
 
 
 def start_envoy_server(mesh, name, pems, app_port, allowed):
     """mTLS in, from `allowed` only; plaintext HTTP/1.1 to the app, with the mesh hop's version in a header."""
     port = free_port()
-    transport = {
+    start(mesh, name, port, mesh_listener(pems, allowed), cluster_to(app_port))
+    return port
+
+
+def mesh_listener(pems, allowed):
+    return {
         "transport_socket": {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
@@ -50,7 +58,40 @@ def start_envoy_server(mesh, name, pems, app_port, allowed):
             },
         }
     }
-    start(mesh, name, port, transport, cluster_to(app_port))
+
+
+def start_envoy_tunnel_client(mesh, name, pems, tunnel_port, target):
+    """Each connection to the returned port is a CONNECT to `target` on one mTLS connection to ORDERS at `tunnel_port`."""
+    port = free_port()
+    proxy = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "entry",
+        "cluster": "upstream",
+        "tunneling_config": {"hostname": target},
+    }
+    filters = [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]
+    run_envoy(mesh, name, port, {"filters": filters}, mesh_cluster(pems, tunnel_port, 2))
+    return port
+
+
+def start_envoy_tunnel_server(mesh, name, pems, app_port, allowed):
+    """Takes CONNECT streams from `allowed` on mTLS connections; all of them lead to the app."""
+    port = free_port()
+    route = {
+        "match": {"connect_matcher": {}},
+        "route": {"cluster": "upstream", "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]},
+    }
+    manager = {
+        "@type": MANAGER,
+        "stat_prefix": "entry",
+        "codec_type": "HTTP2",
+        "http2_protocol_options": {"allow_connect": True},
+        "upgrade_configs": [{"upgrade_type": "CONNECT"}],
+        "http_filters": [ROUTER],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+    }
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    run_envoy(mesh, name, port, {"filters": filters, **mesh_listener(pems, allowed)}, cluster_to(app_port))
     return port
 
 
@@ -98,11 +139,13 @@ def start(mesh, name, port, filter_chain, cluster):
         },
     }
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    run_envoy(mesh, name, port, {"filters": filters, **filter_chain}, cluster)
+
+
+def run_envoy(mesh, name, port, filter_chain, cluster):
     config = {
         "static_resources": {
-            "listeners": [
-                {"name": "entry", "address": address(port), "filter_chains": [{"filters": filters, **filter_chain}]}
-            ],
+            "listeners": [{"name": "entry", "address": address(port), "filter_chains": [filter_chain]}],
             "clusters": [cluster],
         }
     }

@@ -23,6 +23,8 @@ ZONE = {
     ("payments.shop.svc.default.svc.cluster.local", A): ["192.0.2.66"],
     ("orders.shop.svc.cluster.local", A): ["192.0.2.7"],
     ("web.default.svc.cluster.local", A): ["192.0.2.8"],
+    # For who must not meet a cache.
+    **{(f"host-{number}.example.com", A): [f"192.0.2.{number}"] for number in range(1, 100)},
 }
 TTL = 60
 
@@ -74,7 +76,7 @@ class Answer:
 
 def ask_raw(port, message, seconds=6.0, host="127.0.0.1"):
     """The answer's bytes, or None."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(seconds)
         client.connect((host, port))
         client.send(message)
@@ -84,8 +86,8 @@ def ask_raw(port, message, seconds=6.0, host="127.0.0.1"):
             return None
 
 
-def ask(port, name, kind=A, **options):
-    return Answer(ask_raw(port, query(name, kind, **options)))
+def ask(port, name, kind=A, host="127.0.0.1", **options):
+    return Answer(ask_raw(port, query(name, kind, **options), host=host))
 
 
 def ask_tcp(port, *messages, host="127.0.0.1"):

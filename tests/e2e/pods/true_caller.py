@@ -42,7 +42,7 @@ def run(mesh):
     ]
     orders = {"name": "orders", "identity": ORDERS, "addresses": [mesh.orders.v4, mesh.orders.v6]}
     # Its connections carry foreign addresses, and its listener takes what is not addressed to it.
-    prefix = mesh.orders.inside(
+    prefix = mesh.orders.command(
         tool("setpriv"), "--reuid", str(POSTERN_UID), "--regid", str(POSTERN_UID), "--clear-groups",
         "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin",
     )

@@ -9,6 +9,7 @@ from harness.scenario import main
 
 CAPTURE = {"inbound": 15006, "outbound": 15001, "redirect": {"exempt_users": PROXY_UID}}
 TPROXY = {**CAPTURE, "mode": "tproxy"}
+CAPTURE_SUBJECTS = {"programs", "capability", "rules", "arrival", "others", "capture", "own", "IPv6", "routes", "settings"}
 
 
 def run(mesh):
@@ -26,6 +27,8 @@ def run(mesh):
     faults.the_user_is_unknown()
     faults.the_port_is_held_by_somebody_else()
     faults.nobody_listens()
+    faults.the_application_is_exempt_itself()
+    faults.name_queries_are_not_captured()
     faults.ipv6_is_off()
     faults.one_family_only()
     faults.loopback_has_no_ipv6()
@@ -34,6 +37,7 @@ def run(mesh):
     faults.routes_are_missing()
     faults.marked_packets_are_martians()
     faults.an_ssh_session_would_be_cut_off()
+    faults.enough_were_named()
 
 
 class Faults:
@@ -45,6 +49,8 @@ class Faults:
         self.empty = mesh.directory / "no-programs"
         self.empty.mkdir()
         self.proxy = stand_in(self.pod, "redirect")
+        # By which command, the faults that it named with their fix.
+        self.named = {"redirect": set(), "doctor": set()}
 
     def write(self, capture, **sections):
         self.config.write_text(json.dumps({"capture": capture, **sections}))
@@ -66,12 +72,24 @@ class Faults:
             found = [at for at, line in enumerate(lines) if line.split()[:2] == [verdict, *subject.split()][:2] and words in line]
             check(found, f"{command} does not tell {verdict} {subject}: {words}\n{out}{err}")
             check(fix in lines[found[0] + 1], f"{command}: {lines[found[0] + 1]!r} has no {fix!r}")
+            check("FAIL" not in out or code == 1, f"{command} exited {code}, and something fails:\n{out}")
+            self.named[command[0]].add((subject, words))
             if command[0] == "redirect":
                 expect(f"exit code of {command}", code, 1 if "FAIL" in out else 0)
+
+    def enough_were_named(self):
+        for command, named in self.named.items():
+            check(len(named) >= 10, f"{command} names {len(named)} faults: {sorted(named)}")
+        shared = self.named["redirect"] & self.named["doctor"]
+        check(len(shared) >= 10, f"both name {len(shared)} faults: {sorted(shared)}")
 
     def mended(self):
         code, out, _ = self.postern("redirect", "check", "--config", self.config)
         check(code == 0 and "FAIL" not in out, f"check still finds a fault:\n{out}")
+        # What is no matter of capture may fail here: there is no agent.
+        _, out, _ = self.postern("doctor", "--config", self.config)
+        failures = [line for line in out.splitlines() if line.startswith("FAIL") and line.split()[1] in CAPTURE_SUBJECTS]
+        check(not failures, f"doctor still finds {failures}:\n{out}")
 
     def nothing_is_installed(self):
         self.write(CAPTURE)
@@ -118,46 +136,52 @@ class Faults:
             check(code == 1 and "CAP_NET_ADMIN" in err, f"install by {backend} without the capability: {code} {err}")
 
     def the_table_was_changed_by_hand(self):
-        self.pod("nft", "add rule inet postern outbound tcp dport 25 accept")
+        self.pod.must("nft", "add rule inet postern outbound tcp dport 25 accept")
         self.told("FAIL", "rules", "not ours: `outbound: tcp dport 25 accept`", "postern redirect install")
-        self.pod("nft", "flush chain inet postern outbound")
+        self.pod.must("nft", "flush chain inet postern outbound")
         self.told("FAIL", "rules", "missing: ", "postern redirect install")
         self.install(CAPTURE)
         self.mended()
         for flavour in ("iptables-nft", "iptables-legacy"):
             self.install(CAPTURE, "--backend", flavour)
             self.mended()
-            self.pod(flavour, "-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "POSTERN_OUTBOUND")
+            self.pod.must(flavour, "-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "POSTERN_OUTBOUND")
             self.told("FAIL", "rules", "missing: `nat -A OUTPUT -p tcp -j POSTERN_OUTBOUND`", "postern redirect install")
         self.install(CAPTURE)
         self.mended()
 
     def another_table_redirects_first(self):
-        self.pod("nft", "add table ip mesh; add chain ip mesh out { type nat hook output priority -110; }; "
+        self.pod.must("nft", "add table ip mesh; add chain ip mesh out { type nat hook output priority -110; }; "
                  "add rule ip mesh out tcp dport != 22 redirect to :15101")
         self.told("FAIL", "others", "table ip mesh, chain out", "remove it")
         self.told("FAIL", "arrival", "IPv4: a connection of another user to elsewhere does not arrive", "says whose rules")
-        self.pod("nft", "delete table ip mesh")
+        self.pod.must("nft", "delete table ip mesh")
         self.mended()
 
     def another_table_drops(self):
-        self.pod("nft", "add table inet firewall; add chain inet firewall out { type filter hook output priority 10; }; "
+        self.pod.must("nft", "add table inet firewall; add chain inet firewall out { type filter hook output priority 10; }; "
                  "add rule inet firewall out tcp dport 15001 drop")
         self.told("FAIL", "others", "table inet firewall, chain out", "let it accept our ports")
-        self.pod("nft", "delete table inet firewall")
+        self.pod.must("nft", "delete table inet firewall")
         self.mended()
 
     def a_firewall_closes_input(self):
-        self.pod("nft", "add table inet firewall; add chain inet firewall in { type filter hook input priority 0; policy drop; }; "
+        self.pod.must("nft", "add table inet firewall; add chain inet firewall in { type filter hook input priority 0; policy drop; }; "
                  "add rule inet firewall in iifname lo accept; add rule inet firewall in tcp dport 8080 accept")
         self.told("warn", "others", "policy drop", "accept port 15006")
-        self.pod("nft", "delete table inet firewall")
+        self.pod.must("nft", "delete table inet firewall")
 
     def the_user_is_unknown(self):
         self.write({**CAPTURE, "redirect": {"exempt_users": "postren"}})
         self.told("FAIL", "capture", "no user postren", "correct `capture:`")
         self.write({**CAPTURE, "redirect": {}})
         self.told("FAIL", "capture", "nobody is exempt", "correct `capture:`")
+        service = {"name": "ledger", "addresses": ["10.0.0.7:1"], "identity": "spiffe://td/ledger", "users": ["shpo"]}
+        self.write(CAPTURE, outbound={"services": [service]})
+        _, out, _ = self.postern("doctor", "--config", self.config)
+        check("`users` of service `ledger` names `shpo`" in out, out)
+        code, out, err = self.postern("check", self.config)
+        check(code == 0 and "note: `users` of service `ledger` names `shpo`" in err, f"{code} {out}{err}")
         self.write(CAPTURE)
         self.mended()
 
@@ -173,12 +197,34 @@ class Faults:
         self.proxy = stand_in(self.pod, "redirect")
         self.mended()
 
+    def the_application_is_exempt_itself(self):
+        inbound = [{"port": 8080, "allow": [{"anonymous": True}], "tls": "permissive"}]
+        self.install(CAPTURE, inbound=inbound)
+        where = [("127.0.0.1", 8080)]
+        application = Answering(self.pod, where, lambda *_: "hello", PROXY_UID)
+        self.told("FAIL", "application", "127.0.0.1:8080 is held by", "run it as another user")
+        application.close()
+        application = Answering(self.pod, where, lambda *_: "hello", APP_UID)
+        self.mended()
+        application.close()
+
+    def name_queries_are_not_captured(self):
+        """Rules of before `dns` was written into the file."""
+        self.install(CAPTURE)
+        self.write({**CAPTURE, "dns": {"listen": 15053, "upstreams": "192.0.2.53", "loopback_nameservers": []}})
+        self.told("FAIL", "arrival", "a name query of another user, over TCP does not arrive", "postern redirect install")
+        self.postern("redirect", "install", "--config", self.config)
+        code, out, _ = self.postern("redirect", "check", "--config", self.config)
+        check("a name query of another user, over TCP arrives" in out, out)
+        self.install(CAPTURE)
+        self.mended()
+
     def ipv6_is_off(self):
-        self.pod("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1", "net.ipv6.conf.all.disable_ipv6=1")
+        self.pod.must("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1", "net.ipv6.conf.all.disable_ipv6=1")
         self.told("FAIL", "IPv6", "is off here", "disable_ipv6=0", doctor=False, flags=["--family", "both"])
         code, out, _ = self.postern("redirect", "check", "--config", self.config)
         check(code == 0 and "is off here" in out, f"IPv6 that is off is no error: {out}")
-        self.pod("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0", "net.ipv6.conf.lo.disable_ipv6=0")
+        self.pod.must("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0", "net.ipv6.conf.lo.disable_ipv6=0")
         self.pod.run("ip", "-6", "addr", "add", "::1/128", "dev", "lo")
         self.pod.run("ip", "-6", "addr", "add", "fd77::2/64", "dev", "eth0", "nodad")
         self.pod.run("ip", "-6", "route", "add", "default", "via", "fd77::1")
@@ -194,15 +240,15 @@ class Faults:
         self.mended()
 
     def loopback_has_no_ipv6(self):
-        self.pod("ip", "-6", "addr", "del", "::1/128", "dev", "lo")
+        self.pod.must("ip", "-6", "addr", "del", "::1/128", "dev", "lo")
         self.told("FAIL", "IPv6", "`lo` has no ::1", "ip -6 addr add ::1/128 dev lo")
-        self.pod("ip", "-6", "addr", "add", "::1/128", "dev", "lo")
+        self.pod.must("ip", "-6", "addr", "add", "::1/128", "dev", "lo")
         self.mended()
 
     def the_rules_are_there_twice(self):
-        printed = self.pod(self.mesh.postern, "redirect", "print", "--config", self.config, "--backend", "iptables")
+        printed = self.pod.must(self.mesh.postern, "redirect", "print", "--config", self.config, "--backend", "iptables")
         v4 = printed.split("# ip6tables-restore")[0]
-        self.pod("iptables-legacy-restore", "--noflush", stdin=v4)
+        self.pod.must("iptables-legacy-restore", "--noflush", stdin=v4)
         self.told("FAIL", "rules", "ours are there twice: by iptables-legacy and nftables", "postern redirect install")
         self.install(CAPTURE)
         self.mended()
@@ -220,21 +266,21 @@ class Faults:
         self.proxy = stand_in(self.pod, "tproxy")
         self.install(TPROXY)
         self.mended()
-        self.pod("ip", "rule", "del", "pref", "20560")
+        self.pod.must("ip", "rule", "del", "pref", "20560")
         self.told("FAIL", "routes", "IPv4", "postern redirect install")
         self.install(TPROXY)
-        self.pod("ip", "-6", "route", "flush", "table", "20560")
+        self.pod.must("ip", "-6", "route", "flush", "table", "20560")
         self.told("FAIL", "routes", "IPv6", "postern redirect install")
         self.install(TPROXY)
         self.mended()
 
     def marked_packets_are_martians(self):
         settings = ["net.ipv4.conf.eth0.rp_filter", "net.ipv4.conf.eth0.src_valid_mark"]
-        self.pod("sysctl", "-qw", *[f"{name}=1" for name in settings])
+        self.pod.must("sysctl", "-qw", *[f"{name}=1" for name in settings])
         self.told("FAIL", "settings", "src_valid_mark", "sysctl -w")
         found = ask(self.cable.outside, POD_V4, 8080, seconds=1)
         check(found.startswith("Timeout") or found == "timeout", f"that setting breaks nothing: {found}")
-        self.pod("sysctl", "-qw", *[f"{name}=0" for name in settings])
+        self.pod.must("sysctl", "-qw", *[f"{name}=0" for name in settings])
         self.mended()
 
     def an_ssh_session_would_be_cut_off(self):

@@ -93,7 +93,7 @@ def without_nat_in_inet(mesh, cable):
     )
     script.chmod(0o755)
     for _ in installed(mesh, cable, "no NAT in inet", programs, "nftables (a table for each family)"):
-        listed = cable.pod("nft", "list", "tables")
+        listed = cable.pod.must("nft", "list", "tables")
         check("table ip postern" in listed and "table ip6 postern" in listed and "inet" not in listed, listed)
 
 
@@ -108,7 +108,7 @@ def name_queries(mesh, cable):
     for backend, flags in [(name, flags) for name in ("nft", *FLAVOURS) for flags in ([], ["--closed-egress"])]:
         what = f"{backend} {' '.join(flags)}"
         chosen = ["--dns-port", str(DNS), *flags]
-        cable.pod(mesh.postern, "redirect", "install", "--exempt-user", str(PROXY_UID), "--backend", backend, *chosen)
+        cable.pod.must(mesh.postern, "redirect", "install", "--exempt-user", str(PROXY_UID), "--backend", backend, *chosen)
         code, out, _ = cable.pod.run(mesh.postern, "redirect", "check", "--exempt-user", str(PROXY_UID), *chosen)
         expect(f"{what}: check ({out})", code, 0)
         for family, to in ELSEWHERE.items():
@@ -116,7 +116,7 @@ def name_queries(mesh, cable):
             expect(f"{what}: {family}, TCP", ask(cable.pod, to, 53, APP_UID), "here")
             expect(f"{what}: {family}, UDP of the proxy", query(cable.pod, to, PROXY_UID), b"elsewhere")
             expect(f"{what}: {family}, TCP of the proxy", ask(cable.pod, to, 53, PROXY_UID), "elsewhere")
-        cable.pod(mesh.postern, "redirect", "remove")
+        cable.pod.must(mesh.postern, "redirect", "remove")
     expect("without rules", query(cable.pod, ELSEWHERE_V4, APP_UID), b"elsewhere")
 
 
@@ -154,13 +154,13 @@ def query(namespace, to, uid):
 
 
 def ipv6_alone(mesh, cable):
-    cable.pod("ip", "-4", "addr", "flush", "dev", "eth0")
+    cable.pod.must("ip", "-4", "addr", "flush", "dev", "eth0")
     for flags in ([], ["--mode", "tproxy"]):
         if flags:
             # The stand-in of this scenario takes no TPROXY: that the rules are made, and outbound arrives, is enough.
-            cable.pod(mesh.postern, "redirect", "install", "--exempt-user", str(PROXY_UID), *flags)
+            cable.pod.must(mesh.postern, "redirect", "install", "--exempt-user", str(PROXY_UID), *flags)
             expect("outbound", ask(cable.pod, ELSEWHERE_V6, 80, APP_UID), f"outbound {ELSEWHERE_V6}:80")
-            cable.pod(mesh.postern, "redirect", "remove")
+            cable.pod.must(mesh.postern, "redirect", "remove")
         else:
             for _ in installed(mesh, cable, "IPv6 alone", None, "nftables", families=("v6",)):
                 pass

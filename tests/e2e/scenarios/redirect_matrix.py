@@ -47,12 +47,12 @@ def rules_of_others(pod):
     for flavour in ("iptables-nft", "iptables-legacy"):
         for program in (flavour, flavour.replace("ip", "ip6", 1)):
             for table, chain in [("nat", "OUTPUT"), ("nat", "PREROUTING"), ("mangle", "OUTPUT"), ("filter", "OUTPUT")]:
-                pod(program, "-t", table, "-A", chain, "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
-            pod(program, "-t", "mangle", "-A", "PREROUTING", "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
-    pod("nft", "add table inet firewall; add chain inet firewall input { type filter hook input priority 0; }; "
+                pod.must(program, "-t", table, "-A", chain, "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
+            pod.must(program, "-t", "mangle", "-A", "PREROUTING", "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
+    pod.must("nft", "add table inet firewall; add chain inet firewall input { type filter hook input priority 0; }; "
         "add rule inet firewall input tcp dport 9 drop")
-    pod("ip", "rule", "add", "pref", "999", "fwmark", "0x77", "lookup", "77")
-    pod("ip", "route", "add", "203.0.113.0/24", "via", OUTSIDE_V4, "table", "77")
+    pod.must("ip", "rule", "add", "pref", "999", "fwmark", "0x77", "lookup", "77")
+    pod.must("ip", "route", "add", "203.0.113.0/24", "via", OUTSIDE_V4, "table", "77")
 
 
 def case(mesh, cable, backend, mode, families):
@@ -112,7 +112,7 @@ def replaces_another_backend(mesh, cable):
 
 def check_says_ok_without_ipv6(mesh, cable):
     pod = cable.pod
-    pod("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    pod.must("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     for mode in ("redirect", "tproxy"):
         out = postern(mesh, pod, "install", "--exempt-user", PROXY_UID, "--mode", mode)
         check("IPv4" in out and "FAIL" not in out, out)
@@ -122,7 +122,7 @@ def check_says_ok_without_ipv6(mesh, cable):
 
 
 def postern(mesh, pod, action, *flags):
-    return pod(mesh.postern, "redirect", action, *map(str, flags))
+    return pod.must(mesh.postern, "redirect", action, *map(str, flags))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ fn what_nobody_wrote_is_the_default() {
     assert_eq!(dns.upstreams, []);
     assert_eq!(dns.virtual_networks, Dns::default_networks());
     assert_eq!(dns.virtual_networks.len(), 2);
+    assert_eq!((dns.loopback_nameservers, dns.resolver_users), (None, None));
     let special: Vec<Network> = SPECIAL.iter().filter_map(|text| Network::parse(text).ok()).collect();
     assert_eq!(special.len(), SPECIAL.len());
 }
@@ -31,12 +32,25 @@ fn what_nobody_wrote_is_the_default() {
 #[test]
 fn what_was_written_counts() {
     let text = "{ listen: 5353, upstreams: [10.0.0.2, \"[fd00::2]:5300\"], search: [svc.cluster.local, Local.], \
-                virtual_networks: 198.18.0.0/15, ttl: 5s }";
+                virtual_networks: 198.18.0.0/15, ttl: 5s, \
+                loopback_nameservers: [127.0.0.53, \"::1\"], resolver_users: systemd-resolve }";
     let dns = load(&file(text, NOTHING)).expect("right");
     assert_eq!(dns.upstreams, ["10.0.0.2:53".parse().unwrap(), "[fd00::2]:5300".parse().unwrap()]);
     assert_eq!(dns.search, Some(vec!["svc.cluster.local".to_owned(), "local".to_owned()]));
     assert_eq!(dns.virtual_networks, [Network::parse("198.18.0.0/15").unwrap()]);
+    assert_eq!(dns.loopback_nameservers, Some(vec!["127.0.0.53".parse().unwrap(), "::1".parse().unwrap()]));
+    assert_eq!(dns.resolver_users, Some(vec!["systemd-resolve".to_owned()]));
     let written = Config::from_str(Path::new("f"), &file(text, NOTHING)).expect("right");
+    let again = Config::from_str(Path::new("f"), &written.to_effective_yaml()).expect("right");
+    assert!(again.same_as(&written));
+}
+
+#[test]
+fn no_nameserver_on_loopback_is_another_thing_than_those_of_the_system() {
+    let text = file("{ listen: 53, loopback_nameservers: [], resolver_users: [] }", NOTHING);
+    let dns = load(&text).expect("right");
+    assert_eq!((dns.loopback_nameservers, dns.resolver_users), (Some(Vec::new()), Some(Vec::new())));
+    let written = Config::from_str(Path::new("f"), &text).expect("right");
     let again = Config::from_str(Path::new("f"), &written.to_effective_yaml()).expect("right");
     assert!(again.same_as(&written));
 }
@@ -64,6 +78,22 @@ fn what_makes_no_sense_is_a_problem() {
             NOTHING,
             "f:4:32 the upstream `240.240.0.1:53` is in a virtual network",
         ),
+        (
+            "{ listen: 1, loopback_nameservers: 10.0.0.2 }",
+            NOTHING,
+            "f:4:43 the nameserver `10.0.0.2` is not on loopback: queries to it are redirected anyway",
+        ),
+        (
+            "{ listen: 53, loopback_nameservers: [127.0.0.53, 127.0.0.1] }",
+            NOTHING,
+            "f:4:57 the nameserver `127.0.0.1` is `capture.dns` itself",
+        ),
+        (
+            "{ listen: 1, loopback_nameservers: \"127.0.0.53:53\" }",
+            NOTHING,
+            "f:4:43 `loopback_nameservers: \"127.0.0.53:53\"` is not an address",
+        ),
+        ("{ listen: 1, resolver_users: -x }", NOTHING, "f:4:37 `resolver_users: -x` is not a user"),
         ("{ listen: 1, search: \"*.a\" }", NOTHING, "f:4:29 `search: \"*.a\"` is not a host's name"),
         ("{ listen: 1, virtual_networks: [] }", NOTHING, "f:4:39 `virtual_networks` has no network"),
         (

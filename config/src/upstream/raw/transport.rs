@@ -1,8 +1,9 @@
-//! Who has to answer, and how we know: `tls`, `identity`, `svid`, `server_name`, `roots`.
+//! Who has to answer, how we know, and by which connections: `tls`, `identity`, `svid`, `via`, `server_name`, `roots`.
 
 use super::RawService;
 use crate::pattern::SpiffePattern;
 use crate::read::{FromNode, Reader};
+use crate::tunnel::TUNNEL_PORT;
 use crate::upstream::{Endpoints, Transport};
 use crate::yaml::Node;
 use schemars::JsonSchema;
@@ -32,6 +33,21 @@ impl ServiceTls {
     }
 }
 
+/// Which connections carry the application's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+pub(super) enum Via {
+    #[default]
+    Direct,
+    Tunnel,
+}
+
+impl FromNode for Via {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        reader.word(node, &[("direct", Self::Direct), ("tunnel", Self::Tunnel)])
+    }
+}
+
 impl RawService {
     /// `None`: what stands there has been told to be wrong.
     pub(super) fn transport(&self, reader: &mut Reader) -> Option<Transport> {
@@ -44,7 +60,8 @@ impl RawService {
         match tls {
             ServiceTls::Mesh => {
                 let identity = self.mesh_identity(reader)?;
-                Some(Transport::Mesh { identity, svid: self.svid.get().unwrap_or(&reader.svid).clone() })
+                let svid = self.svid.get().unwrap_or(&reader.svid).clone();
+                Some(Transport::Mesh { identity, svid, tunnel: self.tunnel(reader) })
             }
             ServiceTls::Web => {
                 self.require_server_name(reader);
@@ -61,6 +78,8 @@ impl RawService {
         for (key, place, wants) in [
             ("identity", self.identity.place(), ServiceTls::Mesh),
             ("svid", self.svid.place(), ServiceTls::Mesh),
+            ("via", self.via.place(), ServiceTls::Mesh),
+            ("tunnel_port", self.tunnel_port.place(), ServiceTls::Mesh),
             ("server_name", self.server_name.place(), ServiceTls::Web),
             ("roots", self.roots.place(), ServiceTls::Web),
         ] {
@@ -71,6 +90,19 @@ impl RawService {
                 reader.problem(place, what, format!("remove `{key}`, or write `tls: {}`", wants.word()));
             }
         }
+    }
+
+    fn tunnel(&self, reader: &mut Reader) -> Option<u16> {
+        let wants_tunnel = self.via.get() == Some(&Via::Tunnel);
+        let is_readable = !self.via.is_written() || self.via.get().is_some();
+        if let Some(place) = self.tunnel_port.place()
+            && !wants_tunnel
+            && is_readable
+        {
+            let hint = "write `via: tunnel`, or remove `tunnel_port`";
+            reader.problem(place, "`tunnel_port` has no effect without `via: tunnel`", hint);
+        }
+        wants_tunnel.then(|| self.tunnel_port.get().copied().unwrap_or(TUNNEL_PORT))
     }
 
     fn mesh_identity(&self, reader: &mut Reader) -> Option<Vec<SpiffePattern>> {

@@ -2,6 +2,7 @@
 
 use super::Report;
 use crate::admin::own_uid;
+use crate::capture::local_users::unknown_users;
 use postern_config::Config;
 use postern_config::telemetry::AccessLog;
 use std::io::ErrorKind;
@@ -17,6 +18,7 @@ pub(super) fn examine(report: &mut Report, config: Option<&Config>) {
     user(report);
     descriptors(report, config.and_then(|config| config.limits.connections));
     let Some(config) = config else { return };
+    users(report, config);
     if let Some(socket) = &config.admin.socket {
         admin_socket(report, socket);
     }
@@ -34,6 +36,21 @@ fn user(report: &mut Report) {
         ),
         Ok(uid) => report.ok("user", format!("uid {uid}")),
         Err(error) => report.warn("user", format!("/proc cannot be read: {error}"), "mount /proc"),
+    }
+}
+
+/// Of services: those that the rules exempt are looked at with the rules.
+fn users(report: &mut Report, config: &Config) {
+    let unknown = match unknown_users(config) {
+        Ok(unknown) => unknown,
+        Err(error) => {
+            report.fail("users", format!("/etc/passwd cannot be read: {error}"), "write the users' numbers instead");
+            return;
+        }
+    };
+    for user in unknown.iter().filter(|user| user.place.is_some()) {
+        let what = format!("{} names `{}`, who is not in /etc/passwd", user.named_by, user.name);
+        report.fail("users", what, "correct the name, add the user, or write a number");
     }
 }
 

@@ -1,12 +1,15 @@
 //! The network as the configuration wants it: ports of ours, the application, names and endpoints of others.
 
 use super::Report;
+use crate::capture::unix_socket;
 use crate::cli::admin_client::get;
-use postern_config::{AppAddress, Config, Endpoints, Service};
+use postern_config::{AppAddress, Config, Endpoints, ListenAddress, Service};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
@@ -27,6 +30,7 @@ async fn ports(report: &mut Report, config: &Config) {
         Some(socket) => get(socket, "/version").await.is_ok(),
         None => false,
     };
+    sockets(report, config, running);
     for (address, names) in listeners(config) {
         let names = names.join(", ");
         match TcpListener::bind(address) {
@@ -37,6 +41,40 @@ async fn ports(report: &mut Report, config: &Config) {
             Err(error) => report.fail("ports", format!("{address} ({names}): {error}"), fix_of_port(&error, address)),
         }
     }
+}
+
+/// Unix sockets that we would make.
+fn sockets(report: &mut Report, config: &Config, running: bool) {
+    for (path, name) in of_application(config).filter_map(|(address, name)| Some((address.unix()?, name))) {
+        let (shown, directory) = (path.display(), path.parent().unwrap_or(Path::new("/")));
+        match unix_socket::is_taken(path) {
+            Ok(true) if running => {
+                report.ok("ports", format!("unix:{shown} is in use, and Postern is running ({name})"));
+            }
+            Ok(true) => {
+                let fix = format!("`ss -lxp src {shown}` shows who listens; stop it or choose another path");
+                report.fail("ports", format!("unix:{shown} ({name}): somebody listens there"), fix);
+            }
+            _ if !directory.is_dir() => {
+                let fix = format!("make the directory {}, writable for Postern's user", directory.display());
+                report.fail("ports", format!("unix:{shown} ({name}): its directory does not exist"), fix);
+            }
+            _ if is_no_socket(path) => {
+                let what = format!("unix:{shown} ({name}): something that is no socket stands there");
+                report.fail("ports", what, "remove it, or choose another path");
+            }
+            _ => report.ok("ports", format!("unix:{shown} is free ({name})")),
+        }
+    }
+}
+
+fn is_no_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket())
+}
+
+fn of_application(config: &Config) -> impl Iterator<Item = (&ListenAddress, &str)> {
+    let shared = config.outbound.listen.iter().map(|address| (address, "outbound"));
+    shared.chain(config.outbound.services.iter().filter_map(|service| Some((service.listen.as_ref()?, &*service.name))))
 }
 
 /// Every address that we would listen on, with who wants it.
@@ -50,11 +88,8 @@ fn listeners(config: &Config) -> BTreeMap<SocketAddr, Vec<String>> {
     for inbound in &config.inbound {
         want(inbound.listen, &inbound.name);
     }
-    for address in &config.outbound.listen {
-        want(Some(*address), "outbound");
-    }
-    for service in &config.outbound.services {
-        want(service.listen, &service.name);
+    for (address, name) in of_application(config) {
+        want(address.tcp(), name);
     }
     want(config.telemetry.metrics, "metrics");
     want(config.telemetry.readiness, "readiness");

@@ -1,12 +1,13 @@
 //! What keeps connections from being captured, each finding with its fix.
 
-use super::{FamilyChoice, plan};
+use super::{FamilyChoice, names, plan};
 use crate::cli::doctor::Report;
 use crate::redirect::compare::{self, Difference};
 use crate::redirect::host::{self, Installed, flavours, run};
 use crate::redirect::others::{self, Effect, Suspect};
 use crate::redirect::plan::loopback;
 use crate::redirect::probe::{self, Arrival};
+use crate::redirect::proc::Socket;
 use crate::redirect::{Backend, Families, Family, HostError, RedirectPlan, Wanted, iptables, nft, proc, routes};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -32,6 +33,7 @@ pub(in crate::cli) fn examine(report: &mut Report, wanted: &Wanted, family: Fami
     };
     ipv6(report, &plan, family);
     ports(report, &plan);
+    application(report, &plan, wanted, &proc::listeners());
     if !tools(report, &plan) || !capability(report, privilege) {
         return;
     }
@@ -47,6 +49,7 @@ pub(in crate::cli) fn examine(report: &mut Report, wanted: &Wanted, family: Fami
         }
         Err(error) => report.fail("rules", error.to_string(), error.fix()),
     }
+    names::examine(report, &plan);
     let before = report.count(crate::cli::doctor::Verdict::Fail);
     arrivals(report, &plan);
     let arrived = report.count(crate::cli::doctor::Verdict::Fail) == before;
@@ -118,6 +121,24 @@ fn ports(report: &mut Report, plan: &RedirectPlan) {
     }
 }
 
+/// An application that runs as an exempt user calls others past Postern (PEERS B21: one container image, one user).
+pub(super) fn application(report: &mut Report, plan: &RedirectPlan, wanted: &Wanted, listeners: &[Socket]) {
+    for address in wanted.application.iter().filter(|address| !plan.own_ports.contains(&address.port())) {
+        let holder = listeners.iter().find(|listener| listener.takes(*address));
+        if let Some(listener) = holder.filter(|listener| plan.exempt_uids.contains(&listener.uid)) {
+            let process = listener.process().unwrap_or_else(|| "a process".to_owned());
+            report.fail(
+                "application",
+                format!(
+                    "{address} is held by {process}, uid {}, and that user is exempt: what it calls goes past Postern",
+                    listener.uid
+                ),
+                "run it as another user, or Postern",
+            );
+        }
+    }
+}
+
 fn tools(report: &mut Report, plan: &RedirectPlan) -> bool {
     let mut found: Vec<String> = run("nft", &["--version"], "").is_ok().then(|| "nft".to_owned()).into_iter().collect();
     found.extend(flavours().into_iter().map(str::to_owned));
@@ -176,6 +197,8 @@ fn rules(report: &mut Report, plan: &RedirectPlan, installed: &[Installed]) {
         };
         if !difference.is_none() {
             own_ports(report, plan, text);
+            let families = plan.families.list().iter().copied().filter(|family| covers(one, *family));
+            names::installed(report, plan, &families.collect::<Vec<_>>(), text, INSTALL);
             report.fail("rules", format!("{place} is not as it should be: {}", told(&difference)), INSTALL);
         }
     }
@@ -269,6 +292,10 @@ pub(super) fn arrivals(report: &mut Report, plan: &RedirectPlan) {
         if plan.outbound.is_some() {
             let found = probe::outbound(plan, *family, own_uid, may_change);
             arrival(report, &format!("{family}: a connection of another user to elsewhere"), &found);
+        }
+        if plan.names.is_some() {
+            let found = probe::names(plan, *family, own_uid, may_change);
+            arrival(report, &format!("{family}: a name query of another user, over TCP"), &found);
         }
         if plan.inbound.is_some() && !plan.exempt_uids.is_empty() {
             let found = probe::ourselves(plan, *family, own_uid, may_change);

@@ -1,7 +1,11 @@
-use super::{PrintArgs, RedirectArgs, port_of_session, rules, wanted};
+use super::{PrintArgs, RedirectArgs, check, port_of_session, rules, wanted};
+use crate::cli::doctor::Report;
 use crate::redirect::plan::tests::facts;
-use crate::redirect::{Families, RedirectPlan};
+use crate::redirect::proc::Socket;
+use crate::redirect::{Families, RedirectPlan, Wanted};
 use clap::Parser;
+use postern_config::Config;
+use std::path::Path;
 
 #[derive(Parser)]
 struct Command {
@@ -65,6 +69,39 @@ fn prints_what_is_installed_and_the_routes() {
 fn knows_by_which_port_a_session_came_in() {
     assert_eq!(port_of_session("192.0.2.7 50000 192.0.2.8 22"), Some(22));
     assert_eq!(port_of_session("nonsense"), None);
+}
+
+#[test]
+fn an_application_that_is_exempt_itself_is_named() {
+    let text = "inbound: [{ port: 8080, app: \"[::1]:8080\", allow: [{ spiffe: \"spiffe://td/a\" }] }]\n\
+                capture: { inbound: 15006, redirect: { exempt_users: 1337 } }\n";
+    let config = Config::from_str(Path::new("f"), text).unwrap();
+    let wanted = Wanted::of_file(&config).unwrap();
+    let plan = RedirectPlan::new(&wanted, facts(Families::Both)).unwrap();
+    for (address, uid, expected) in [
+        ("[::1]:8080", 1337, true),
+        ("[::]:8080", 1337, true),
+        ("[::1]:8080", 1000, false),
+        ("127.0.0.1:8080", 1337, false),
+        ("0.0.0.0:15006", 1337, false),
+    ] {
+        let mut report = Report::default();
+        let socket = Socket { address: address.parse().unwrap(), uid, inode: 0 };
+        check::application(&mut report, &plan, &wanted, &[socket]);
+        let told = report.render().contains("[::1]:8080 is held by a process, uid 1337, and that user is exempt");
+        assert_eq!(told, expected, "{address} of {uid}");
+    }
+}
+
+#[test]
+fn flags_name_nameservers_on_loopback() {
+    let flags = ["--exempt-user", "1337", "--dns-port", "15053"];
+    let plan = read(&[&flags[..], &["--loopback-nameserver", "127.0.0.53,::1", "--resolver-user", "101"]].concat());
+    let names = plan.unwrap().names.unwrap();
+    assert_eq!((names.port, names.loopback.len(), names.resolvers), (15053, 2, vec![101]));
+    assert!(read(&[&flags[..], &["--loopback-nameserver", "10.0.0.2"]].concat()).is_err());
+    let without = read(&["--exempt-user", "1337", "--resolver-user", "101"]).unwrap_err().to_string();
+    assert!(without.contains("name queries are not captured"), "{without}");
 }
 
 #[test]

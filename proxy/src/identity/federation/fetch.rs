@@ -2,7 +2,7 @@
 //! (SPIFFE Federation §5.2.1.3, §5.2.1.4, §5.2.2.4).
 
 use crate::tls::{ClientAlpn, EndpointTrust, TlsError, WebTls};
-use crate::upstream::discovery::may_be_dialled;
+use crate::upstream::reserved::may_be_dialled;
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, LOCATION, USER_AGENT};
 use http::{Request, Response, StatusCode};

@@ -1,9 +1,12 @@
 use super::{Families, HostFacts, Interface, PlanError, RedirectPlan, Wanted};
+use crate::redirect::names::WantedNames;
+use crate::redirect::proc::Socket;
 use postern_config::{Capture, CaptureMode, Config, Network};
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 use std::path::Path;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\npostern:x:1337:1337::/:/usr/sbin/nologin\n";
+const RESOLV_CONF: &str = "nameserver 10.96.0.10\n";
 
 pub(crate) fn config(redirect: &str) -> Config {
     let redirect: String = redirect.lines().map(|line| format!("    {}\n", line.trim())).collect();
@@ -15,7 +18,7 @@ pub(crate) fn config(redirect: &str) -> Config {
 }
 
 pub(crate) fn facts(families: Families) -> HostFacts<'static> {
-    HostFacts { passwd: PASSWD, uid: 0, families, tcp_be_liberal: false }
+    HostFacts { passwd: PASSWD, resolv_conf: RESOLV_CONF, nameservers: &[], uid: 0, families, tcp_be_liberal: false }
 }
 
 pub(crate) fn plan(redirect: &str) -> RedirectPlan {
@@ -32,8 +35,14 @@ pub(crate) fn full(families: Families) -> RedirectPlan {
     ))
     .unwrap();
     wanted.capture.mode = CaptureMode::Tproxy;
-    wanted.dns = Some(15053);
-    RedirectPlan::new(&wanted, facts(families)).unwrap()
+    wanted.names = Some(WantedNames { port: 15053, ..WantedNames::default() });
+    let nameservers = [socket("127.0.0.53:53", 101), socket("[::1]:53", 0)];
+    let resolv_conf = "nameserver 127.0.0.53\nnameserver ::1\n";
+    RedirectPlan::new(&wanted, HostFacts { resolv_conf, nameservers: &nameservers, ..facts(families) }).unwrap()
+}
+
+fn socket(address: &str, uid: u32) -> Socket {
+    Socket { address: address.parse().unwrap(), uid, inode: 0 }
 }
 
 fn refused(change: impl FnOnce(&mut Wanted)) -> PlanError {
@@ -102,7 +111,7 @@ fn virtual_addresses_are_captured_where_only_some_networks_are() {
     let mut wanted = Wanted::of_file(&config).unwrap();
     wanted.capture.redirect.only_networks = vec![Network::parse("10.0.0.0/8").unwrap()];
     let plan = RedirectPlan::new(&wanted, facts(Families::Both)).unwrap();
-    assert_eq!(plan.dns, Some(15053));
+    assert_eq!(plan.names.as_ref().map(|names| names.port), Some(15053));
     assert!(plan.captures_outbound("240.240.0.1:80".parse().unwrap()));
     assert!(!plan.captures_outbound("192.0.2.1:80".parse().unwrap()));
 }
@@ -111,6 +120,18 @@ fn virtual_addresses_are_captured_where_only_some_networks_are() {
 fn networks_that_lie_in_another_are_not_repeated() {
     let shown: Vec<String> = full(Families::Both).only_networks.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.96.0.0/12", "fd00::/8"]);
+}
+
+#[test]
+fn nobody_is_exempt_from_the_probe_s_destination() {
+    let exempting = ["meta mark 0x0000504f return", "meta skuid { 77, 1337 } return", "--uid-owner 77 -j RETURN"];
+    for text in texts(&full(Families::Both)) {
+        let probes: Vec<usize> = text.match_indices("dport 20560 ").map(|(at, _)| at).collect();
+        let first = exempting.iter().filter_map(|rule| text.rfind(rule)).min().expect("somebody is exempt");
+        assert!(!probes.is_empty() && probes[0] < first, "{text}");
+    }
+    let inbound_only = RedirectPlan { outbound: None, ..full(Families::Both) };
+    assert!(texts(&inbound_only).iter().all(|text| !text.contains("20560")));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 use super::{ConnectionFacts, ConnectionRecord, Outcome, RequestRecord, TlsFacts, Upstream};
+use crate::capture::Remote;
 use crate::refusal::Refusal;
 use crate::telemetry::Direction;
 use postern_config::SpiffeId;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -19,9 +21,11 @@ fn a_request_record_reads_as_documented() {
             direction: Direction::Inbound,
             name: "orders",
             connection: 7,
-            remote: Some("[2001:db8::1]:4711".parse().unwrap()),
+            remote: Some(Remote::Ip("[2001:db8::1]:4711".parse().unwrap())),
+            socket: None,
             caller_uid: None,
             original: Some("[2001:db8::2]:8080".parse().unwrap()),
+            carrier: Some(5),
             protocol: Some("http"),
             tls: Some(TlsFacts {
                 version: Some("1.3"),
@@ -50,7 +54,7 @@ fn a_request_record_reads_as_documented() {
     let expected = concat!(
         r#"{"time":"2026-11-22T01:02:03.000000Z","kind":"request","direction":"inbound","listener":"orders","#,
         r#""connection":7,"network.peer.address":"2001:db8::1","network.peer.port":4711,"#,
-        r#""capture.destination":"[2001:db8::2]:8080","network.protocol.name":"http","#,
+        r#""capture.destination":"[2001:db8::2]:8080","tunnel.connection":5,"network.protocol.name":"http","#,
         r#""peer.spiffe_id":"spiffe://shop.example/web","#,
         r#""tls.client.hash.sha256":"ABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABABAB","#,
         r#""own.spiffe_id":"spiffe://shop.example/orders","identity.generation":3,"policy.generation":1,"#,
@@ -72,6 +76,9 @@ fn a_refused_connection_record_reads_as_documented() {
             direction: Direction::Outbound,
             name: "payments",
             connection: 8,
+            remote: Some(Remote::Unix),
+            socket: Some(Path::new("/run/postern/payments.sock")),
+            caller_uid: Some(1000),
             protocol: Some("tcp"),
             ..ConnectionFacts::default()
         },
@@ -88,7 +95,8 @@ fn a_refused_connection_record_reads_as_documented() {
     };
     let expected = concat!(
         r#"{"time":"1970-01-01T00:00:00.000000Z","kind":"connection","direction":"outbound","service":"payments","#,
-        r#""connection":8,"network.protocol.name":"tcp","decision":"d","refusal":"wrong_upstream_identity","#,
+        r#""connection":8,"network.transport":"unix","network.local.address":"/run/postern/payments.sock","#,
+        r#""process.user.id":1000,"network.protocol.name":"tcp","decision":"d","refusal":"wrong_upstream_identity","#,
         r#""refusal.detail":"spiffe://shop.example/evil is not spiffe://shop.example/payments","#,
         r#""refusal.remote":"not_allowed","end":"refused","upstream.address":"10.0.0.7:8443","#,
         r#""upstream.spiffe_id":"spiffe://shop.example/evil","bytes.received":0,"bytes.sent":0,"duration_ms":0.000}"#,
