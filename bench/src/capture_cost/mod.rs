@@ -28,7 +28,6 @@ use std::process::Command;
 use std::time::Duration;
 
 const TURN: Duration = Duration::from_millis(200);
-const TAIL: Duration = Duration::from_millis(20);
 
 const WEB: &str = "10.77.9.1";
 const ORDERS: &str = "10.77.9.2";
@@ -285,7 +284,7 @@ impl Scene {
         load.signal("CONT")?;
         std::thread::sleep(TURN);
         load.signal("STOP")?;
-        std::thread::sleep(TAIL);
+        cpu::settled(|| self.spent(load).map(|spent| spent[0]))?;
         let after = self.spent(load)?;
         Ok([after[0].saturating_sub(before[0]), after[1].saturating_sub(before[1])])
     }

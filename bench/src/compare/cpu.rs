@@ -8,6 +8,11 @@ use anyhow::Context as _;
 use std::fs;
 use std::time::Duration;
 
+const SETTLING_STEP: Duration = Duration::from_millis(15);
+const SETTLING_MAX: u32 = 30;
+/// More than idle timers take in a step, less than a request or two.
+const SETTLED: Duration = Duration::from_micros(150);
+
 /// The process and all that descend from it; nginx's workers are children of its master.
 pub fn family(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
@@ -40,6 +45,24 @@ pub fn time(pid: u32) -> anyhow::Result<Duration> {
         }
     }
     Ok(Duration::from_nanos(nanos))
+}
+
+/// Waits until what `read` sums up grows no more: a stopped load's last requests have come to their end. Returns the sum.
+///
+/// # Errors
+///
+/// Those of `read`.
+pub fn settled(mut read: impl FnMut() -> anyhow::Result<Duration>) -> anyhow::Result<Duration> {
+    let mut last = read()?;
+    for _ in 0..SETTLING_MAX {
+        std::thread::sleep(SETTLING_STEP);
+        let now = read()?;
+        if now.saturating_sub(last) < SETTLED {
+            return Ok(now);
+        }
+        last = now;
+    }
+    Ok(last)
 }
 
 /// CPU time of the kernel's threads that process packets when softirqs pile up.

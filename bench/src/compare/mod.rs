@@ -63,7 +63,7 @@ pub struct CompareArguments {
     #[arg(long)]
     perf: Option<PathBuf>,
     /// On a busy machine: all products of a round are up at once and take turns of a quarter of a second, so that neighbours
-    /// disturb all alike. Latencies of such a run mean nothing; scenarios of latency and memory are measured as ever.
+    /// disturb all alike. There are no latencies then; scenarios of latency, memory and bulk are measured as ever.
     #[arg(long, conflicts_with = "perf")]
     turns: bool,
     /// Write table, plot and raw figures under this name into `bench/results/`.

@@ -126,12 +126,12 @@ impl Scene {
     }
 
     /// Lets the load run for `turn` and what is then under way come to its end; what was spent on it.
-    pub fn turn(&self, turn: Duration, tail: Duration) -> anyhow::Result<Spent> {
+    pub fn turn(&self, turn: Duration) -> anyhow::Result<Spent> {
         let before = self.spent()?;
         self.load.signal("CONT")?;
         std::thread::sleep(turn);
         self.load.signal("STOP")?;
-        std::thread::sleep(tail);
+        cpu::settled(|| self.spent().map(|spent| spent.client + spent.server))?;
         Ok(self.spent()?.since(&before))
     }
 

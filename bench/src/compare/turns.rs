@@ -10,12 +10,10 @@ use super::scenario::{Figure, Scenario};
 use std::time::Duration;
 
 const TURN: Duration = Duration::from_millis(250);
-/// What is under way when a load is stopped has come to its end after this.
-const TAIL: Duration = Duration::from_millis(20);
 
-/// Latency needs its own time, and idle connections no time at all.
+/// Latency needs its own time, idle connections no time at all, and bulk goes on into the buffers of a stopped load.
 pub fn suits(scenario: &Scenario) -> bool {
-    matches!(scenario.figure, Figure::CpuPerUnit | Figure::CpuPerGigabyte)
+    scenario.figure == Figure::CpuPerUnit
 }
 
 struct Runner {
@@ -35,7 +33,7 @@ pub fn measure(
     for (index, product) in products.iter().enumerate().filter(|(_, product)| product.is_some()) {
         let started = Scene::start(plan, scenario, *product, &["--until-told"]).and_then(|scene| {
             // The rest of the warm-up of others, this one waits.
-            let spent = scene.turn(TURN, TAIL)?;
+            let spent = scene.turn(TURN)?;
             Ok(Runner { index, scene, spent })
         });
         match started {
@@ -45,7 +43,7 @@ pub fn measure(
     }
     let turns = ((plan.seconds / TURN.as_secs_f64()) as usize).max(1);
     for _ in 1..turns {
-        runners.retain_mut(|runner| match runner.scene.turn(TURN, TAIL) {
+        runners.retain_mut(|runner| match runner.scene.turn(TURN) {
             Ok(spent) => {
                 runner.spent.add(&spent);
                 true
