@@ -10,6 +10,7 @@ use crate::detect::{self, Detected, Opaque, Rewind, Rules, Verdict};
 use crate::hbone::TunnelStream;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
+use crate::identity::{Snapshot, Svid};
 use crate::policy::{Door, InboundPlan};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Direction, Negotiated, Session, SessionIo, Subject, Trust};
@@ -58,7 +59,9 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
 async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: SessionIo) -> Result<(), Refused> {
     match plan.config.tls {
         InboundTls::Strict => {
-            // Cheap checks first: whoever says nothing, or no TLS, costs no handshake and takes no place.
+            // Cheap checks first: without an identity nobody gets in, and whoever says nothing, or no TLS, costs no handshake
+            // and takes no place.
+            own_svid(&connection.worker.identity(), &plan.config.svid)?;
             if let Some(tcp) = io.stream().tcp() {
                 speaks_tls(tcp, connection.worker.policy().timeouts.handshake).await?;
             }
@@ -119,10 +122,7 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(Box<TlsStream<IO>>, Arc<Peer>), Refused> {
     let policy = connection.worker.policy();
     let snapshot = connection.worker.identity();
-    let svid = snapshot
-        .select(shown.svid, SystemTime::now())
-        .map_err(|none| Refused::new(none.refusal(), none.to_string()))?
-        .clone();
+    let svid = own_svid(&snapshot, shown.svid)?.clone();
     let started = Instant::now();
     let with = Accept {
         snapshot: &snapshot,
@@ -147,6 +147,11 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
     };
     connection.session.establish(trust, &connection.worker.identity());
     Ok((Box::new(tls), peer))
+}
+
+/// The SVID for a new handshake.
+fn own_svid<'a>(snapshot: &'a Snapshot, selector: &SvidSelector) -> Result<&'a Arc<Svid>, Refused> {
+    snapshot.select(selector, SystemTime::now()).map_err(|none| Refused::new(none.refusal(), none.to_string()))
 }
 
 /// Waits for the first bytes, and refuses those that begin no handshake; they stay in the socket.

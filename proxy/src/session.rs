@@ -14,6 +14,7 @@ mod io;
 mod negotiated;
 mod recheck;
 mod registry;
+mod told;
 mod trust;
 
 pub use end_cause::EndCause;
@@ -23,6 +24,7 @@ pub use io::{SessionIo, cut_error};
 pub use negotiated::Negotiated;
 pub use recheck::{Subject, decide_again, policy_changed};
 pub use registry::{Registered, Registry};
+pub use told::Told;
 pub use trust::{Trust, own_svid_rotated, trust_end};
 
 use crate::admin::ConnectionInfo;
@@ -35,7 +37,6 @@ use crate::telemetry::json::rfc3339;
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
@@ -131,7 +132,8 @@ pub struct Session {
     request_cut: AtomicU8,
     /// The alert by which the peer refused our certificate: kept here, because h2 turns errors of its socket into text.
     pub peer_refused_us: OnceLock<rustls::AlertDescription>,
-    park: Notify,
+    park_asked: AtomicBool,
+    serve_waker: AtomicWaker,
 }
 
 impl Session {
@@ -168,7 +170,8 @@ impl Session {
             streams_refused: AtomicU32::new(0),
             request_cut: AtomicU8::new(0),
             peer_refused_us: OnceLock::new(),
-            park: Notify::new(),
+            park_asked: AtomicBool::new(false),
+            serve_waker: AtomicWaker::new(),
         })
     }
 
@@ -243,6 +246,7 @@ impl Session {
         let _ = self.ended_by.set(event);
         self.read_waker.wake();
         self.write_waker.wake();
+        self.serve_waker.wake();
         self.retire.notify_waiters();
     }
 
@@ -284,16 +288,6 @@ impl Session {
         }
     }
 
-    /// For a reader that waits for something else than [`SessionIo`]'s socket.
-    pub fn wake_reader_when_cut(&self, context: &Context<'_>) {
-        self.read_waker.register(context.waker());
-    }
-
-    /// The same for a writer.
-    pub fn wake_writer_when_cut(&self, context: &Context<'_>) {
-        self.write_waker.register(context.waker());
-    }
-
     /// HTTP/1: the request under way was cut, and has not ended. Whoever is polled when that happens, and cannot end it in
     /// order, has to end the connection.
     pub fn request_was_cut(&self) -> Option<EndCause> {
@@ -330,15 +324,6 @@ impl Session {
         self.requests_active.load(Relaxed) == 0
             && self.between_messages.load(Relaxed)
             && !self.write_pending.load(Relaxed)
-    }
-
-    /// Has been idle for a while: whoever serves it may give its buffers back.
-    pub fn park(&self) {
-        self.park.notify_waiters();
-    }
-
-    pub async fn park_asked(&self) {
-        self.park.notified().await;
     }
 
     /// Why we ended it, if we did.

@@ -175,8 +175,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("F-15", "needs a control group: chaos run"),
     ("F-17", "needs a process of its own: chaos run"),
     ("F-19", "nothing in a worker blocks; chaos run"),
-    ("F-23", "with the retry budget"),
-    ("F-24", "with circuit breaking: chaos run"),
     ("F-25", "needs network emulation: chaos run"),
     ("F-29", "chaos run"),
     ("F-30", "chaos run"),

@@ -167,6 +167,10 @@ impl Recorder {
         self.is_grpc = true;
     }
 
+    pub fn speaks_grpc(&self) -> bool {
+        self.is_grpc
+    }
+
     fn read_grpc_status(&mut self, fields: &HeaderMap) {
         if self.is_grpc
             && let Some(status) = fields.get(respond::GRPC_STATUS)

@@ -165,7 +165,7 @@ async fn proxy(
     if connection.version() == HttpVersion::Http2 {
         connection.begun_stream.set(Some(Rc::downgrade(&in_flight.request)));
     }
-    if forward::is_grpc(&head.headers) {
+    if recorder.speaks_grpc() {
         in_flight.request.allow_quiet();
     }
 

@@ -10,7 +10,7 @@ use crate::capture::caller::CallerIo;
 use crate::connection::Connection;
 use crate::detect::Rewind;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{EndCause, Session};
+use crate::session::{EndCause, Told};
 use crate::upstream::client::{HttpVersion, chain};
 use bytes::Bytes;
 use http::Request;
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use postern_config::Limits;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -110,18 +110,26 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
     let result = loop {
         // With half-close allowed, hyper does not read while a response is under way: when the application is silent
         // too, nothing would poll the socket, and a cut would wait for the response's next byte.
-        tokio::select! {
-            biased;
-            result = &mut serving => break Some(result),
-            () = session.was_cut() => return Ok(None),
-            cause = request_stuck(&session) => {
+        let step = poll_fn(|context| {
+            if let Poll::Ready(result) = Pin::new(&mut serving).poll(context) {
+                return Poll::Ready(Step::Ended(result));
+            }
+            // hyper, polled just now, could not end it: it looks at a response's body only when the caller takes what came of
+            // it before. A cut wakes the task that polls the body, which is this one.
+            match session.request_was_cut() {
+                Some(cause) => Poll::Ready(Step::Stuck(cause)),
+                None => session.poll_told(context).map(Step::Told),
+            }
+        });
+        match step.await {
+            Step::Ended(result) => break Some(result),
+            Step::Told(Told::Cut) => return Ok(None),
+            Step::Stuck(cause) => {
                 session.cut_with_request(cause, Instant::now());
                 return Ok(None);
             }
-            () = session.park_asked() => {}
-        }
-        if session.is_at_rest() {
-            break None;
+            Step::Told(Told::Park) if session.is_at_rest() => break None,
+            Step::Told(Told::Park) => {}
         }
     };
     match result {
@@ -141,10 +149,12 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
     Ok(rest.filter(|(unread, _)| unread.is_empty()).map(|(_, io)| io))
 }
 
-/// Resolves when a request was cut and hyper, polled since, could not end it: hyper looks at a response's body only when the
-/// caller takes what came of it before. A cut wakes the task that polls the body, which is this one.
-async fn request_stuck(session: &Session) -> EndCause {
-    poll_fn(|_| session.request_was_cut().map_or(Poll::Pending, Poll::Ready)).await
+/// What there is to do next for a connection that is served.
+enum Step {
+    Ended(Result<(), hyper::Error>),
+    /// A request was cut, and did not end by that.
+    Stuck(EndCause),
+    Told(Told),
 }
 
 /// A head that hyper does not take never becomes a request of `request::handle`; it is one all the same, with an answer, a

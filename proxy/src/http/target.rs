@@ -81,7 +81,8 @@ pub fn read_target<'a>(
     orig: Option<&'a str>,
 ) -> Result<Target<'a>, Refusal> {
     let (form, path) = read_form(request)?;
-    let named = read_authority(request, orig)?;
+    let written = one_host(request)?;
+    let named = read_authority(request, written, orig)?;
     let (host, port) = split_authority(named).ok_or(Refusal::BadHost)?;
     let port = match port {
         // RFC 9110 §9.3.6: a CONNECT without a port is refused.
@@ -89,7 +90,7 @@ pub fn read_target<'a>(
         Some(port) if form != Form::Authority && Some(port) == scheme_default_port => None,
         port => port,
     };
-    if let Some(second) = one_host(request)?.filter(|second| *second != named) {
+    if let Some(second) = written.filter(|second| *second != named) {
         let (other_host, other_port) = split_authority(second).ok_or(Refusal::BadHost)?;
         let agrees = match other_port {
             // The Host of a CONNECT need not repeat the port: old clients leave it out.
@@ -132,8 +133,7 @@ fn read_form(request: &Parts) -> Result<(Form, &str), Refusal> {
 }
 
 /// The text that names the host: the target's authority (RFC 9112 §3.2.2, RFC 9113 §8.3.1), else the one `Host`.
-fn read_authority<'a>(request: &'a Parts, orig: Option<&'a str>) -> Result<&'a str, Refusal> {
-    let host = one_host(request)?;
+fn read_authority<'a>(request: &'a Parts, host: Option<&'a str>, orig: Option<&'a str>) -> Result<&'a str, Refusal> {
     // RFC 9112 §3.2: an HTTP/1.1 request without Host gets 400, also in absolute form.
     if host.is_none() && request.version == Version::HTTP_11 {
         return Err(Refusal::BadHost);

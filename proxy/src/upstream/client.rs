@@ -13,20 +13,23 @@ use super::places::Place;
 use super::plan::ServicePlan;
 use super::pool::{Endpoint, H1Connection, H2Connection, OwnSvid, Upstream};
 use super::replay::{Unprocessed, copy_of, is_replayable, is_whole, may_be_kept, unprocessed};
+pub use super::version::HttpVersion;
 use crate::http::body::RequestBody;
 use crate::http::frames::WatchedFrames;
 use crate::http::windows::Window;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Registered, Session};
+use crate::session::{Registered, Session, Told};
 use crate::telemetry::upstream_counters::Retry;
-use crate::tls::mesh::ClientAlpn;
 use crate::worker::Worker;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Different endpoints tried for one request.
@@ -35,26 +38,6 @@ const ENDPOINTS_TRIED_MAX: usize = 3;
 const STALE_MAX: usize = 16;
 /// At most twice as long, at least half: what refused a stream for having too many may have room again.
 const UNPROCESSED_PAUSE: Duration = Duration::from_millis(10);
-
-/// HTTP's version on one hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HttpVersion {
-    Http1,
-    Http2,
-}
-
-impl HttpVersion {
-    pub fn of(version: Version) -> Self {
-        if version == Version::HTTP_2 { Self::Http2 } else { Self::Http1 }
-    }
-
-    fn alpn(self) -> ClientAlpn {
-        match self {
-            Self::Http1 => ClientAlpn::Http1,
-            Self::Http2 => ClientAlpn::H2,
-        }
-    }
-}
 
 /// Where a request goes.
 pub struct Destination<'a> {
@@ -347,10 +330,14 @@ impl Attempt<'_> {
                     let _ = connection.with_upgrades().await;
                 }
                 // While the caller does not read the response, nothing polls the socket: a cut has to end it here.
-                Some(session) => tokio::select! {
-                    _ = connection.with_upgrades() => {}
-                    () = session.was_cut() => {}
-                },
+                Some(session) => {
+                    let mut serving = pin!(connection.with_upgrades());
+                    poll_fn(|context| match (serving.as_mut().poll(context), session.poll_told(context)) {
+                        (Poll::Ready(_), _) | (_, Poll::Ready(Told::Cut)) => Poll::Ready(()),
+                        (Poll::Pending, _) => Poll::Pending,
+                    })
+                    .await;
+                }
             }
             drop::<(Option<Rc<Registered>>, Option<Rc<Place>>)>(of_task);
         });

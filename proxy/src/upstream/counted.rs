@@ -28,7 +28,10 @@ pub struct Active(Rc<Endpoint>);
 
 impl Active {
     pub fn at(endpoint: &Rc<Endpoint>) -> Self {
-        endpoint.active.set(endpoint.active.get() + 1);
+        let active = endpoint.active.get() + 1;
+        endpoint.active.set(active);
+        let (now, before) = endpoint.busiest.get();
+        endpoint.busiest.set((now.max(active), before));
         Self(endpoint.clone())
     }
 }

@@ -22,4 +22,5 @@ pub mod plan;
 pub mod pool;
 mod replay;
 pub mod reserved;
+mod version;
 pub mod web_clients;

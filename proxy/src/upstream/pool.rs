@@ -72,6 +72,8 @@ pub struct Endpoint {
     /// Requests and tunnels under way.
     pub active: Cell<u32>,
     pub health: Health,
+    /// Most requests and tunnels at one time, in this second and the one before.
+    pub(super) busiest: Cell<(u32, u32)>,
     h1: RefCell<Vec<IdleH1>>,
     h2: RefCell<Vec<Rc<H2Connection>>>,
     /// Held while a connection for HTTP/2 is made, so that a burst makes one. Says when that failed last, and why: whoever
@@ -282,6 +284,7 @@ impl Endpoint {
         Rc::new(Self {
             address,
             active: Cell::new(0),
+            busiest: Cell::new((0, 0)),
             health: Health::default(),
             h1: RefCell::default(),
             h2: RefCell::default(),
@@ -306,10 +309,12 @@ impl Endpoint {
         None
     }
 
-    /// Puts a connection back whose response has been read to its end.
+    /// Puts a connection back whose response has been read to its end. Of those that were needed at one time just now, none
+    /// is closed: the next burst would make it again, with a handshake.
     pub fn give_back_h1(&self, connection: H1Connection, own: OwnSvid, idle_max: usize) {
         let mut idle = self.h1.borrow_mut();
-        if !connection.sender.is_closed() && idle.len() < idle_max {
+        let (now, before) = self.busiest.get();
+        if !connection.sender.is_closed() && idle.len() < idle_max.max(now.max(before) as usize) {
             idle.push(IdleH1 { connection, own, since: Instant::now() });
         }
     }
@@ -359,6 +364,7 @@ impl Endpoint {
     }
 
     fn sweep(&self, now: Instant, idle_max: Duration) {
+        self.busiest.set((self.active.get(), self.busiest.get().0));
         self.h1.borrow_mut().retain(|idle| {
             !idle.connection.sender.is_closed()
                 && now.duration_since(idle.since) < idle_max
