@@ -12,7 +12,7 @@ import time
 from harness.apps import EchoApp, Http1App, Server
 from harness.mesh import ORDERS
 from harness.pods import (
-    APP_UID, CAPTURE_INBOUND, CAPTURE_OUTBOUND, METRICS, POSTERN_UID, READINESS, PodMesh, as_user,
+    APP_UID, CAPTURE_INBOUND, CAPTURE_OUTBOUND, METRICS, POSTERN_UID, READINESS, PodMesh,
 )
 from harness.processes import check, expect, tool, wait_until
 from harness.scenario import main
@@ -214,7 +214,7 @@ class Scene:
             with self.one_refusal(host, "bad_host"):
                 got = self.get(self.orders.v4, self.app.port, host)
                 check(got.startswith(b"HTTP/1.1 400 "), f"{host}: {got!r}")
-        own = self.web.ip("-6", "-o", "addr", "show", "dev", "eth0", "scope", "link").split()
+        own = self.web.must("ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link").split()
         if "inet6" not in own:
             return
         link_local = own[own.index("inet6") + 1].split("/")[0]
@@ -318,7 +318,7 @@ class Scene:
         """Its own connections come back to it: once, and not round and round. Nobody is healthy then, so it is the last."""
         self.client.process.terminate(10)
         self.client.records_path.unlink()
-        self.client.prefix = self.web.inside(*as_user(POSTERN_UID + 1))
+        self.client.prefix = self.web.command(uid=POSTERN_UID + 1)
         self.client.config["admin"]["socket"] += ".other"
         self.client.start(ready=False)
         wait_until(self.answers, "the other user's sidecar to listen")
