@@ -117,8 +117,7 @@ async fn f_31_rotations_and_reloads_under_mixed_load_lose_and_double_nothing() {
         assert!(callers.tasks.iter().all(|task| !task.is_finished()), "a caller has failed");
     }
     let answered = callers.end().await;
-    // How many depends on what else this machine does; each caller has outlived rotations and reloads.
-    assert!(answered > 20, "{answered} in {rounds} rounds");
+    assert!(answered > 100, "{answered} in {rounds} rounds");
     // Every request once at the application, once in each record.
     let mut targets: Vec<_> = app.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets.len(), answered);
