@@ -87,7 +87,8 @@ fn chunks(mut rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut body = Vec::new();
     loop {
         let (line, behind) = line(rest)?;
-        let size = trimmed(line.split(|byte| *byte == b';').next()?);
+        // White space may stand behind the digits (BWS of an extension), never before them.
+        let size = trimmed_end(line.split(|byte| *byte == b';').next()?);
         let digits = std::str::from_utf8(size).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
         let size = usize::try_from(u64::from_str_radix(digits, 16).ok()?).ok()?;
         if size == 0 {
@@ -108,11 +109,18 @@ fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     is_clean.then_some((line, &bytes[end + 2..]))
 }
 
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
 fn trimmed(value: &[u8]) -> &[u8] {
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
-    let end = value.iter().rposition(|byte| !is_space(byte)).map_or(start, |last| last + 1);
-    &value[start..end]
+    let start = value.iter().position(|byte| !is_space(*byte)).unwrap_or(value.len());
+    trimmed_end(&value[start..])
+}
+
+fn trimmed_end(value: &[u8]) -> &[u8] {
+    let end = value.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
+    &value[..end]
 }
 
 fn is_token(bytes: &[u8]) -> bool {
