@@ -29,8 +29,9 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Seen, &[u8])> {
         b"HTTP/1.0" => false,
         _ => return None,
     };
-    let fields;
+    let mut fields;
     (fields, rest) = self::fields(rest)?;
+    merge_lengths(&mut fields);
     let (body, rest) = body(&fields, is_1_1, rest)?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
     Some((Seen { method: text(method)?, target: text(target)?, fields, body }, rest))
@@ -55,6 +56,17 @@ fn fields(mut rest: &[u8]) -> Option<(Fields, &[u8])> {
         }
         fields.push((String::from_utf8(name.to_ascii_lowercase()).ok()?, value.to_vec()));
     }
+}
+
+/// RFC 9110 §8.6: equal lengths may be replaced by one of them, and nothing else may.
+fn merge_lengths(fields: &mut Fields) {
+    let is_length = |(name, _): &(String, Vec<u8>)| name == "content-length";
+    let Some(first) = fields.iter().position(is_length) else { return };
+    let (kept, mut index) = (fields[first].clone(), 0);
+    fields.retain(|field| {
+        index += 1;
+        index - 1 == first || *field != kept
+    });
 }
 
 /// RFC 9112 §6.3, with everything refused that two readers could frame differently.
