@@ -2,11 +2,11 @@
 
 mod local_caller;
 
-use crate::capture::Remote;
+use crate::capture::{Remote, Stream};
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
-use crate::session::{CallerShare, Carries, Direction, EndCause, InFlight, Registered, Session};
+use crate::session::{CallerShare, Carries, Direction, EndCause, InFlight, Registered, Session, SessionIo};
 use crate::shared::Shared;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
@@ -41,7 +41,7 @@ pub struct Connection {
     version: Cell<HttpVersion>,
     policy_generation: u64,
     outcome: RefCell<ConnectionOutcome>,
-    _registered: Registered,
+    registered: Registered,
     _place: Place,
 }
 
@@ -87,7 +87,7 @@ impl Connection {
         metrics.connection_opened();
         let session = Session::new(worker.next_id(), direction, name, remote, metrics.clone());
         Rc::new(Self {
-            _registered: worker.registry.register(session.clone()),
+            registered: worker.registry.register(session.clone()),
             worker: worker.clone(),
             session,
             door,
@@ -103,6 +103,11 @@ impl Connection {
             outcome: RefCell::default(),
             _place: place,
         })
+    }
+
+    /// Its socket, which fails as soon as the session is cut.
+    pub fn io(&self, stream: Stream) -> SessionIo {
+        self.registered.io(stream, &self.worker.shared.metrics)
     }
 
     /// The verified caller; `None` is `anonymous`, or the application.

@@ -27,7 +27,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 /// Serves one connection to its end; its record is written when the last of it is dropped.
@@ -47,7 +46,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     if worker.is_draining() {
         connection.session.retire(crate::session::EndCause::Draining);
     }
-    let io = SessionIo::new(accepted.stream, connection.session.clone(), worker.shared.metrics.clone());
+    let io = connection.io(accepted.stream);
 
     // 2 TLS, or plaintext where the file says so; 3 protocol; 4 requests, or one decision and a tunnel.
     if let Err(refused) = admit(&connection, &plan, io).await {
@@ -62,9 +61,7 @@ async fn admit(connection: &Rc<Connection>, plan: &Arc<InboundPlan>, io: Session
             // Cheap checks first: without an identity nobody gets in, and whoever says nothing, or no TLS, costs no handshake
             // and takes no place.
             own_svid(&connection.worker.identity(), &plan.config.svid)?;
-            if let Some(tcp) = io.stream().tcp() {
-                speaks_tls(tcp, connection.worker.policy().timeouts.handshake).await?;
-            }
+            speaks_tls(&io, connection.worker.policy().timeouts.handshake).await?;
             let (tls, peer) = handshake(connection, plan.shown(), Rewind::new(bytes::Bytes::new(), io)).await?;
             carry_tls(connection, plan, tls, &peer).await
         }
@@ -155,10 +152,11 @@ fn own_svid<'a>(snapshot: &'a Snapshot, selector: &SvidSelector) -> Result<&'a A
 }
 
 /// Waits for the first bytes, and refuses those that begin no handshake; they stay in the socket.
-async fn speaks_tls(tcp: &TcpStream, deadline: Duration) -> Result<(), Refused> {
+async fn speaks_tls(io: &SessionIo, deadline: Duration) -> Result<(), Refused> {
     let mut first = [0; 6];
-    let length = match tokio::time::timeout(deadline, tcp.peek(&mut first)).await {
-        Ok(Ok(length)) => length,
+    let length = match tokio::time::timeout(deadline, io.peek(&mut first)).await {
+        Ok(Ok(Some(length))) => length,
+        Ok(Ok(None)) => return Ok(()),
         Ok(Err(error)) => return Err(Refused::new(Refusal::TlsHandshakeFailed, error.to_string())),
         Err(_) => return Err(Refused::new(Refusal::TlsHandshakeTimeout, format!("no byte within {deadline:?}"))),
     };

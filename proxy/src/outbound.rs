@@ -54,7 +54,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         By::Request => connection.session.set_subject(Subject::Shared { original: None }),
         By::Door(_) | By::Name(_) => {}
     }
-    let io = SessionIo::new(accepted.stream, connection.session.clone(), worker.shared.metrics.clone());
+    let io = connection.io(accepted.stream);
     if let Err(refused) = carry(&connection, by, service, io).await {
         tracing::debug!(%remote, reason = refused.refusal.code(), detail = %refused.detail, "outbound connection refused");
         connection.refused(refused);

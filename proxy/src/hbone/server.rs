@@ -44,7 +44,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     if worker.is_draining() {
         session.retire(EndCause::Draining);
     }
-    let io = SessionIo::new(accepted.stream, session.clone(), worker.shared.metrics.clone());
+    let io = connection.io(accepted.stream);
     if let Err(refused) = carry(&connection, &plan, io).await {
         tracing::debug!(remote = %accepted.remote, reason = refused.refusal.code(), detail = %refused.detail, "tunnel refused");
         connection.refused(refused);

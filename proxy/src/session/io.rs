@@ -3,31 +3,85 @@
 use super::{EndCause, Session};
 use crate::capture::Stream;
 use crate::telemetry::Metrics;
+use atomic_refcell::{AtomicRef, AtomicRefCell};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection's socket that belongs to a session.
-pub struct SessionIo {
-    stream: Stream,
+/// The socket of a session, as the registry holds it too: it can be reset before whoever serves it is polled.
+///
+/// All of it happens on one thread. The cell is an atomic one, one instruction for each poll, because hyper wants sockets
+/// that could be sent to another.
+pub(super) struct Socket {
+    stream: AtomicRefCell<Stream>,
     session: Arc<Session>,
     metrics: Arc<Metrics>,
+    was_reset: AtomicBool,
 }
 
+impl Socket {
+    /// Ends a cut session at its socket, once: no byte goes out or comes in any more, also none that the kernel holds.
+    pub(super) fn reset(&self) {
+        let Some((cause, latency)) = self.session.cut_latency() else { return };
+        if self.was_reset.swap(true, Relaxed) {
+            return;
+        }
+        match &*self.stream.borrow() {
+            // Dissolves the association: RST instead of FIN, because bytes that are still in the send buffer belong to trust
+            // that has ended. What a peer has closed meanwhile has no association.
+            Stream::Tcp(tcp) => drop(rustix::net::connect_unspec(tcp)),
+            // What was written to a unix socket has arrived already; the other side finds an end, and an error behind it if
+            // we have not read all that it sent.
+            Stream::Unix(unix) => drop(rustix::net::shutdown(unix, rustix::net::Shutdown::Both)),
+        }
+        if cause.ends_trust() {
+            self.metrics.teardown(cause.as_str(), latency);
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+/// A connection's socket that belongs to a session.
+pub struct SessionIo(Arc<Socket>);
+
 impl SessionIo {
-    pub fn new(stream: Stream, session: Arc<Session>, metrics: Arc<Metrics>) -> Self {
-        Self { stream, session, metrics }
+    pub(super) fn new(stream: Stream, session: Arc<Session>, metrics: Arc<Metrics>) -> Self {
+        let was_reset = AtomicBool::new(false);
+        Self(Arc::new(Socket { stream: AtomicRefCell::new(stream), session, metrics, was_reset }))
     }
 
-    pub fn stream(&self) -> &Stream {
-        &self.stream
+    pub(super) fn socket(&self) -> Weak<Socket> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub fn stream(&self) -> AtomicRef<'_, Stream> {
+        self.0.stream.borrow()
     }
 
     pub fn session(&self) -> &Session {
-        &self.session
+        &self.0.session
+    }
+
+    /// The first bytes, which stay in the socket. `None` where a socket has no such call.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut bytes = ReadBuf::new(bytes);
+        poll_fn(|context| match &*self.stream() {
+            Stream::Tcp(tcp) => tcp.poll_peek(context, &mut bytes).map_ok(Some),
+            Stream::Unix(_) => Poll::Ready(Ok(None)),
+        })
+        .await
     }
 }
 
@@ -39,12 +93,12 @@ pub fn cut_error(session: &Session) -> io::Error {
 
 impl AsyncRead for SessionIo {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
+        let this = &*self.get_mut().0;
         if this.session.is_cut() {
             return Poll::Ready(Err(cut_error(&this.session)));
         }
         let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(context, buffer) {
+        match Pin::new(&mut *this.stream.borrow_mut()).poll_read(context, buffer) {
             Poll::Ready(Ok(())) => {
                 this.session.bytes_in.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
                 Poll::Ready(Ok(()))
@@ -58,7 +112,7 @@ impl AsyncRead for SessionIo {
     }
 }
 
-impl SessionIo {
+impl Socket {
     fn wrote(&self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.session.write_blocked.store(result.is_pending(), Relaxed);
         if result.is_pending() {
@@ -73,11 +127,11 @@ impl SessionIo {
 
 impl AsyncWrite for SessionIo {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
+        let this = &*self.get_mut().0;
         if this.session.is_cut() {
             return Poll::Ready(Err(cut_error(&this.session)));
         }
-        let result = Pin::new(&mut this.stream).poll_write(context, bytes);
+        let result = Pin::new(&mut *this.stream.borrow_mut()).poll_write(context, bytes);
         this.wrote(context, result)
     }
 
@@ -86,44 +140,72 @@ impl AsyncWrite for SessionIo {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
+        let this = &*self.get_mut().0;
         if this.session.is_cut() {
             return Poll::Ready(Err(cut_error(&this.session)));
         }
-        let result = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        let result = Pin::new(&mut *this.stream.borrow_mut()).poll_write_vectored(context, slices);
         this.wrote(context, result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        Pin::new(&mut *self.get_mut().0.stream.borrow_mut()).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
+        let this = &*self.get_mut().0;
         if this.session.is_cut() {
-            // Nothing more may leave: the drop below resets the connection.
+            // Nothing more may leave: the connection is reset.
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.stream).poll_shutdown(context)
+        Pin::new(&mut *this.stream.borrow_mut()).poll_shutdown(context)
     }
 }
 
-impl Drop for SessionIo {
-    fn drop(&mut self) {
-        if let Some((cause, latency)) = self.session.cut_latency() {
-            // RST instead of FIN: bytes that are still in the send buffer belong to trust that has ended.
-            // What was written to a unix socket has arrived already; the other side finds an end, and an error behind it if
-            // we have not read all that it sent.
-            if let Some(tcp) = self.stream.tcp() {
-                let _ = tcp.set_zero_linger();
-            }
-            if cause.ends_trust() {
-                self.metrics.teardown(cause.as_str(), latency);
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::super::Registry;
+    use super::*;
+    use crate::capture::Remote;
+    use crate::session::Direction;
+    use crate::telemetry::PortMetrics;
+    use std::io::{ErrorKind, Read};
+    use std::net::{TcpListener, TcpStream};
+    use std::rc::Rc;
+    use std::time::Instant;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn what_is_cut_ends_before_whoever_serves_it_is_polled() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, remote) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let (registry, metrics) = (Rc::new(Registry::default()), Arc::new(Metrics::new()));
+        let ports = Arc::new(PortMetrics::default());
+        let session = Session::new(1, Direction::Inbound, Arc::from("orders"), Remote::Ip(remote), ports);
+        let registered = registry.register(session.clone());
+        let stream = Stream::Tcp(tokio::net::TcpStream::from_std(accepted).unwrap());
+        let mut io = registered.io(stream, &metrics);
+
+        registry.reset_cut();
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(peer.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing was cut yet");
+
+        session.cut(EndCause::AuthorityRemoved, Instant::now());
+        registry.reset_cut();
+        peer.set_nonblocking(false).unwrap();
+        assert_eq!(peer.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let counted = "postern_teardown_seconds_count{cause=\"authority_removed\"} 1\n";
+        assert!(metrics.render().contains(counted), "{}", metrics.render());
+
+        assert_eq!(io.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        drop(io);
+        registry.reset_cut();
+        assert!(metrics.render().contains(counted), "counted once");
     }
 }

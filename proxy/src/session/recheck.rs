@@ -41,6 +41,7 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
             request.cut();
         }
     }
+    registry.reset_cut();
 }
 
 /// Decides one connection again. Besides [`policy_changed`], whoever made a connection from a plan that is older than its

@@ -1,8 +1,11 @@
 //! One worker's live sessions and requests in flight.
 
 use super::in_flight::{InFlight, RequestGuard, TakenShare};
-use super::{Carries, Direction, EndCause, Session, trust_end};
+use super::io::Socket;
+use super::{Carries, Direction, EndCause, Session, SessionIo, trust_end};
+use crate::capture::Stream;
 use crate::identity::Snapshot;
+use crate::telemetry::Metrics;
 use crate::upstream::plan::ServicePlan;
 use http::{Method, Uri};
 use postern_config::{OnExpiry, Timeouts};
@@ -10,8 +13,8 @@ use slab::Slab;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 /// HTTP connections end this long after a notAfter at the latest (DESIGN, rulings: "cut a few seconds after").
@@ -35,6 +38,8 @@ pub struct Registry {
 
 struct Entry {
     session: Arc<Session>,
+    /// Its socket, while there is one: streams of tunnels have none.
+    socket: Weak<Socket>,
     /// Requests that had begun when it was last seen at work.
     requests_seen: u64,
     /// Sweeps (seconds) since then without a request.
@@ -52,6 +57,16 @@ pub struct Registered {
     key: usize,
 }
 
+impl Registered {
+    /// The socket of this session.
+    pub fn io(&self, stream: Stream, metrics: &Arc<Metrics>) -> SessionIo {
+        let entry = &mut self.registry.sessions.borrow_mut()[self.key];
+        let io = SessionIo::new(stream, entry.session.clone(), metrics.clone());
+        entry.socket = io.socket();
+        io
+    }
+}
+
 impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.sessions.borrow_mut().remove(self.key);
@@ -60,8 +75,16 @@ impl Drop for Registered {
 
 impl Registry {
     pub fn register(self: &Rc<Self>, session: Arc<Session>) -> Registered {
-        let entry =
-            Entry { session, requests_seen: 0, idle_ticks: 0, partial_ticks: 0, bytes_out_seen: 0, stalled_ticks: 0 };
+        let socket = Weak::new();
+        let entry = Entry {
+            session,
+            socket,
+            requests_seen: 0,
+            idle_ticks: 0,
+            partial_ticks: 0,
+            bytes_out_seen: 0,
+            stalled_ticks: 0,
+        };
         Registered { registry: self.clone(), key: self.sessions.borrow_mut().insert(entry) }
     }
 
@@ -105,6 +128,14 @@ impl Registry {
             let end = *verdicts.entry(key).or_insert_with(|| trust_end(trust, snapshot));
             session.follow(trust, end, snapshot);
         }
+        self.reset_cut();
+    }
+
+    /// Resets the sockets of what has just been cut, all of them before the first of those who serve them is polled: to take
+    /// a connection down takes many times as long, and the last of thousands must not wait for it.
+    pub(super) fn reset_cut(&self) {
+        let sockets: Vec<_> = self.sessions.borrow().iter().map(|(_, entry)| entry.socket.clone()).collect();
+        sockets.iter().filter_map(Weak::upgrade).for_each(|socket| socket.reset());
     }
 
     /// Once a second: expiry of SVIDs, idle connections and requests, heads that do not arrive.

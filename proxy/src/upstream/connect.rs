@@ -11,7 +11,7 @@ use crate::hbone::client::Wanted;
 use crate::hbone::{self, TunnelStream};
 use crate::identity::{NoSvid, Snapshot, Svid};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered, Session, SessionIo, Subject, Trust};
+use crate::session::{self, Carries, Direction, EndCause, Negotiated, Registered, Session, Subject, Trust};
 use crate::tls::mesh::{self, ClientAlpn, Connect};
 use crate::tls::{Peer, Role};
 use crate::worker::Worker;
@@ -213,7 +213,7 @@ pub async fn mesh(
         strictness: policy.strictness,
         deadline: policy.timeouts.handshake,
     };
-    let io = SessionIo::new(Stream::Tcp(tcp), session.clone(), worker.shared.metrics.clone());
+    let io = registered.io(Stream::Tcp(tcp), &worker.shared.metrics);
     let started = Instant::now();
     let (tls, peer) = Box::pin(mesh::connect(io, with))
         .await

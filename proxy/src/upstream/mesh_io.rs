@@ -34,7 +34,7 @@ impl MeshIo {
     fn hear_last_words(&mut self) {
         let (io, state) = self.0.get_mut();
         let mut bytes = [0; 4096];
-        let Ok(length) = (&*SockRef::from(io.stream())).read(&mut bytes) else { return };
+        let Ok(length) = (&*SockRef::from(&*io.stream())).read(&mut bytes) else { return };
         let said = state.read_tls(&mut &bytes[..length]).map(|_| state.process_new_packets());
         if let Ok(Err(error)) = said
             && let Some(alert) = alert_about_us(&error)
