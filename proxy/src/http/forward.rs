@@ -81,8 +81,7 @@ fn to_http1(head: &mut Parts, body: &RequestBody, authority: Option<Authority>, 
     if head.method == Method::CONNECT {
         return;
     }
-    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    head.uri = Uri::from(path);
+    head.uri = Uri::from(path_of(&head.uri));
     if let Some(token) = upgrade {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, token.clone());
@@ -102,10 +101,22 @@ fn to_http2(head: &mut Parts, authority: Option<Authority>) -> Result<(), Refuse
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = authority;
-    parts.path_and_query = Some(head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    parts.path_and_query = Some(path_of(&head.uri));
     head.uri = Uri::from_parts(parts)
         .map_err(|error| Refused::new(Refusal::BadHost, format!("HTTP/2 needs an authority: {error}")))?;
     Ok(())
+}
+
+/// Path and query, as they go on. `http://shop?page=2` has a path too: an empty one is `/` (RFC 9110 §4.2.3), and `:path` has to
+/// begin with it (RFC 9113 §8.3.1).
+pub fn path_of(uri: &Uri) -> PathAndQuery {
+    match uri.path_and_query() {
+        None => PathAndQuery::from_static("/"),
+        Some(path) if path.as_str().starts_with('?') => {
+            PathAndQuery::from_maybe_shared(format!("/{}", path.as_str())).unwrap_or_else(|_| path.clone())
+        }
+        Some(path) => path.clone(),
+    }
 }
 
 /// What goes back to the caller.
@@ -160,4 +171,26 @@ pub fn default_port(head: &Parts) -> u16 {
 
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::path_of;
+    use http::Uri;
+
+    #[test]
+    fn an_empty_path_goes_on_as_a_slash() {
+        for (uri, expected) in [
+            ("http://shop?page=2", "/?page=2"),
+            ("http://shop?", "/?"),
+            ("http://shop?a?b", "/?a?b"),
+            ("http://shop", "/"),
+            ("http://shop/", "/"),
+            ("http://shop/orders?page=2", "/orders?page=2"),
+            ("/orders//%2e?page=2", "/orders//%2e?page=2"),
+            ("*", "*"),
+        ] {
+            assert_eq!(path_of(&uri.parse::<Uri>().unwrap()).as_str(), expected, "{uri}");
+        }
+    }
 }

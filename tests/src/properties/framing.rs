@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use postern::capture::Remote;
+use postern::http::forward::path_of;
 use postern::http::framing::Watched;
 use postern::http::headers;
 use postern::http::target::read_target;
@@ -204,8 +205,8 @@ fn relay(request: &Served) {
     headers::strip_identity(onward.headers_mut());
     onward.headers_mut().remove(http::header::EXPECT);
     onward.headers_mut().insert(HOST, target.authority().parse().expect("a header value"));
-    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    *onward.uri_mut() = path.parse().expect("a path");
+    let path = path_of(&head.uri);
+    *onward.uri_mut() = Uri::from(path.clone());
     if !body.is_empty() && !onward.headers().contains_key(http::header::CONTENT_LENGTH) {
         onward.headers_mut().insert(TRANSFER_ENCODING, "chunked".parse().expect("a header value"));
     }
@@ -214,7 +215,7 @@ fn relay(request: &Served) {
     let text = written.escape_ascii().to_string();
     let (seen, behind) = head_strict::read(&written).unwrap_or_else(|| panic!("{head:?} went on as {text}"));
     assert_eq!(behind, b"", "{head:?} went on as {text}");
-    assert_eq!((seen.method.as_str(), seen.target.as_str()), (head.method.as_str(), path), "{text}");
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), (head.method.as_str(), path.as_str()), "{text}");
     assert_eq!(seen.body.as_ref(), Some(&body), "{text}");
     let framing = |name: &str| matches!(name, "content-length" | "transfer-encoding");
     let others = |all: Vec<(String, Vec<u8>)>| sorted(all.into_iter().filter(|(name, _)| !framing(name)).collect());
