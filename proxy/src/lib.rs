@@ -15,6 +15,7 @@ pub mod hbone;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+mod lookup;
 pub mod outbound;
 pub mod policy;
 mod pressure;

@@ -5,6 +5,7 @@ mod ourselves;
 
 use crate::capture::local_users::{self, UserError};
 use crate::dns::{DnsError, DnsPlan};
+use crate::lookup::Lookup;
 use crate::session::Direction;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::verifier::Strictness;
@@ -12,7 +13,6 @@ use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
 use postern_config::{AppAddress, CaptureMode, Config, Limits, ListenAddress, SvidSelector, Timeouts, Transport};
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -94,10 +94,10 @@ pub struct Policy {
     pub generation: u64,
     /// SHA-256 of the effective configuration, hex.
     pub digest: String,
-    doors: HashMap<Door, DoorPlan>,
+    doors: Lookup<Door, DoorPlan>,
     /// Doors of earlier configurations, of which the listener is closed: what came through them is decided by the port or
     /// service of the same name, which listens elsewhere now. An entry goes when its name does.
-    moved: HashMap<Door, DoorPlan>,
+    moved: Lookup<Door, DoorPlan>,
     pub services: ServiceTable,
     /// `None`: names are not captured.
     pub dns: Option<Arc<DnsPlan>>,
@@ -150,7 +150,7 @@ impl Policy {
     /// # Errors
     /// What needs files of the system, and did not find them.
     pub fn compile(config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Result<Self, CompileError> {
-        let mut doors = HashMap::new();
+        let mut doors = Lookup::default();
         let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
         for inbound in &config.inbound {
             let plan = Arc::new(InboundPlan::compile(inbound, config, previous, metrics));
@@ -200,7 +200,7 @@ impl Policy {
             doors.extend(outbound.map(|address| (Door::At(address), DoorPlan::CapturedOutbound)));
         }
         let dns = DnsPlan::compile(config, previous.and_then(|previous| previous.dns.as_deref()))?.map(Arc::new);
-        let moved = previous.map_or_else(HashMap::new, |previous| moved(previous, &doors));
+        let moved = previous.map_or_else(Lookup::default, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
             digest: digest(config),
@@ -302,7 +302,7 @@ impl Policy {
 }
 
 /// Where doors of `previous` that are not among `doors` lead now.
-fn moved(previous: &Policy, doors: &HashMap<Door, DoorPlan>) -> HashMap<Door, DoorPlan> {
+fn moved(previous: &Policy, doors: &Lookup<Door, DoorPlan>) -> Lookup<Door, DoorPlan> {
     let earlier = previous.doors.iter().chain(&previous.moved).filter(|(door, _)| !doors.contains_key(door));
     earlier
         .filter_map(|(door, before)| Some((door.clone(), doors.values().find(|now| now.continues(before))?.clone())))

@@ -6,12 +6,12 @@
 pub mod prefix_index;
 
 use crate::http::normalize::Readings;
+use crate::lookup::Lookup;
 use crate::refusal::Refusal;
 use http::Method;
 use postern_config::authz::{Allow, Principal as Who};
 use postern_config::{PathPattern, SpiffeId, SpiffePattern};
 use prefix_index::PrefixIndex;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Who asks.
@@ -52,7 +52,7 @@ impl Decision {
 pub struct RuleSet {
     rules: Vec<Rule>,
     /// Indexes into `rules`, in their order; so in the other two.
-    by_id: HashMap<SpiffeId, Vec<usize>>,
+    by_id: Lookup<SpiffeId, Vec<usize>>,
     by_pattern: PrefixIndex<(SpiffePattern, usize)>,
     anonymous: Vec<usize>,
 }

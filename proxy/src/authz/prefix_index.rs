@@ -4,19 +4,19 @@
 //! literally in all that a pattern matches. So a pattern is filed under them, and a text is looked up under each of its own
 //! beginnings: as many look-ups as the deepest pattern has literal segments, whatever the number of patterns.
 
-use std::collections::HashMap;
+use crate::lookup::Lookup;
 
 /// Items filed by the literal beginning of their pattern, each list in the order of insertion.
 #[derive(Clone, Debug)]
 pub struct PrefixIndex<T> {
-    by_prefix: HashMap<Box<str>, Vec<T>>,
+    by_prefix: Lookup<Box<str>, Vec<T>>,
     /// Slashes in the longest prefix: a text of 30,000 slashes costs no more look-ups than a short one (THREATS PN-25).
     slashes_max: usize,
 }
 
 impl<T> Default for PrefixIndex<T> {
     fn default() -> Self {
-        Self { by_prefix: HashMap::new(), slashes_max: 0 }
+        Self { by_prefix: Lookup::default(), slashes_max: 0 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::body::{RequestBody, ResponseBody};
 use super::headers;
-use super::hops::{HOPS_HEADER, one_more};
+use super::hops::{self, HOPS_HEADER, one_more};
 use super::record::Recorder;
 use super::request::Allowed;
 use super::respond;
@@ -11,7 +11,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::lease::Lease;
 use crate::upstream::plan::Security;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
@@ -30,27 +30,24 @@ pub fn prepare(
     upgrade: Option<&HeaderValue>,
 ) -> Result<(), Refused> {
     let was_http2 = head.version == Version::HTTP_2;
-    let hops = one_more(&head.headers)?;
-    headers::strip_hop_by_hop(&mut head.headers);
-    headers::strip_identity(&mut head.headers);
-    if to.upstream.is_app() {
-        headers::strip_path_overrides(&mut head.headers);
-    }
-    if !matches!(to.upstream.security, Security::WebTls { .. }) {
+    let was_counted = headers::strip_request(&mut head.headers, to.upstream.is_app());
+    let hops = if was_counted { one_more(&head.headers)? } else { hops::FIRST };
+    match to.upstream.security {
         // Servers outside are none of us, and it is none of their business.
-        head.headers.insert(HOPS_HEADER, hops);
-    }
-    // We answer `100 Continue` ourselves, when the upstream begins to take the body (RFC 9110 §10.1.1).
-    head.headers.remove(EXPECT);
-    let authority = authority(head, listener)?;
+        Security::WebTls { .. } => head.headers.remove(HOPS_HEADER),
+        _ => head.headers.insert(HOPS_HEADER, hops),
+    };
     match to.version {
         HttpVersion::Http1 => {
             if was_http2 {
                 headers::merge_cookies(&mut head.headers);
             }
-            to_http1(head, body, authority, upgrade);
+            to_http1(head, body, listener, upgrade);
         }
-        HttpVersion::Http2 => to_http2(head, authority)?,
+        HttpVersion::Http2 => {
+            let authority = authority(head, listener)?;
+            to_http2(head, authority)?;
+        }
     }
     Ok(())
 }
@@ -68,20 +65,25 @@ fn authority(head: &Parts, listener: Option<String>) -> Result<Option<Authority>
         .map_err(|error| Refused::new(Refusal::BadHost, format!("Host is not an authority: {error}")))
 }
 
-fn to_http1(head: &mut Parts, body: &RequestBody, authority: Option<Authority>, upgrade: Option<&HeaderValue>) {
+fn to_http1(head: &mut Parts, body: &RequestBody, listener: Option<String>, upgrade: Option<&HeaderValue>) {
     // An HTTP/1.0 caller's request too: a message that is forwarded has the version of who forwards it (RFC 9110 §6.2), and
     // this connection, unlike the caller's, is kept, chunked and shared by other callers.
     head.version = Version::HTTP_11;
-    if let Some(authority) = &authority
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
+    let host = match head.uri.authority() {
         // hyper's HTTP/1 client writes none of its own when only `:authority` was given.
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        // Without a stand-in there is one `Host`, which goes on as it came.
+        None => listener.and_then(|listener| HeaderValue::try_from(listener).ok()),
+    };
+    if let Some(host) = host {
         head.headers.insert(HOST, host);
     }
     if head.method == Method::CONNECT {
         return;
     }
-    head.uri = Uri::from(path_of(&head.uri));
+    if head.uri.authority().is_some() || head.uri.path_and_query().is_none() {
+        head.uri = Uri::from(path_of(&head.uri));
+    }
     if let Some(token) = upgrade {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, token.clone());
@@ -152,9 +154,12 @@ pub fn clean_response(
 /// `keep-alive` it promises that for every answer in HTTP/1.1, also where only the end of the connection tells the end of
 /// the body, or where we said `close`. An answer in HTTP/1.0 promises nothing.
 pub fn in_callers_version(mut response: Response<ResponseBody>, asked: Version) -> Response<ResponseBody> {
-    let ends_connection = response.body().size_hint().exact().is_none() || response.headers().contains_key(CONNECTION);
-    if asked == Version::HTTP_10 && ends_connection {
-        *response.version_mut() = Version::HTTP_10;
+    if asked == Version::HTTP_10 {
+        let ends_connection =
+            response.body().size_hint().exact().is_none() || response.headers().contains_key(CONNECTION);
+        if ends_connection {
+            *response.version_mut() = Version::HTTP_10;
+        }
     }
     response
 }

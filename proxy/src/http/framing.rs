@@ -154,13 +154,21 @@ impl Watch {
     }
 
     fn read_line<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', bytes);
         let content = &bytes[..end.unwrap_or(bytes.len())];
         if let Some(last) = content.last() {
             self.ends_in_cr = *last == b'\r';
         }
         if self.state == State::RequestLine {
-            self.head.has_fragment |= content.contains(&b'#');
+            self.head.has_fragment |= memchr::memchr(b'#', content).is_some();
+        }
+        if let Some(end) = end.filter(|_| self.line_bytes == 0 && content.len() <= LINE_BYTES_KEPT) {
+            // All of it is here: nothing has to be kept.
+            let line = content.strip_suffix(b"\r");
+            self.ends_in_cr = false;
+            self.head.has_bare_line_feed |= line.is_none();
+            self.end_line(line.unwrap_or(content));
+            return &bytes[end + 1..];
         }
         self.line_bytes += content.len() as u64;
         let room = LINE_BYTES_KEPT - self.line.len();
@@ -200,7 +208,10 @@ impl Watch {
         if self.head.fields > self.fields_max {
             self.findings.0.too_many_fields.store(true, Relaxed);
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
+        if !matches!(line.first(), Some(b'c' | b'C' | b't' | b'T')) {
+            return;
+        }
+        let Some(colon) = memchr::memchr(b':', line) else { return };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
             self.head.has_length = true;

@@ -9,6 +9,7 @@ mod trailers;
 pub use trailers::clean_trailers;
 
 use super::framing::AmbiguousFraming;
+use super::hops::HOPS_HEADER;
 use super::identity_headers::is_reserved;
 use crate::refusal::{Refusal, Refused};
 use http::header::{
@@ -55,7 +56,7 @@ fn list_size(parts: &Parts) -> usize {
 ///
 /// # Errors
 /// `BadRequest` (answer and close), or `ExpectationRefused`.
-pub fn check_framing(parts: &Parts) -> Result<(), Refusal> {
+pub fn check_framing(parts: &Parts) -> Result<Checked, Refusal> {
     if parts.extensions.get::<AmbiguousFraming>().is_some() {
         return Err(Refusal::BadRequest);
     }
@@ -80,7 +81,14 @@ pub fn check_framing(parts: &Parts) -> Result<(), Refusal> {
             return Err(Refusal::ExpectationRefused);
         }
     }
-    Ok(())
+    Ok(Checked { has_upgrade: told.upgrade })
+}
+
+/// A head without ambiguities.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked {
+    /// There is an `Upgrade`: see [`requested_upgrade`].
+    pub has_upgrade: bool,
 }
 
 /// What a head says of its framing: the first of each field, and how many there are.
@@ -93,6 +101,7 @@ struct Told<'a> {
     expectation: Option<&'a HeaderValue>,
     expectations: usize,
     connection: bool,
+    upgrade: bool,
 }
 
 impl<'a> Told<'a> {
@@ -105,6 +114,7 @@ impl<'a> Told<'a> {
             (&mut self.expectation, &mut self.expectations)
         } else {
             self.connection |= *name == CONNECTION;
+            self.upgrade |= *name == UPGRADE;
             return;
         };
         first.get_or_insert(value);
@@ -215,38 +225,76 @@ fn is_other_transport(protocol: &str) -> bool {
 /// A nomination of something relied on is ignored (a request with one has been refused by [`check_framing`]). `te: trailers`
 /// stays: gRPC demands it end to end. `trailer` stays too, for trailers are passed on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let found = Found::among(headers);
-    if found.connection {
-        strip_nominated(headers);
-    }
-    if found.te {
-        keep_trailers_alone(headers);
-    }
-    if found.hop_by_hop {
-        for name in HOP_BY_HOP {
-            headers.remove(name);
-        }
-    }
+    Found::among(headers).strip_hop_by_hop(headers);
 }
 
-/// What is for one connection only, found in one walk over the names: most heads have next to nothing of it, and to look for
-/// each would hash each name.
+/// Removes what a request may not take to the next hop: [`strip_hop_by_hop`], [`strip_identity`], and an expectation, for we
+/// answer `100 Continue` ourselves, when the upstream begins to take the body (RFC 9110 §10.1.1). `to_app`: also fields by which
+/// some frameworks replace the path that was decided on (Symfony, IIS), or that say where a proxy before us would have sent
+/// it (THREATS HD-15).
+///
+/// True: there is a [`HOPS_HEADER`], which stays, to be counted on.
+pub fn strip_request(headers: &mut HeaderMap, to_app: bool) -> bool {
+    let found = Found::among(headers);
+    found.strip_hop_by_hop(headers);
+    if found.reserved {
+        strip_named(headers, |name| is_reserved(name) && HOPS_HEADER != *name);
+    }
+    if found.expectation {
+        headers.remove(EXPECT);
+    }
+    if found.path_override && to_app {
+        strip_named(headers, is_path_override);
+    }
+    found.hops
+}
+
+/// What does not go on, found in one walk over the names: most heads have next to nothing of it, and to look for each would
+/// hash each name.
 #[derive(Default)]
 struct Found {
     connection: bool,
     te: bool,
     hop_by_hop: bool,
+    expectation: bool,
+    hops: bool,
+    reserved: bool,
+    path_override: bool,
 }
 
 impl Found {
     fn among(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for name in headers.keys() {
-            found.connection |= *name == CONNECTION;
-            found.te |= *name == TE;
-            found.hop_by_hop |= HOP_BY_HOP.contains(name);
+            let name = name.as_str();
+            match name.as_bytes().first() {
+                Some(b'c') if name == "connection" => found.connection = true,
+                Some(b't') if name == "te" => found.te = true,
+                Some(b'e') if name == "expect" => found.expectation = true,
+                Some(b'h' | b'k' | b'p' | b't' | b'u') => found.hop_by_hop |= HOP_BY_HOP.iter().any(|it| it == name),
+                Some(b'x') if HOPS_HEADER == *name => found.hops = true,
+                Some(b'c' | b'w' | b'x') => {
+                    found.reserved |= is_reserved(name);
+                    found.path_override |= is_path_override(name);
+                }
+                _ => {}
+            }
         }
         found
+    }
+
+    fn strip_hop_by_hop(&self, headers: &mut HeaderMap) {
+        if self.connection {
+            strip_nominated(headers);
+        }
+        if self.te {
+            keep_trailers_alone(headers);
+        }
+        if self.hop_by_hop {
+            for name in HOP_BY_HOP {
+                headers.remove(name);
+            }
+        }
     }
 }
 
@@ -334,20 +382,18 @@ const RELIED_ON_PREFIXES: &[&str] = &["content-", "x-b3-", "x-envoy-", "x-forwar
 /// Removes every header that says who the caller is, in every spelling (DESIGN, ruling "identity headers"), and everything
 /// named `x-postern-…`. For heads and for trailers. Without allocation if there is none.
 pub fn strip_identity(headers: &mut HeaderMap) {
-    let forged: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
-    for name in forged {
+    strip_named(headers, is_reserved);
+}
+
+fn strip_named(headers: &mut HeaderMap, is_meant: fn(&str) -> bool) {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name.as_str())).cloned().collect();
+    for name in found {
         headers.remove(name);
     }
 }
 
-/// For a request on its way to our application: fields by which some frameworks replace the path that was decided on
-/// (Symfony, IIS), or that say where a proxy before us would have sent it (THREATS HD-15).
-pub fn strip_path_overrides(headers: &mut HeaderMap) {
-    let overrides = |name: &&HeaderName| PATH_OVERRIDES.iter().any(|plain| folds_to(name.as_str(), plain));
-    let found: Vec<HeaderName> = headers.keys().filter(overrides).cloned().collect();
-    for name in found {
-        headers.remove(name);
-    }
+fn is_path_override(name: &str) -> bool {
+    PATH_OVERRIDES.iter().any(|plain| folds_to(name, plain))
 }
 
 const PATH_OVERRIDES: &[&str] =

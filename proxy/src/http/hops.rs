@@ -11,6 +11,8 @@ use crate::refusal::{Refusal, Refused};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub const HOPS_HEADER: HeaderName = HeaderName::from_static("x-postern-hops");
+/// What the next hop is told where nobody has counted.
+pub const FIRST: HeaderValue = HeaderValue::from_static("1");
 /// A call of a call is no circle, where applications pass on what they do not know: sixteen of them, with a sidecar on both
 /// sides, are beyond what anybody waits for.
 const HOPS_MAX: u16 = 32;
@@ -30,7 +32,7 @@ pub fn one_more(headers: &HeaderMap) -> Result<HeaderValue, Refused> {
         }
     }
     match most {
-        0 => Ok(HeaderValue::from_static("1")),
+        0 => Ok(FIRST),
         1 => Ok(HeaderValue::from_static("2")),
         count if count < HOPS_MAX => Ok(HeaderValue::from(count + 1)),
         count => Err(refused(format_args!(

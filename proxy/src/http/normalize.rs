@@ -100,6 +100,28 @@ impl PathProblem {
 /// # Errors
 /// [`PathProblem`]: refused with 400, whatever the rules say.
 pub fn read_path(path: &str, lax: bool) -> Result<Readings<'_>, PathProblem> {
+    match is_plain(path) {
+        true => Ok(Readings { raw: Cow::Borrowed(path), further: Vec::new() }),
+        false => read_every_way(path, lax),
+    }
+}
+
+/// Nearly every path: only letters, digits and a few signs, no empty segment and none that begins with a dot. It has one
+/// reading, and this finds out at a third of the cost.
+fn is_plain(path: &str) -> bool {
+    let mut previous = 0;
+    let all_plain = path.bytes().all(|byte| {
+        let is_plain = match byte {
+            b'/' | b'.' => previous != b'/',
+            byte => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'=' | b',' | b'+' | b'@'),
+        };
+        previous = byte;
+        is_plain
+    });
+    all_plain && path.starts_with('/')
+}
+
+fn read_every_way(path: &str, lax: bool) -> Result<Readings<'_>, PathProblem> {
     let features = scan(path, lax)?;
     let mut readings = Readings { raw: Cow::Borrowed(path), further: Vec::new() };
     if !(features.encoded || features.parameters || is_unresolved(path)) {

@@ -136,8 +136,8 @@ async fn proxy(
 
     // 1 normalize: one meaning for the host; framing that a strict proxy does not pass on is refused.
     headers::check_size(&head, policy.limits.headers, policy.limits.header_bytes)?;
-    headers::check_framing(&head)?;
-    let upgrade = headers::requested_upgrade(&head)?;
+    let checked = headers::check_framing(&head)?;
+    let upgrade = if checked.has_upgrade { headers::requested_upgrade(&head)? } else { None };
     // HTTP/1.0 may come without a Host: it is addressed to the listener then (THREATS HD-02).
     let listener = forward::lacks_host(&head).then(|| connection.listener_text());
     let target = read_target(&head, Some(forward::default_port(&head)), listener.as_deref())?;

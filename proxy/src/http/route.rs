@@ -7,16 +7,16 @@
 use super::normalize::Readings;
 use crate::authz::is_every_path;
 use crate::authz::prefix_index::PrefixIndex;
+use crate::lookup::Lookup;
 use crate::refusal::Refusal;
 use http::Method;
 use postern_config::{HostPattern, PathPattern, Route};
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
 /// The routes of one port, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    by_host: HashMap<Box<str>, PrefixIndex<Entry>>,
+    by_host: Lookup<Box<str>, PrefixIndex<Entry>>,
     /// Routes of host patterns, and of any host.
     other_hosts: PrefixIndex<Entry>,
     /// Some route permits what `read_path` refuses unless it is lax.

@@ -167,19 +167,24 @@ fn split_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
         None => (authority, None),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    let is_name = name.len() <= HOST_BYTES_MAX && name.split('.').all(is_label);
-    is_name.then(|| {
-        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Cow::Owned(name.to_ascii_lowercase())
-        } else {
-            name.into()
-        };
-        (name, port)
-    })
+    let has_capitals = read_name(name)?;
+    Some((if has_capitals { Cow::Owned(name.to_ascii_lowercase()) } else { name.into() }, port))
 }
 
-fn is_label(label: &str) -> bool {
-    !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+/// Labels of letters, digits, `-` and `_`, none of them empty; in one pass, for every request comes by here. Are there
+/// capitals? `None`: it is no name.
+fn read_name(name: &str) -> Option<bool> {
+    let (mut has_capitals, mut previous) = (false, b'.');
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => {}
+            b'A'..=b'Z' => has_capitals = true,
+            b'.' if previous != b'.' => {}
+            _ => return None,
+        }
+        previous = byte;
+    }
+    (previous != b'.' && name.len() <= HOST_BYTES_MAX).then_some(has_capitals)
 }
 
 /// The outer `None`: malformed. An empty port is none (RFC 3986 §6.2.3).

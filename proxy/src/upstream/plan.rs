@@ -5,6 +5,7 @@ mod requested;
 use super::discovery::EndpointSource;
 use super::reserved::may_be_dialled;
 use crate::capture::local_users::AllowedUsers;
+use crate::lookup::Lookup;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
@@ -309,7 +310,7 @@ fn destinations(all: &[Arc<ServicePlan>]) -> (ByAddress, Vec<(Destination, usize
 /// Which service a host means. Exact hosts by hash, patterns by specificity.
 pub struct ServiceTable {
     all: Vec<Arc<ServicePlan>>,
-    exact: HashMap<String, usize>,
+    exact: Lookup<String, usize>,
     /// Most specific first.
     patterns: Vec<(HostPattern, usize)>,
     /// Destinations that are one address and port. `None`: endpoints of several services, which the host has to tell apart.
@@ -320,7 +321,7 @@ pub struct ServiceTable {
 
 impl ServiceTable {
     pub fn compile(all: Vec<Arc<ServicePlan>>) -> Self {
-        let mut exact = HashMap::new();
+        let mut exact = Lookup::default();
         let mut patterns = Vec::new();
         for (index, service) in all.iter().enumerate() {
             for host in &service.hosts {

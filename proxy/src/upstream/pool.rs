@@ -12,6 +12,7 @@ use super::health::Health;
 use super::places::{Place, Places};
 use super::plan::{Requested, ServicePlan};
 use crate::http::body::RequestBody;
+use crate::lookup::Lookup;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Registered, Session};
 use hyper::client::conn::{http1, http2};
@@ -40,7 +41,7 @@ type InstanceKey = (usize, Box<str>, Option<u16>, Option<SocketAddr>);
 #[derive(Default)]
 pub struct Upstreams {
     /// Keyed by the plan's address; the entry keeps the plan alive, so the address stays its own.
-    by_plan: RefCell<HashMap<usize, Rc<Upstream>>>,
+    by_plan: RefCell<Lookup<usize, Rc<Upstream>>>,
     /// Keyed by the template's address too, so the entry keeps the template alive as well.
     instances: RefCell<HashMap<InstanceKey, Instance>>,
     /// Of our application, for callers whose address it is to see. Keyed alike.

@@ -7,9 +7,7 @@ use hyper::body::Body;
 
 /// RFC 9110 §9.2.2, and nothing to send again but the head.
 pub fn is_replayable(request: &Request<RequestBody>) -> bool {
-    let method = request.method();
-    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
-    idempotent.contains(method) && request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
+    request.body().is_end_stream() && request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
 }
 
 /// What was certainly not processed may go out again whatever it is (RFC 9113 §8.7), if its body is still there then.

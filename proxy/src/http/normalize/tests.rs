@@ -217,3 +217,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_plain_path_is_read_as_every_path_is() {
+    const SIGNS: &[u8] = b"/.aZ0-_~=,+@;%2\\ \x7f!";
+    let (mut paths, mut plain) = (vec![String::new()], 0);
+    for _ in 0..4 {
+        let longer =
+            |path: &String| SIGNS.iter().map(|sign| format!("{path}{}", char::from(*sign))).collect::<Vec<_>>();
+        let next: Vec<_> = paths.iter().flat_map(longer).collect();
+        for path in next.iter().filter(|path| super::is_plain(path)) {
+            plain += 1;
+            for lax in [false, true] {
+                assert_eq!(super::read_path(path, lax), super::read_every_way(path, lax), "{path}");
+            }
+        }
+        paths = next;
+    }
+    assert!(plain > 1000, "{plain}");
+}

@@ -2,6 +2,7 @@
 //! others out for longer than his own requests last.
 
 use super::{Instance, Upstream};
+use crate::lookup::Lookup;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ const EVICTED: usize = 8;
 /// all are in use.
 pub(super) fn make<K: Clone + Eq + Hash>(
     table: &mut HashMap<K, Instance>,
-    by_plan: &mut HashMap<usize, Rc<Upstream>>,
+    by_plan: &mut Lookup<usize, Rc<Upstream>>,
     most: usize,
 ) -> bool {
     if table.len() < most {
