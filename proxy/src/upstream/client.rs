@@ -195,12 +195,9 @@ impl Attempt<'_> {
         let pooled = if self.was_sent { None } else { self.endpoint.take_h1(&own, Instant::now(), plan.pool_idle) };
         let (mut connection, is_reused) = match pooled {
             Some(pooled) => (pooled, true),
-            None => match self.asking.upstream.place_or_pooled(self.endpoint, &own).await {
-                Ok(Found::Pooled(pooled)) => (pooled, true),
-                Ok(Found::Place(place)) => match self.open_http1(place).await {
-                    Ok(opened) => (opened, false),
-                    Err(refused) => return Err(Failed::unreachable(request, refused)),
-                },
+            // In a box, so that a request which needs no new connection does not carry the room for making one.
+            None => match Box::pin(self.connection_http1(&own)).await {
+                Ok(found) => found,
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
@@ -218,10 +215,22 @@ impl Attempt<'_> {
         }
     }
 
+    /// One that was given back meanwhile, or a new one; and whether it was used before.
+    async fn connection_http1(&self, own: &OwnSvid) -> Result<(H1Connection, bool), Refused> {
+        match self.asking.upstream.place_or_pooled(self.endpoint, own).await? {
+            Found::Pooled(pooled) => Ok((pooled, true)),
+            Found::Place(place) => Ok((self.open_http1(place).await?, false)),
+        }
+    }
+
     async fn http2(&self, request: Request<RequestBody>) -> Result<Sent, Failed> {
-        let (connection, is_reused) = match self.connection_http2().await {
-            Ok(found) => found,
-            Err(refused) => return Err(Failed::unreachable(request, refused)),
+        let own = self.asking.own.key();
+        let (connection, is_reused) = match self.endpoint.take_h2(&own) {
+            Some(shared) => (shared, true),
+            None => match Box::pin(self.connection_http2(&own)).await {
+                Ok(found) => found,
+                Err(refused) => return Err(Failed::unreachable(request, refused)),
+            },
         };
         let stream = Stream::of(&connection);
         let may_replay = is_reused && is_replayable(&request);
@@ -243,24 +252,20 @@ impl Attempt<'_> {
     }
 
     /// A shared connection, and whether it was used before.
-    async fn connection_http2(&self) -> Result<(Rc<H2Connection>, bool), Refused> {
-        let own = self.asking.own.key();
-        if let Some(connection) = self.endpoint.take_h2(&own) {
-            return Ok((connection, true));
-        }
+    async fn connection_http2(&self, own: &OwnSvid) -> Result<(Rc<H2Connection>, bool), Refused> {
         if !self.endpoint.health.is_worth_connecting() {
             return Err(self.asking.not_worth_connecting(self.endpoint));
         }
         let waiting_since = Instant::now();
         let mut last_refused = self.endpoint.h2_connecting.lock().await;
-        if let Some(connection) = self.endpoint.take_h2(&own) {
+        if let Some(connection) = self.endpoint.take_h2(own) {
             return Ok((connection, true));
         }
         // Else a hundred requests would wait, one after the other, for an endpoint that does not answer.
         if let Some((_, refused)) = last_refused.as_ref().filter(|(at, _)| *at >= waiting_since) {
             return Err(refused.clone());
         }
-        let opened = match self.asking.upstream.place_or_shared(self.endpoint, &own).await {
+        let opened = match self.asking.upstream.place_or_shared(self.endpoint, own).await {
             Ok(FoundShared::Shared(connection)) => return Ok((connection, true)),
             Ok(FoundShared::Place(place)) => self.open_http2(place).await,
             Err(refused) => Err(refused),
