@@ -4,17 +4,17 @@
 //! is refused here (THREATS SM and HD). Stripping comes before anything of ours is added, so that no caller can take
 //! away, or forge, what we say. Pure.
 
+mod strip;
 mod trailers;
 
+pub use strip::{strip_hop_by_hop, strip_identity, strip_request, strip_response};
 pub use trailers::clean_trailers;
 
 use super::framing::AmbiguousFraming;
-use super::hops::HOPS_HEADER;
 use super::identity_headers::is_reserved;
 use crate::refusal::{Refusal, Refused};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -220,128 +220,9 @@ fn is_other_transport(protocol: &str) -> bool {
     ["h2c", "h2", "http", "tls"].iter().any(|transport| name.eq_ignore_ascii_case(transport))
 }
 
-/// Removes what is meant for one connection only (RFC 9110 §7.6.1): the fixed list, and what `Connection` nominates.
-///
-/// A nomination of something relied on is ignored (a request with one has been refused by [`check_framing`]). `te: trailers`
-/// stays: gRPC demands it end to end. `trailer` stays too, for trailers are passed on.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    Found::among(headers).strip_hop_by_hop(headers);
-}
-
-/// Removes what a request may not take to the next hop: [`strip_hop_by_hop`], [`strip_identity`], and an expectation, for we
-/// answer `100 Continue` ourselves, when the upstream begins to take the body (RFC 9110 §10.1.1). `to_app`: also fields by which
-/// some frameworks replace the path that was decided on (Symfony, IIS), or that say where a proxy before us would have sent
-/// it (THREATS HD-15).
-///
-/// True: there is a [`HOPS_HEADER`], which stays, to be counted on.
-pub fn strip_request(headers: &mut HeaderMap, to_app: bool) -> bool {
-    let found = Found::among(headers);
-    found.strip_hop_by_hop(headers);
-    if found.reserved {
-        strip_named(headers, |name| is_reserved(name) && HOPS_HEADER != *name);
-    }
-    if found.expectation {
-        headers.remove(EXPECT);
-    }
-    if found.path_override && to_app {
-        strip_named(headers, is_path_override);
-    }
-    found.hops
-}
-
-/// What does not go on, found in one walk over the names: most heads have next to nothing of it, and to look for each would
-/// hash each name.
-#[derive(Default)]
-struct Found {
-    connection: bool,
-    te: bool,
-    hop_by_hop: bool,
-    expectation: bool,
-    hops: bool,
-    reserved: bool,
-    path_override: bool,
-}
-
-impl Found {
-    fn among(headers: &HeaderMap) -> Self {
-        let mut found = Self::default();
-        for name in headers.keys() {
-            let name = name.as_str();
-            match name.as_bytes().first() {
-                Some(b'c') if name == "connection" => found.connection = true,
-                Some(b't') if name == "te" => found.te = true,
-                Some(b'e') if name == "expect" => found.expectation = true,
-                Some(b'h' | b'k' | b'p' | b't' | b'u') => found.hop_by_hop |= HOP_BY_HOP.iter().any(|it| it == name),
-                Some(b'x') if HOPS_HEADER == *name => found.hops = true,
-                Some(b'c' | b'w' | b'x') => {
-                    found.reserved |= is_reserved(name);
-                    found.path_override |= is_path_override(name);
-                }
-                _ => {}
-            }
-        }
-        found
-    }
-
-    fn strip_hop_by_hop(&self, headers: &mut HeaderMap) {
-        if self.connection {
-            strip_nominated(headers);
-        }
-        if self.te {
-            keep_trailers_alone(headers);
-        }
-        if self.hop_by_hop {
-            for name in HOP_BY_HOP {
-                headers.remove(name);
-            }
-        }
-    }
-}
-
-fn strip_nominated(headers: &mut HeaderMap) {
-    let nominations: Vec<HeaderValue> = match headers.entry(CONNECTION) {
-        // Nearly all there is, and it takes no memory to see that.
-        Entry::Occupied(connection) if connection.iter().all(nominates_no_field) => {
-            connection.remove_entry_mult();
-            Vec::new()
-        }
-        Entry::Occupied(connection) => connection.remove_entry_mult().1.collect(),
-        Entry::Vacant(_) => Vec::new(),
-    };
-    for option in nominations.iter().filter_map(|value| value.to_str().ok()).flat_map(list) {
-        if !is_relied_on(option) && !option.eq_ignore_ascii_case("te") {
-            headers.remove(option);
-        }
-    }
-}
-
-fn keep_trailers_alone(headers: &mut HeaderMap) {
-    if let Some(value) = headers.get(TE) {
-        let wants_trailers =
-            value.to_str().is_ok_and(|codings| list(codings).any(|coding| coding.eq_ignore_ascii_case("trailers")));
-        if !wants_trailers {
-            headers.remove(TE);
-        } else if value != "trailers" || headers.get_all(TE).iter().nth(1).is_some() {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
-    }
-}
-
 fn nominates_no_field(value: &HeaderValue) -> bool {
     [b"keep-alive".as_slice(), b"close", b"upgrade"].iter().any(|option| value.as_bytes().eq_ignore_ascii_case(option))
 }
-
-/// RFC 9110 §7.6.1 and, for the two `proxy-auth…`, §11.7: they are between a client and its next proxy.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("proxy-authentication-info"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
 
 /// Fields that decide, authenticate or frame somewhere, so that no connection option may delete them.
 fn is_relied_on(option: &str) -> bool {
@@ -378,33 +259,6 @@ const RELIED_ON: &[&str] = &[
 ];
 
 const RELIED_ON_PREFIXES: &[&str] = &["content-", "x-b3-", "x-envoy-", "x-forwarded-", "x-original-", "x-remote-"];
-
-/// Removes every header that says who the caller is, in every spelling (DESIGN, ruling "identity headers"), and everything
-/// named `x-postern-…`. For heads and for trailers. Without allocation if there is none.
-pub fn strip_identity(headers: &mut HeaderMap) {
-    strip_named(headers, is_reserved);
-}
-
-fn strip_named(headers: &mut HeaderMap, is_meant: fn(&str) -> bool) {
-    let found: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name.as_str())).cloned().collect();
-    for name in found {
-        headers.remove(name);
-    }
-}
-
-fn is_path_override(name: &str) -> bool {
-    PATH_OVERRIDES.iter().any(|plain| folds_to(name, plain))
-}
-
-const PATH_OVERRIDES: &[&str] =
-    &["x-original-url", "x-rewrite-url", "x-envoy-original-path", "x-envoy-original-dst-host"];
-
-/// For a response on its way to the caller: hop-by-hop fields, ours, and names that an application may not say of a caller
-/// go (HD-27). Read `x-postern-refusal` of a peer's sidecar before.
-pub fn strip_response(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    strip_identity(headers);
-}
 
 /// RFC 9113 §8.2.3: cookie crumbs "MUST be concatenated into a single octet string using the two-octet delimiter of 0x3B,
 /// 0x20" before they go on to HTTP/1.1 (HD-24).

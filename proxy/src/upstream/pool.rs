@@ -237,7 +237,6 @@ impl Upstream {
             }
             self.follow(names);
         }
-        let now = Instant::now();
         let endpoints = self.endpoints.borrow();
         if endpoints.is_empty() {
             return Err(Refused::new(
@@ -249,6 +248,7 @@ impl Upstream {
         if endpoints.len() == 1 {
             return endpoints.iter().find(untried).cloned().ok_or_else(|| self.exhausted());
         }
+        let now = Instant::now();
         let mut candidates: Vec<_> = endpoints.iter().filter(untried).filter(|it| !it.health.is_ejected(now)).collect();
         if candidates.is_empty() {
             candidates = endpoints.iter().filter(untried).collect();
@@ -372,10 +372,9 @@ impl Endpoint {
                 && idle.connection.session.as_ref().is_none_or(|session| !session.is_retired())
         });
         self.h2.borrow_mut().retain(|connection| {
-            let idle = connection.streams.get() == 0;
             let old = now.duration_since(connection.idle_since.get()) >= idle_max.max(H2_IDLE_MIN);
             let retired = connection.session.as_ref().is_some_and(|session| session.is_retired());
-            !(connection.sender.is_closed() || idle && (old || retired))
+            !(connection.sender.is_closed() || connection.streams.get() == 0 && (old || retired))
         });
     }
 }
