@@ -184,7 +184,7 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
         bundles,
         source: SourceStatus::Connected,
         received_at: Some(now),
-        published: std::time::Instant::now(),
+        ..Snapshot::empty()
     })
 }
 

@@ -1,5 +1,6 @@
 //! The immutable state of identity that one handshake sees whole.
 
+use crate::tls::verified::VerifiedPeers;
 use postern_config::{SpiffeId, SvidSelector, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::collections::HashMap;
@@ -122,6 +123,8 @@ pub struct Snapshot {
     pub received_at: Option<SystemTime>,
     /// When the store published it: the start of event → last byte.
     pub published: Instant,
+    /// Peers that were found good by these bundles.
+    pub verified: VerifiedPeers,
 }
 
 impl Snapshot {
@@ -133,6 +136,7 @@ impl Snapshot {
             source: SourceStatus::Waiting { reason: "starting".to_owned() },
             received_at: None,
             published: Instant::now(),
+            verified: VerifiedPeers::default(),
         }
     }
 

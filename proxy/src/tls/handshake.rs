@@ -7,7 +7,7 @@
 use crate::identity::{Snapshot, Svid};
 use crate::tls::error::TlsError;
 use crate::tls::peer::{Peer, Role};
-use crate::tls::verifier::{Strictness, verify_svid};
+use crate::tls::verifier::Strictness;
 use postern_config::{SpiffeId, SpiffePattern};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -96,10 +96,10 @@ impl Handshake {
         let chain: Vec<_> =
             std::iter::once(leaf).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
-        let Snapshot { bundles, generation, .. } = state.snapshot.as_ref();
-        let (verdict, told) = match verify_svid(&chain, bundles, *generation, role, now, state.strictness) {
+        let Snapshot { bundles, generation, verified, .. } = state.snapshot.as_ref();
+        let (verdict, told) = match verified.verify(&chain, bundles, *generation, role, now, state.strictness) {
             Ok(peer) => match state.expected.check(&peer) {
-                Ok(()) => (Ok(Arc::new(peer)), Ok(())),
+                Ok(()) => (Ok(peer), Ok(())),
                 Err(error) => (Err(error), Err(CertificateError::ApplicationVerificationFailure)),
             },
             Err(error) => {

@@ -17,6 +17,7 @@ pub mod path;
 pub mod peer;
 mod provider;
 pub mod svid_error;
+pub mod verified;
 pub mod verifier;
 pub mod web;
 

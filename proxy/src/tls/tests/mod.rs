@@ -8,4 +8,5 @@ mod live;
 mod parsers;
 mod rows;
 mod side;
+mod verified;
 mod web;

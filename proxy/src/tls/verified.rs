@@ -1,0 +1,111 @@
+//! Peers that a snapshot has verified: who comes again with the same chain is known, and its path is not searched again.
+//!
+//! A verdict is a function of chain, role, strictness, bundles and time. The bundles are the snapshot's, so whatever changes
+//! them begins with an empty memory; within one, a verdict stands as long as each certificate on the way is valid. That a
+//! peer holds the key of its leaf is proven in every handshake all the same (RFC 8446 §4.4.3): rustls asks for that
+//! separately.
+
+use crate::identity::Bundle;
+use crate::tls::bundle::sha256;
+use crate::tls::certificate::{Fields, has_ended};
+use crate::tls::peer::{Peer, Role};
+use crate::tls::verifier::{Strictness, SvidError, verify_svid};
+use postern_config::TrustDomain;
+use rustls_pki_types::CertificateDer;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// Chains remembered. A sidecar has few peers; whoever has more verifies some of them again.
+const CHAINS_MAX: usize = 256;
+
+/// Refusals are not remembered: nobody may fill the memory who was not let in.
+#[derive(Default)]
+pub struct VerifiedPeers(Mutex<HashMap<Asked, Verified>>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Asked {
+    /// SHA-256 of each certificate's, leaf first: no two chains have the same.
+    chain: [u8; 32],
+    role: Role,
+    strictness: Strictness,
+}
+
+struct Verified {
+    peer: Arc<Peer>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+impl VerifiedPeers {
+    /// As [`verify_svid`], which is asked only for what is not known yet. `bundles` and `generation` are those of the snapshot
+    /// that this belongs to.
+    ///
+    /// # Errors
+    /// As [`verify_svid`].
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        bundles: &HashMap<TrustDomain, Arc<Bundle>>,
+        generation: u64,
+        role: Role,
+        now: SystemTime,
+        strictness: Strictness,
+    ) -> Result<Arc<Peer>, SvidError> {
+        let asked = Asked { chain: digest_of(chain), role, strictness };
+        let known = |peers: &HashMap<Asked, Verified>| {
+            peers.get(&asked).filter(|verified| verified.is_valid(now)).map(|verified| verified.peer.clone())
+        };
+        if let Some(peer) = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(peer);
+        }
+        let peer = Arc::new(verify_svid(chain, bundles, generation, role, now, strictness)?);
+        if let Some(verified) = Verified::of(peer.clone(), bundles) {
+            let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if peers.len() >= CHAINS_MAX {
+                peers.clear();
+            }
+            peers.insert(asked, verified);
+        }
+        Ok(peer)
+    }
+}
+
+#[cfg(test)]
+impl VerifiedPeers {
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// A snapshot that is made from another one has bundles of its own.
+impl Clone for VerifiedPeers {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Verified {
+    /// The time for which everything is valid that may be on the path: all that was presented, and the authority in each of
+    /// its certificates. `None`: something cannot be read, and was not needed.
+    fn of(peer: Arc<Peer>, bundles: &HashMap<TrustDomain, Arc<Bundle>>) -> Option<Self> {
+        let bundle = bundles.get(&peer.id.trust_domain())?;
+        let vouching = bundle.anchors.iter().filter(|anchor| anchor.authority == peer.authority);
+        let mut validity: Vec<_> = vouching.map(|anchor| (anchor.not_before, anchor.not_after)).collect();
+        for certificate in &peer.chain {
+            let fields = Fields::read(certificate).ok()?;
+            validity.push((fields.not_before, fields.not_after));
+        }
+        let not_before = validity.iter().map(|(not_before, _)| *not_before).max()?;
+        let not_after = validity.iter().map(|(_, not_after)| *not_after).min()?;
+        Some(Self { peer, not_before, not_after })
+    }
+
+    fn is_valid(&self, now: SystemTime) -> bool {
+        now >= self.not_before && !has_ended(self.not_after, now)
+    }
+}
+
+fn digest_of(chain: &[CertificateDer<'_>]) -> [u8; 32] {
+    sha256(&chain.iter().flat_map(|certificate| sha256(certificate)).collect::<Vec<_>>())
+}
