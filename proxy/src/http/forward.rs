@@ -81,7 +81,9 @@ fn to_http1(head: &mut Parts, body: &RequestBody, listener: Option<String>, upgr
     if head.method == Method::CONNECT {
         return;
     }
-    if head.uri.authority().is_some() || head.uri.path_and_query().is_none() {
+    let is_origin_form =
+        head.uri.authority().is_none() && head.uri.path_and_query().is_some_and(|path| !path.as_str().starts_with('?'));
+    if !is_origin_form {
         head.uri = Uri::from(path_of(&head.uri));
     }
     if let Some(token) = upgrade {
