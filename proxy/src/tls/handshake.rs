@@ -7,6 +7,7 @@
 use crate::identity::{Snapshot, Svid};
 use crate::tls::error::TlsError;
 use crate::tls::peer::{Peer, Role};
+use crate::tls::verified::Asked;
 use crate::tls::verifier::Strictness;
 use postern_config::{SpiffeId, SpiffePattern};
 use rustls::client::ResolvesClientCert;
@@ -23,7 +24,7 @@ use std::time::SystemTime;
 
 pub struct Handshake {
     algorithms: WebPkiSupportedAlgorithms,
-    /// Locked twice or thrice in a handshake, by its own task only. `None`: over.
+    /// Locked a few times in a handshake, by its own task only. `None`: over.
     state: Mutex<Option<State>>,
 }
 
@@ -34,6 +35,8 @@ struct State {
     expected: Expected,
     strictness: Strictness,
     verdict: Option<Result<Arc<Peer>, TlsError>>,
+    /// What the snapshot may remember of the verdict, once the other side has proven that it has the key.
+    unproven: Option<Asked>,
 }
 
 /// Whom the other side may be, beyond being verified.
@@ -73,7 +76,7 @@ impl Handshake {
         expected: Expected,
         strictness: Strictness,
     ) -> Arc<Self> {
-        let state = State { snapshot: snapshot.clone(), own, expected, strictness, verdict: None };
+        let state = State { snapshot: snapshot.clone(), own, expected, strictness, verdict: None, unproven: None };
         Arc::new(Self { algorithms: provider.signature_verification_algorithms, state: Mutex::new(Some(state)) })
     }
 
@@ -98,8 +101,11 @@ impl Handshake {
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
         let Snapshot { bundles, generation, verified, .. } = state.snapshot.as_ref();
         let (verdict, told) = match verified.verify(&chain, bundles, *generation, role, now, state.strictness) {
-            Ok(peer) => match state.expected.check(&peer) {
-                Ok(()) => (Ok(peer), Ok(())),
+            Ok((peer, asked)) => match state.expected.check(&peer) {
+                Ok(()) => {
+                    state.unproven = asked;
+                    (Ok(peer), Ok(()))
+                }
                 Err(error) => (Err(error), Err(CertificateError::ApplicationVerificationFailure)),
             },
             Err(error) => {
@@ -109,6 +115,23 @@ impl Handshake {
         };
         state.verdict = Some(verdict);
         told.map_err(rustls::Error::InvalidCertificate)
+    }
+
+    /// The signature over the handshake (RFC 8446 §4.4.3), by the key of the leaf.
+    fn check_key(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let valid = rustls::crypto::verify_tls13_signature(message, leaf, signature, &self.algorithms)?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = state.as_mut()
+            && let (Some(asked), Some(Ok(peer))) = (state.unproven.take(), &state.verdict)
+        {
+            state.snapshot.verified.remember(asked, peer, &state.snapshot.bundles);
+        }
+        Ok(valid)
     }
 
     fn own(&self) -> Option<Arc<CertifiedKey>> {
@@ -164,7 +187,7 @@ impl ClientCertVerifier for Handshake {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.algorithms)
+        self.check_key(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -200,7 +223,7 @@ impl ServerCertVerifier for Handshake {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.algorithms)
+        self.check_key(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -9,7 +9,7 @@ use crate::identity::Bundle;
 use crate::tls::bundle::sha256;
 use crate::tls::certificate::{Fields, has_ended};
 use crate::tls::peer::{Peer, Role};
-use crate::tls::verifier::{Strictness, SvidError, verify_svid};
+use crate::tls::verifier::{Strictness, SvidError, bound, verify_svid};
 use postern_config::TrustDomain;
 use rustls_pki_types::CertificateDer;
 use std::collections::HashMap;
@@ -18,13 +18,17 @@ use std::time::SystemTime;
 
 /// Chains remembered. A sidecar has few peers; whoever has more verifies some of them again.
 const CHAINS_MAX: usize = 256;
+/// Longer ones are verified each time.
+const CHAIN_BYTES_MAX: usize = 8 * 1024;
 
-/// Refusals are not remembered: nobody may fill the memory who was not let in.
+/// Only who was let in is remembered, and only when it has proven that it has the key of its leaf: see
+/// [`remember`](Self::remember).
 #[derive(Default)]
 pub struct VerifiedPeers(Mutex<HashMap<Asked, Verified>>);
 
+/// What was asked of the verifier.
 #[derive(PartialEq, Eq, Hash)]
-struct Asked {
+pub struct Asked {
     /// SHA-256 of each certificate's, leaf first: no two chains have the same.
     chain: [u8; 32],
     role: Role,
@@ -38,8 +42,8 @@ struct Verified {
 }
 
 impl VerifiedPeers {
-    /// As [`verify_svid`], which is asked only for what is not known yet. `bundles` and `generation` are those of the snapshot
-    /// that this belongs to.
+    /// As [`verify_svid`], which is asked only for what is not known. `bundles` and `generation` are those of the snapshot that
+    /// this belongs to. Besides the peer, what to [remember](Self::remember), if it is new.
     ///
     /// # Errors
     /// As [`verify_svid`].
@@ -51,29 +55,36 @@ impl VerifiedPeers {
         role: Role,
         now: SystemTime,
         strictness: Strictness,
-    ) -> Result<Arc<Peer>, SvidError> {
-        let asked = Asked { chain: digest_of(chain), role, strictness };
-        let known = |peers: &HashMap<Asked, Verified>| {
-            peers.get(&asked).filter(|verified| verified.is_valid(now)).map(|verified| verified.peer.clone())
-        };
-        if let Some(peer) = known(&self.0.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(peer);
+    ) -> Result<(Arc<Peer>, Option<Asked>), SvidError> {
+        // Before anything of a flood of certificates is hashed.
+        bound(chain)?;
+        let is_short = chain.iter().map(|certificate| certificate.len()).sum::<usize>() <= CHAIN_BYTES_MAX;
+        let asked = is_short.then(|| Asked { chain: digest_of(chain), role, strictness });
+        if let Some(peer) = asked.as_ref().and_then(|asked| self.recall(asked, now)) {
+            return Ok((peer, None));
         }
-        let peer = Arc::new(verify_svid(chain, bundles, generation, role, now, strictness)?);
-        if let Some(verified) = Verified::of(peer.clone(), bundles) {
-            let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if peers.len() >= CHAINS_MAX {
-                peers.clear();
-            }
-            peers.insert(asked, verified);
+        Ok((Arc::new(verify_svid(chain, bundles, generation, role, now, strictness)?), asked))
+    }
+
+    fn recall(&self, asked: &Asked, now: SystemTime) -> Option<Arc<Peer>> {
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get(asked).filter(|verified| verified.is_valid(now)).map(|verified| verified.peer.clone())
+    }
+
+    /// For later: `peer` is the answer to what was asked, and has proven that it has the key.
+    pub fn remember(&self, asked: Asked, peer: &Arc<Peer>, bundles: &HashMap<TrustDomain, Arc<Bundle>>) {
+        let Some(verified) = Verified::of(peer.clone(), bundles) else { return };
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() >= CHAINS_MAX {
+            peers.clear();
         }
-        Ok(peer)
+        peers.insert(asked, verified);
     }
 }
 
 #[cfg(test)]
 impl VerifiedPeers {
-    pub fn len(&self) -> usize {
+    pub fn chains(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }

@@ -102,7 +102,7 @@ pub fn is_strictly_valid(peer: &Peer, role: Role) -> Result<(), SvidError> {
 }
 
 /// Before anything is parsed: a flood of certificates costs a length check (SPIFFE checklist A2.29).
-fn bound<'a, 'b>(
+pub(super) fn bound<'a, 'b>(
     chain: &'a [CertificateDer<'b>],
 ) -> Result<(&'a CertificateDer<'b>, &'a [CertificateDer<'b>]), SvidError> {
     if chain.len() > CHAIN_COUNT_MAX {

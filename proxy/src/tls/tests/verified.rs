@@ -5,7 +5,7 @@ use super::certificates::{Draft, Issuer};
 use super::side::{GENERATION, Side, bundles, meet};
 use crate::identity::Bundle;
 use crate::tls::verified::VerifiedPeers;
-use crate::tls::{Role, Strictness, verify_svid};
+use crate::tls::{Peer, Role, Strictness, SvidError, verify_svid};
 use postern_config::TrustDomain;
 use rustls_pki_types::CertificateDer;
 use std::collections::HashMap;
@@ -17,10 +17,24 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// All that a verdict depends on, besides the bundles.
 type Question<'a> = (&'a [CertificateDer<'static>], Role, Strictness, SystemTime);
 
+/// As a handshake does, with a peer that has the key.
+fn ask(
+    known: &VerifiedPeers,
+    bundles: &HashMap<TrustDomain, Arc<Bundle>>,
+    question: Question<'_>,
+) -> Result<Arc<Peer>, SvidError> {
+    let (chain, role, strictness, now) = question;
+    let (peer, asked) = known.verify(chain, bundles, GENERATION, role, now, strictness)?;
+    if let Some(asked) = asked {
+        known.remember(asked, &peer, bundles);
+    }
+    Ok(peer)
+}
+
 /// Asks the memory and the verifier, and makes sure that they agree. True: accepted.
 fn agrees(known: &VerifiedPeers, bundles: &HashMap<TrustDomain, Arc<Bundle>>, question: Question<'_>) -> bool {
     let (chain, role, strictness, now) = question;
-    let remembered = known.verify(chain, bundles, GENERATION, role, now, strictness);
+    let remembered = ask(known, bundles, question);
     let found = verify_svid(chain, bundles, GENERATION, role, now, strictness);
     match (&remembered, &found) {
         (Ok(one), Ok(other)) => assert_eq!(format!("{one:?}"), format!("{other:?}")),
@@ -75,7 +89,7 @@ fn who_comes_again_is_the_same_peer_and_another_snapshot_asks_anew() {
     let side = Side::good(&world);
     let now = SystemTime::now();
     let ask = |known: &VerifiedPeers, named: &[(&str, Vec<CertificateDer<'static>>)]| {
-        known.verify(&chain, &bundles(named), GENERATION, Role::Client, now, Strictness::Strict)
+        super::verified::ask(known, &bundles(named), (&chain, Role::Client, Strictness::Strict, now))
     };
     let first = ask(&side.snapshot.verified, &world.bundles()).expect("it is good");
     assert!(Arc::ptr_eq(&first, &ask(&side.snapshot.verified, &world.bundles()).expect("it is good")));
@@ -90,7 +104,7 @@ fn many_chains_are_bounded() {
     for number in 0..300 {
         let chain = [world.ca1.issue(&Draft::leaf(&format!("spiffe://example.org/{number}")), &world.key)];
         assert!(agrees(&known, &bundles, (&chain, Role::Client, Strictness::Strict, SystemTime::now())));
-        assert!(known.len() <= 256);
+        assert!((1..=256).contains(&known.chains()));
     }
 }
 
@@ -101,9 +115,17 @@ async fn who_shows_a_known_chain_without_its_key_is_refused() {
     let server = Side::good(&world);
     let chain = vec![world.ca1.issue(&Draft::leaf(ID), &world.key)];
     let honest = Side::new(chain.clone(), &world.key, &world.bundles());
-    let (accepted, _) = meet(&server, &honest, ID).await;
-    assert!(accepted.is_ok());
     let thief = Side::new(chain, &World::new().key, &world.bundles());
-    let (accepted, _) = meet(&server, &thief, ID).await;
-    assert!(accepted.is_err());
+    for (client, is_let_in, remembered) in [(&thief, false, 0), (&honest, true, 1), (&thief, false, 1)] {
+        let (accepted, _) = meet(&server, client, ID).await;
+        assert_eq!((accepted.is_ok(), server.snapshot.verified.chains()), (is_let_in, remembered));
+    }
+}
+
+#[test]
+fn a_flood_of_certificates_is_refused_before_anything_is_hashed() {
+    let (known, none) = (VerifiedPeers::default(), HashMap::new());
+    let flood = vec![CertificateDer::from(Vec::new()); 13_000];
+    let asked = known.verify(&flood, &none, GENERATION, Role::Client, SystemTime::now(), Strictness::Strict);
+    assert_eq!(asked.map(drop).map_err(|error| error.code()), Err("chain_too_long"));
 }
