@@ -25,20 +25,26 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Ends a cut session at its socket, once: no byte goes out or comes in any more, also none that the kernel holds.
+    ///
+    /// What was written to a unix socket has arrived already. Its close, which comes with the drop, tells the other side.
     pub(super) fn reset(&self) {
-        let Some((cause, latency)) = self.session.cut_latency() else { return };
-        if self.was_reset.swap(true, Relaxed) {
+        if self.was_reset.load(Relaxed) || !self.session.is_cut() {
             return;
         }
-        match &*self.stream.borrow() {
-            // Dissolves the association: RST instead of FIN, because bytes that are still in the send buffer belong to trust
-            // that has ended. What a peer has closed meanwhile has no association.
-            Stream::Tcp(tcp) => drop(rustix::net::connect_unspec(tcp)),
-            // What was written to a unix socket has arrived already; the other side finds an end, and an error behind it if
-            // we have not read all that it sent.
-            Stream::Unix(unix) => drop(rustix::net::shutdown(unix, rustix::net::Shutdown::Both)),
+        // Dissolves the association: RST instead of FIN, because bytes that are still in the send buffer belong to trust that
+        // has ended.
+        if let Some(tcp) = self.stream.borrow().tcp()
+            && rustix::net::connect_unspec(tcp).is_ok()
+        {
+            self.ended();
         }
-        if cause.ends_trust() {
+    }
+
+    fn ended(&self) {
+        self.was_reset.store(true, Relaxed);
+        if let Some((cause, latency)) = self.session.cut_latency()
+            && cause.ends_trust()
+        {
             self.metrics.teardown(cause.as_str(), latency);
         }
     }
@@ -47,6 +53,13 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.reset();
+        if self.session.is_cut() && !self.was_reset.load(Relaxed) {
+            // Not every system can dissolve an association (gVisor cannot): then its close resets it.
+            if let Some(tcp) = self.stream.get_mut().tcp() {
+                let _ = tcp.set_zero_linger();
+            }
+            self.ended();
+        }
     }
 }
 
