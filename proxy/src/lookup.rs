@@ -1,5 +1,5 @@
-//! Tables that are made when the configuration is read, and looked up in every request.
+//! Tables that are looked up in every request, and of which no caller chooses the keys.
 
-/// A hash map whose hash costs a few instructions. The standard one withstands callers who choose keys that collide; here no
-/// caller chooses what is in the map, so none can make a look-up slow.
+/// A hash map whose hash costs a few instructions. The standard one withstands callers who fill a map with keys that collide;
+/// what is in these comes from the configuration, or is an address of our own.
 pub type Lookup<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;

@@ -99,11 +99,13 @@ fn to_http1(head: &mut Parts, body: &RequestBody, listener: Option<String>, upgr
 fn to_http2(head: &mut Parts, authority: Option<Authority>) -> Result<(), Refused> {
     head.version = Version::HTTP_2;
     head.headers.remove(HOST);
-    if head.uri.scheme().is_some() && head.uri.authority().is_some() || head.method == Method::CONNECT {
+    let path = head.uri.path_and_query();
+    let is_whole = head.uri.authority().is_some() && path.is_some_and(|path| !path.as_str().starts_with('?'));
+    if is_whole || head.method == Method::CONNECT {
         return Ok(());
     }
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(head.uri.scheme().cloned().unwrap_or(Scheme::HTTP));
     parts.authority = authority;
     parts.path_and_query = Some(path_of(&head.uri));
     head.uri = Uri::from_parts(parts)
@@ -182,8 +184,9 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::path_of;
-    use http::Uri;
+    use super::{path_of, to_http2};
+    use http::uri::Authority;
+    use http::{Request, Uri, Version};
 
     #[test]
     fn an_empty_path_goes_on_as_a_slash() {
@@ -198,6 +201,28 @@ mod tests {
             ("*", "*"),
         ] {
             assert_eq!(path_of(&uri.parse::<Uri>().unwrap()).as_str(), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn what_goes_on_by_http2_has_scheme_authority_and_a_path_that_begins_with_a_slash() {
+        for (uri, expected) in [
+            ("http://shop?page=2", "http://shop/?page=2"),
+            ("https://shop:8443?page=2", "https://shop:8443/?page=2"),
+            ("https://shop/orders?page=2", "https://shop/orders?page=2"),
+            ("/orders?page=2", "http://shop/orders?page=2"),
+        ] {
+            for version in [Version::HTTP_11, Version::HTTP_2] {
+                let mut request = Request::new(());
+                *request.uri_mut() = uri.parse().unwrap();
+                *request.version_mut() = version;
+                let (mut head, ()) = request.into_parts();
+                let authority = head.uri.authority().cloned().unwrap_or(Authority::from_static("shop"));
+                to_http2(&mut head, Some(authority)).unwrap();
+                let path = head.uri.path_and_query().unwrap().as_str();
+                let (scheme, authority) = (head.uri.scheme_str().unwrap(), head.uri.authority().unwrap());
+                assert_eq!(format!("{scheme}://{authority}{path}"), expected, "{uri}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Built from the verified peer alone: SPIFFE ID and fingerprint, of which neither can hold a character that the headers'
 //! grammar gives a meaning to (HD-14). The certificate's subject and other names are never quoted.
 
-use super::headers::{folds_to, strip_identity};
+use super::headers::folds_to;
 use crate::tls::Peer;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use postern_config::{IdentityHeaders, SpiffeId};
@@ -12,13 +12,6 @@ use std::fmt::Write;
 pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub const X_SPIFFE_ID: HeaderName = HeaderName::from_static("x-spiffe-id");
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
-
-/// Strips what the caller says of itself, then says what we know. Where a connection carries many requests, use
-/// [`RenderedIdentity`].
-pub fn set(headers: &mut HeaderMap, wanted: &IdentityHeaders, peer: &Peer, own: Option<&SpiffeId>) {
-    strip_identity(headers);
-    RenderedIdentity::new(wanted, peer, own).apply(headers);
-}
 
 /// The values for one connection, made once: to set them is a clone of shared bytes.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +38,7 @@ impl RenderedIdentity {
         Self { values }
     }
 
-    /// Sets the values in a head from which [`strip_identity`] has taken the caller's.
+    /// Sets the values in a head from which [`strip_request`](super::headers::strip_request) has taken the caller's.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.values {
             headers.insert(name, value.clone());

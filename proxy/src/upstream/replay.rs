@@ -5,9 +5,13 @@ use http::header::UPGRADE;
 use http::{Method, Request};
 use hyper::body::Body;
 
+const IDEMPOTENT: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
+
 /// RFC 9110 §9.2.2, and nothing to send again but the head.
 pub fn is_replayable(request: &Request<RequestBody>) -> bool {
-    request.body().is_end_stream() && request.method().is_idempotent() && !request.headers().contains_key(UPGRADE)
+    let is_idempotent = || IDEMPOTENT.contains(request.method());
+    request.body().is_end_stream() && is_idempotent() && !request.headers().contains_key(UPGRADE)
 }
 
 /// What was certainly not processed may go out again whatever it is (RFC 9113 §8.7), if its body is still there then.

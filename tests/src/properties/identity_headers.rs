@@ -3,7 +3,9 @@
 use super::fixtures::{AUTHORITY, LEAF, genuine_id, now};
 use super::tokens::spell;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use postern::http::{headers, identity_headers};
+use postern::http::headers;
+use postern::http::hops::HOPS_HEADER;
+use postern::http::identity_headers::RenderedIdentity;
 use postern::identity::AuthorityId;
 use postern::tls::Peer;
 use postern::tls::bundle::sha256;
@@ -64,8 +66,9 @@ pub(super) fn check(bytes: &[u8]) {
     }
     let wanted = IdentityHeaders { xfcc: true, spiffe_id: true, client_cert: true };
     let mut inbound = fields.clone();
-    headers::strip_hop_by_hop(&mut inbound);
-    identity_headers::set(&mut inbound, &wanted, &PEER, Some(&OWN));
+    headers::strip_request(&mut inbound, true);
+    inbound.remove(HOPS_HEADER);
+    RenderedIdentity::new(&wanted, &PEER, Some(&OWN)).apply(&mut inbound);
     told_once(&inbound);
     headers::clean_trailers(&mut fields);
     assert_eq!(fields.keys().find(|name| speaks_of_identity(name.as_str())), None, "a trailer");

@@ -41,7 +41,8 @@ async fn scene() -> Scene {
     let access_log = AccessLog::start(&postern_config::AccessLog::Off, &metrics).expect("off");
     let discovery = Arc::new(Discovery::new(Handle::current()));
     let shared = Arc::new(Shared::new(Arc::new(IdentityStore::default()), policy, metrics, access_log, discovery));
-    let bound = Bound::new(0).expect("bound");
+    // A port that is free for TCP may be taken for UDP.
+    let bound = (0..32).find_map(|_| Bound::new(0).ok()).expect("bound");
     let address = bound.sockets[0].0.local_addr().expect("bound");
     let open = bound.open(&shared).expect("open");
     Scene { shared, _open: open, _upstream: upstream, address }

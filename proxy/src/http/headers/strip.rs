@@ -10,7 +10,7 @@ use http::header::{
 
 /// Removes what is meant for one connection only (RFC 9110 §7.6.1): the fixed list, and what `Connection` nominates.
 ///
-/// A nomination of something relied on is ignored (a request with one has been refused by [`check_framing`]). `te: trailers`
+/// A nomination of something relied on is ignored (a request with one has been refused by [`check_framing`](super::check_framing)). `te: trailers`
 /// stays: gRPC demands it end to end. `trailer` stays too, for trailers are passed on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     Found::among(headers).strip_hop_by_hop(headers);

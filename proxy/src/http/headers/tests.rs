@@ -371,3 +371,72 @@ fn hd_15_no_header_replaces_the_path_that_was_decided_on() {
     super::strip_request(&mut headers, true);
     assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-forwarded-proto"]);
 }
+
+/// One walk finds what the parts would: each name alone, each pair, and all together.
+#[test]
+fn a_request_is_stripped_of_all_that_its_parts_would_strip() {
+    const NAMES: &[&str] = &[
+        "accept",
+        "host",
+        "content-length",
+        "content-type",
+        "cookie",
+        "connection",
+        "te",
+        "trailer",
+        "expect",
+        "upgrade",
+        "keep-alive",
+        "proxy-connection",
+        "http2-settings",
+        "proxy-authentication-info",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "transfer-encoding",
+        "x-spiffe-id",
+        "x_spiffe_id",
+        "x-forwarded-client-cert",
+        "x.forwarded_client-cert",
+        "client-cert",
+        "client_cert",
+        "client-cert-chain",
+        "workload.spiffe.io",
+        "x-postern-hops",
+        "x_postern_hops",
+        "x-postern-refusal",
+        "x-original-url",
+        "x_rewrite_url",
+        "x-envoy-original-path",
+        "x-request-id",
+        "x",
+        "c",
+        "t",
+        "tea",
+        "expected",
+        "connections",
+        "upgrades",
+    ];
+    let value = |name: &str| HeaderValue::from_static(if name == "connection" { "keep-alive, x-hop" } else { "1" });
+    let all = NAMES.iter().map(|name| vec![*name, *name]).chain([NAMES.to_vec()]);
+    let pairs = NAMES.iter().flat_map(|one| NAMES.iter().map(|other| vec![*one, "x-hop", *other]));
+    for names in pairs.chain(all) {
+        let mut headers = HeaderMap::new();
+        for name in &names {
+            headers.append(HeaderName::from_static(name), value(name));
+        }
+        for to_app in [false, true] {
+            let (mut together, mut apart) = (headers.clone(), headers.clone());
+            let counted = super::strip_request(&mut together, to_app);
+            assert_eq!(counted, together.remove("x-postern-hops").is_some(), "{names:?}");
+            strip_hop_by_hop(&mut apart);
+            strip_identity(&mut apart);
+            apart.remove("expect");
+            if to_app {
+                for name in ["x-original-url", "x_rewrite_url", "x-envoy-original-path"] {
+                    apart.remove(name);
+                }
+            }
+            assert_eq!(together, apart, "{names:?}, to the application: {to_app}");
+        }
+    }
+}

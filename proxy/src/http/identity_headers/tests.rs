@@ -1,4 +1,5 @@
-use super::{RenderedIdentity, base64, set};
+use super::{RenderedIdentity, base64};
+use crate::http::headers::strip_identity;
 use crate::identity::AuthorityId;
 use crate::tls::Peer;
 use http::header::{HeaderMap, HeaderValue};
@@ -19,6 +20,11 @@ fn peer() -> Peer {
         authority: AuthorityId([0; 32]),
         generation: 1,
     }
+}
+
+fn set(headers: &mut HeaderMap, wanted: &IdentityHeaders, peer: &Peer, own: Option<&SpiffeId>) {
+    strip_identity(headers);
+    RenderedIdentity::new(wanted, peer, own).apply(headers);
 }
 
 const ALL: IdentityHeaders = IdentityHeaders { xfcc: true, spiffe_id: true, client_cert: true };
