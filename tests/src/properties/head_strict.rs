@@ -58,14 +58,19 @@ fn fields(mut rest: &[u8]) -> Option<(Fields, &[u8])> {
     }
 }
 
-/// RFC 9110 §8.6: equal lengths may be replaced by one of them, and nothing else may.
+/// RFC 9110 §8.6: lengths of one decimal value may be replaced by one of them, and nothing else may.
 fn merge_lengths(fields: &mut Fields) {
-    let is_length = |(name, _): &(String, Vec<u8>)| name == "content-length";
-    let Some(first) = fields.iter().position(is_length) else { return };
-    let (kept, mut index) = (fields[first].clone(), 0);
+    let length = |(name, value): &(String, Vec<u8>)| {
+        let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        (name == "content-length").then(|| digits.and_then(|text| text.parse::<u64>().ok())).flatten()
+    };
+    let Some((first, kept)) = fields.iter().enumerate().find_map(|(index, field)| Some((index, length(field)?))) else {
+        return;
+    };
+    let mut index = 0;
     fields.retain(|field| {
         index += 1;
-        index - 1 == first || *field != kept
+        index - 1 == first || length(field) != Some(kept)
     });
 }
 
