@@ -65,6 +65,9 @@ struct PrintArgs {
 struct ProbeArgs {
     #[arg(long)]
     to: SocketAddr,
+    /// Whether who listens there says who it is
+    #[arg(long)]
+    greeted: bool,
 }
 
 /// What is to be captured: flags add to the lists of the file, and override the rest of it.
@@ -170,7 +173,7 @@ pub fn run(arguments: &RedirectArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Probe(arguments) => {
-            print(&format!("{}\n", probe::connect(arguments.to)));
+            print(&format!("{}\n", probe::connect(arguments.to, arguments.greeted)));
             Ok(ExitCode::SUCCESS)
         }
     }

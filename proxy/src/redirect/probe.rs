@@ -121,6 +121,9 @@ fn attempt(at: SocketAddr, to: SocketAddr, uid: u32, own_uid: u32) -> Arrival {
     // The program by the kernel's link: another user may not be allowed into its folder.
     let mut command = Command::new("/proc/self/exe");
     command.args(["redirect", "probe", "--to", &to.to_string()]);
+    if listener.is_some() {
+        command.arg("--greeted");
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     if uid != own_uid {
         command.uid(uid).gid(uid);
@@ -136,7 +139,7 @@ fn attempt(at: SocketAddr, to: SocketAddr, uid: u32, own_uid: u32) -> Arrival {
     let said = child.wait_with_output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     match (said.as_deref(), listener.is_some()) {
         (Ok("arrived"), true) => Arrival::Here,
-        (Ok("arrived" | "connected"), false) => Arrival::AtTheListener,
+        (Ok("connected"), false) => Arrival::AtTheListener,
         (Ok("no route"), _) => Arrival::NoRoute,
         (Ok(word), _) => Arrival::Not(format!("a connection to {to} as uid {uid}: {word}")),
         (Err(error), _) => Arrival::Not(format!("the probe: {error}")),
@@ -174,8 +177,8 @@ fn greet(listener: &TcpListener, child: &mut std::process::Child) {
     }
 }
 
-/// The child's part: connects, and says in a word what came of it.
-pub fn connect(to: SocketAddr) -> String {
+/// The child's part: connects, and says in a word what came of it. `is_greeted`: only who says [`TOKEN`] is its parent.
+pub fn connect(to: SocketAddr, is_greeted: bool) -> String {
     let mut stream = match TcpStream::connect_timeout(&to, PATIENCE) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable) => {
@@ -183,6 +186,9 @@ pub fn connect(to: SocketAddr) -> String {
         }
         Err(error) => return error.to_string(),
     };
+    if !is_greeted {
+        return "connected".to_owned();
+    }
     let mut token = [0; TOKEN.len()];
     // Whoever listens instead of our parent may say nothing for long.
     let read = stream.set_read_timeout(Some(PATIENCE / 4)).and_then(|()| stream.read_exact(&mut token));
