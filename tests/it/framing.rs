@@ -19,6 +19,8 @@ const AMBIGUOUS: &[(&str, &str)] = &[
         "POST /evil HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX",
     ),
     ("SM-03 two lengths", "POST /evil HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
+    ("SM-03 one length twice", "POST /evil HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc"),
+    ("SM-03 two spellings", "POST /evil HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 03\r\n\r\nabc"),
     ("SM-03 a list", "POST /evil HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\nabc"),
     ("SM-03 plus", "POST /evil HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc"),
     ("SM-03 minus", "POST /evil HTTP/1.1\r\nHost: a\r\nContent-Length: -3\r\n\r\nabc"),

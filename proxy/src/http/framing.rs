@@ -1,6 +1,6 @@
 //! Watches the bytes of HTTP/1 requests on their way to hyper's parser, for what can no longer be seen behind it: a head
-//! with both `Content-Length` and `Transfer-Encoding` (hyper removes the length), lines that end in a bare LF, and a
-//! fragment in the request's target (hyper drops it, others match on it).
+//! with both `Content-Length` and `Transfer-Encoding` (hyper removes the length) or with two lengths (hyper keeps one of two
+//! equal ones), lines that end in a bare LF, and a fragment in the request's target (hyper drops it, others match on it).
 //!
 //! It also tells the session whether a head is under way, which has its deadline.
 //!
@@ -114,6 +114,7 @@ struct Head {
     fields: usize,
     length: Option<u64>,
     has_length: bool,
+    has_two_lengths: bool,
     is_chunked: bool,
     has_coding: bool,
     has_bare_line_feed: bool,
@@ -214,7 +215,7 @@ impl Watch {
         let Some(colon) = memchr::memchr(b':', line) else { return };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
-            self.head.has_length = true;
+            self.head.has_two_lengths |= std::mem::replace(&mut self.head.has_length, true);
             // `parse` takes a plus sign.
             let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
             self.head.length = digits.and_then(|text| text.parse().ok());
@@ -229,8 +230,10 @@ impl Watch {
         let head = std::mem::take(&mut self.head);
         // RFC 9112 §6.1: "A server MAY reject a request that contains both Content-Length and Transfer-Encoding"; §2.2 leaves
         // a bare LF to the recipient. Two hops that choose differently are what smuggling lives on.
+        // RFC 9110 §8.6: two lengths, also equal ones, may be refused; in HTTP/2 they are (`check_framing`).
         // RFC 9112 §3.2: no form of a target has a fragment.
-        if head.has_length && head.has_coding || head.has_bare_line_feed || head.has_fragment {
+        let two_ways = head.has_length && head.has_coding || head.has_two_lengths;
+        if two_ways || head.has_bare_line_feed || head.has_fragment {
             self.state = self.lose_from(self.heads);
         } else if head.has_coding && !head.is_chunked || head.has_length && head.length.is_none() {
             // Refused by hyper or by `check_framing`: there is no next request.

@@ -29,9 +29,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Seen, &[u8])> {
         b"HTTP/1.0" => false,
         _ => return None,
     };
-    let mut fields;
+    let fields;
     (fields, rest) = self::fields(rest)?;
-    merge_lengths(&mut fields);
     let (body, rest) = body(&fields, is_1_1, rest)?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
     Some((Seen { method: text(method)?, target: text(target)?, fields, body }, rest))
@@ -56,22 +55,6 @@ fn fields(mut rest: &[u8]) -> Option<(Fields, &[u8])> {
         }
         fields.push((String::from_utf8(name.to_ascii_lowercase()).ok()?, value.to_vec()));
     }
-}
-
-/// RFC 9110 §8.6: lengths of one decimal value may be replaced by one of them, and nothing else may.
-fn merge_lengths(fields: &mut Fields) {
-    let length = |(name, value): &(String, Vec<u8>)| {
-        let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        (name == "content-length").then(|| digits.and_then(|text| text.parse::<u64>().ok())).flatten()
-    };
-    let Some((first, kept)) = fields.iter().enumerate().find_map(|(index, field)| Some((index, length(field)?))) else {
-        return;
-    };
-    let mut index = 0;
-    fields.retain(|field| {
-        index += 1;
-        index - 1 == first || length(field) != Some(kept)
-    });
 }
 
 /// RFC 9112 §6.3, with everything refused that two readers could frame differently.
