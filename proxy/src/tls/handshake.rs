@@ -99,8 +99,7 @@ impl Handshake {
         let chain: Vec<_> =
             std::iter::once(leaf).chain(intermediates).map(|der| CertificateDer::from(der.as_ref())).collect();
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
-        let Snapshot { bundles, generation, verified, .. } = state.snapshot.as_ref();
-        let (verdict, told) = match verified.verify(&chain, bundles, *generation, role, now, state.strictness) {
+        let (verdict, told) = match state.snapshot.verify(&chain, role, now, state.strictness) {
             Ok((peer, asked)) => match state.expected.check(&peer) {
                 Ok(()) => {
                     state.unproven = asked;
@@ -129,7 +128,7 @@ impl Handshake {
         if let Some(state) = state.as_mut()
             && let (Some(asked), Some(Ok(peer))) = (state.unproven.take(), &state.verdict)
         {
-            state.snapshot.verified.remember(asked, peer, &state.snapshot.bundles);
+            state.snapshot.remember(asked, peer);
         }
         Ok(valid)
     }

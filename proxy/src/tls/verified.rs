@@ -5,7 +5,7 @@
 //! peer holds the key of its leaf is proven in every handshake all the same (RFC 8446 §4.4.3): rustls asks for that
 //! separately.
 
-use crate::identity::Bundle;
+use crate::identity::{Bundle, Snapshot};
 use crate::tls::bundle::sha256;
 use crate::tls::certificate::{Fields, has_ended};
 use crate::tls::peer::{Peer, Role};
@@ -22,7 +22,7 @@ const CHAINS_MAX: usize = 256;
 const CHAIN_BYTES_MAX: usize = 8 * 1024;
 
 /// Only who was let in is remembered, and only when it has proven that it has the key of its leaf: see
-/// [`remember`](Self::remember).
+/// [`Snapshot::remember`].
 #[derive(Default)]
 pub struct VerifiedPeers(Mutex<HashMap<Asked, Verified>>);
 
@@ -41,17 +41,15 @@ struct Verified {
     not_after: SystemTime,
 }
 
-impl VerifiedPeers {
-    /// As [`verify_svid`], which is asked only for what is not known. `bundles` and `generation` are those of the snapshot that
-    /// this belongs to. Besides the peer, what to [remember](Self::remember), if it is new.
+impl Snapshot {
+    /// As [`verify_svid`] by this snapshot's bundles, which is asked only for what is not known. Besides the peer, what to
+    /// [remember](Self::remember), if it is new.
     ///
     /// # Errors
     /// As [`verify_svid`].
     pub fn verify(
         &self,
         chain: &[CertificateDer<'_>],
-        bundles: &HashMap<TrustDomain, Arc<Bundle>>,
-        generation: u64,
         role: Role,
         now: SystemTime,
         strictness: Strictness,
@@ -60,20 +58,27 @@ impl VerifiedPeers {
         bound(chain)?;
         let is_short = chain.iter().map(|certificate| certificate.len()).sum::<usize>() <= CHAIN_BYTES_MAX;
         let asked = is_short.then(|| Asked { chain: digest_of(chain), role, strictness });
-        if let Some(peer) = asked.as_ref().and_then(|asked| self.recall(asked, now)) {
+        if let Some(peer) = asked.as_ref().and_then(|asked| self.verified.recall(asked, now)) {
             return Ok((peer, None));
         }
-        Ok((Arc::new(verify_svid(chain, bundles, generation, role, now, strictness)?), asked))
+        Ok((Arc::new(verify_svid(chain, &self.bundles, self.generation, role, now, strictness)?), asked))
     }
 
+    /// For later: `peer` is the answer to what was asked, and has proven that it has the key.
+    pub fn remember(&self, asked: Asked, peer: &Arc<Peer>) {
+        if let Some(verified) = Verified::of(peer.clone(), &self.bundles) {
+            self.verified.insert(asked, verified);
+        }
+    }
+}
+
+impl VerifiedPeers {
     fn recall(&self, asked: &Asked, now: SystemTime) -> Option<Arc<Peer>> {
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         peers.get(asked).filter(|verified| verified.is_valid(now)).map(|verified| verified.peer.clone())
     }
 
-    /// For later: `peer` is the answer to what was asked, and has proven that it has the key.
-    pub fn remember(&self, asked: Asked, peer: &Arc<Peer>, bundles: &HashMap<TrustDomain, Arc<Bundle>>) {
-        let Some(verified) = Verified::of(peer.clone(), bundles) else { return };
+    fn insert(&self, asked: Asked, verified: Verified) {
         let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.len() >= CHAINS_MAX {
             peers.clear();
