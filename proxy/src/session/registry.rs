@@ -134,8 +134,11 @@ impl Registry {
     /// Resets the sockets of what has just been cut, all of them before the first of those who serve them is polled: to take
     /// a connection down takes many times as long, and the last of thousands must not wait for it.
     pub(super) fn reset_cut(&self) {
-        let sockets: Vec<_> = self.sessions.borrow().iter().map(|(_, entry)| entry.socket.clone()).collect();
-        sockets.iter().filter_map(Weak::upgrade).for_each(|socket| socket.reset());
+        for (_, entry) in self.sessions.borrow().iter().filter(|(_, entry)| entry.session.is_cut()) {
+            if let Some(socket) = entry.socket.upgrade() {
+                socket.reset();
+            }
+        }
     }
 
     /// Once a second: expiry of SVIDs, idle connections and requests, heads that do not arrive.
