@@ -184,7 +184,7 @@ async fn connect(worker: &Rc<Worker>, stream: &Wanted<'_>) -> Result<Arc<Carrier
         .handshake(tls)
         .await;
     let (requests, mut connection) = handshake.map_err(|error| unusable(stream, &session, &error))?;
-    let keepalive = Keepalive::new(connection.ping_pong());
+    let keepalive = Keepalive::new(connection.ping_pong(), &worker.policy().timeouts);
     let carrier = Arc::new(Carrier {
         requests,
         session: session.clone(),
@@ -199,7 +199,7 @@ async fn connect(worker: &Rc<Worker>, stream: &Wanted<'_>) -> Result<Arc<Carrier
             // Its errors reach its streams.
             _ = connection => {}
             () = session.was_cut() => {}
-            () = keepalive.lost() => session.cut(EndCause::Unresponsive, Instant::now()),
+            () = keepalive.lost(|| true) => session.cut(EndCause::Unresponsive, Instant::now()),
         }
         if let Some(carrier) = of_task.upgrade() {
             carrier.is_closed.store(true, Relaxed);
@@ -254,7 +254,7 @@ async fn open_on(
     of_stream.set_subject(Subject::Service { plan: plan.clone(), host: stream.host.map(Box::from) });
     of_stream.set_carries(carried(stream.alpn));
     establish(worker, &of_stream, trust, plan)?;
-    let io = TunnelStream::new(answer.into_body(), send, of_stream.clone()).with(place);
+    let io = TunnelStream::new(answer.into_body(), send, Some(of_stream.clone())).with(place);
     Ok(Some(Connected {
         io: UpstreamIo::Tunnelled(Box::new(io)),
         session: Some(of_stream),

@@ -1,26 +1,32 @@
 //! Notices that the other end is gone: HTTP/2 pings (PEERS D1: every 20 s, answered within 10 s).
 
 use h2::{Ping, PingPong};
+use postern_config::Timeouts;
 use std::future::pending;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-const EVERY: Duration = Duration::from_secs(20);
-const WITHIN: Duration = Duration::from_secs(10);
-
-pub struct Keepalive(Option<PingPong>);
+pub struct Keepalive {
+    pings: Option<PingPong>,
+    every: Duration,
+    within: Duration,
+}
 
 impl Keepalive {
-    pub fn new(pings: Option<PingPong>) -> Self {
-        Self(pings)
+    pub fn new(pings: Option<PingPong>, timeouts: &Timeouts) -> Self {
+        Self { pings, every: timeouts.h2_ping, within: timeouts.h2_ping_answer }
     }
 
-    /// Resolves when a ping was not answered. Whoever awaits this has to drive the connection at the same time.
-    pub async fn lost(mut self) {
-        let Some(pings) = &mut self.0 else { return pending().await };
+    /// Resolves when a ping was not answered; `is_used` says whether one is due. Whoever awaits this has to drive the connection
+    /// at the same time.
+    pub async fn lost(mut self, is_used: impl Fn() -> bool) {
+        let Some(pings) = &mut self.pings else { return pending().await };
         loop {
-            sleep(EVERY).await;
-            match timeout(WITHIN, pings.ping(Ping::opaque())).await {
+            sleep(self.every).await;
+            if !is_used() {
+                continue;
+            }
+            match timeout(self.within, pings.ping(Ping::opaque())).await {
                 Ok(Ok(_)) => {}
                 // The connection has ended, and says so to whoever drives it.
                 Ok(Err(_)) => return pending().await,

@@ -9,6 +9,7 @@ mod keepalive;
 pub mod server;
 mod stream;
 
+pub use keepalive::Keepalive;
 pub use stream::TunnelStream;
 
 /// Streams of one connection. A client opens another connection beyond that.

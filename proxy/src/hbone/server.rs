@@ -79,7 +79,7 @@ async fn streams(connection: &Rc<Connection>, io: impl AsyncRead + AsyncWrite + 
         .await
         .map_err(|_| Refused::new(Refusal::DetectTimeout, "no HTTP/2 preface"))?
         .map_err(protocol)?;
-    let mut lost = std::pin::pin!(Keepalive::new(h2.ping_pong()).lost());
+    let mut lost = std::pin::pin!(Keepalive::new(h2.ping_pong(), &worker.policy().timeouts).lost(|| true));
     let mut look = tokio::time::interval(LOOK_EVERY);
     let (mut is_closing, mut streams_seen, mut idle_since) = (false, 0, Instant::now());
     loop {
@@ -171,7 +171,7 @@ async fn stream(carrier: ActiveStream, request: Request<RecvStream>, answer: Sen
     let receive = request.into_body();
     let accept = |session| {
         let send = answer.answer.send_response(Response::new(()), false);
-        send.map(|send| TunnelStream::new(receive, send, session))
+        send.map(|send| TunnelStream::new(receive, send, Some(session)))
     };
     let carried = inbound::carry_stream(&connection, &plan, &peer, accept).await;
     if let Err(refused) = carried {

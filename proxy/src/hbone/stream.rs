@@ -17,13 +17,14 @@ pub struct TunnelStream {
     send: SendStream<Bytes>,
     /// Received, and not yet asked for. Its part of the window is given back when it is.
     unread: Bytes,
-    session: Arc<Session>,
+    /// Its own, where it has one: a CONNECT among other requests of a connection counts and ends with those.
+    session: Option<Arc<Session>>,
     /// On the connection that we opened for it and others.
     _place: Option<StreamPlace>,
 }
 
 impl TunnelStream {
-    pub fn new(receive: RecvStream, send: SendStream<Bytes>, session: Arc<Session>) -> Self {
+    pub fn new(receive: RecvStream, send: SendStream<Bytes>, session: Option<Arc<Session>>) -> Self {
         Self { receive, send, unread: Bytes::new(), session, _place: None }
     }
 
@@ -53,13 +54,15 @@ fn read_error(error: h2::Error) -> io::Error {
 impl AsyncRead for TunnelStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.session.is_cut() {
-            return Poll::Ready(Err(cut_error(&this.session)));
+        if let Some(session) = this.session.as_ref().filter(|session| session.is_cut()) {
+            return Poll::Ready(Err(cut_error(session)));
         }
         while this.unread.is_empty() {
             match this.receive.poll_data(context) {
                 Poll::Pending => {
-                    this.session.wake_reader_when_cut(context);
+                    if let Some(session) = &this.session {
+                        session.wake_reader_when_cut(context);
+                    }
                     return Poll::Pending;
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
@@ -74,7 +77,9 @@ impl AsyncRead for TunnelStream {
             // Gives the memory back.
             this.unread = Bytes::new();
         }
-        this.session.bytes_in.fetch_add(length as u64, Relaxed);
+        if let Some(session) = &this.session {
+            session.bytes_in.fetch_add(length as u64, Relaxed);
+        }
         // It can only fail for more than was received.
         let _ = this.receive.flow_control().release_capacity(length);
         Poll::Ready(Ok(()))
@@ -84,8 +89,8 @@ impl AsyncRead for TunnelStream {
 impl AsyncWrite for TunnelStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.session.is_cut() {
-            return Poll::Ready(Err(cut_error(&this.session)));
+        if let Some(session) = this.session.as_ref().filter(|session| session.is_cut()) {
+            return Poll::Ready(Err(cut_error(session)));
         }
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
@@ -95,7 +100,9 @@ impl AsyncWrite for TunnelStream {
         while this.send.capacity() == 0 {
             match this.send.poll_capacity(context) {
                 Poll::Pending => {
-                    this.session.wake_writer_when_cut(context);
+                    if let Some(session) = &this.session {
+                        session.wake_writer_when_cut(context);
+                    }
                     return Poll::Pending;
                 }
                 Poll::Ready(Some(Ok(_))) => {}
@@ -106,7 +113,9 @@ impl AsyncWrite for TunnelStream {
         if this.send.send_data(Bytes::copy_from_slice(&bytes[..length]), false).is_err() {
             return this.poll_reset(context).map(Err);
         }
-        this.session.bytes_out.fetch_add(length as u64, Relaxed);
+        if let Some(session) = &this.session {
+            session.bytes_out.fetch_add(length as u64, Relaxed);
+        }
         Poll::Ready(Ok(length))
     }
 
@@ -117,7 +126,7 @@ impl AsyncWrite for TunnelStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.session.is_cut() {
+        if this.session.as_ref().is_some_and(|session| session.is_cut()) {
             // Nothing more may leave: the drop resets the stream.
             return Poll::Ready(Ok(()));
         }

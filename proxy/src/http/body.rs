@@ -4,6 +4,7 @@ use super::headers;
 use super::kept_body::KeptBody;
 use super::record::Recorder;
 use crate::session::{InFlight, RequestGuard};
+use crate::upstream::http2::ResponseStream;
 use crate::upstream::lease::Lease;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -17,7 +18,7 @@ use std::task::{Context, Poll, ready};
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("the other side of the proxy failed")]
-    Other(#[source] hyper::Error),
+    Other(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The trust or the policy that allowed the request ended.
     #[error("the request was cut")]
     Cut,
@@ -59,7 +60,7 @@ impl Streaming {
         }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         self.in_flight.body_awaited(polled.is_pending());
-        let frame = ready!(polled);
+        let frame = ready!(polled).map(|frame| frame.map_err(other));
         self.in_flight.moved();
         if self.inner.is_end_stream() || frame.is_none() {
             self.in_flight.body_was_read.set(true);
@@ -105,8 +106,12 @@ impl Body for RequestBody {
     }
 }
 
-fn clean(frame: Result<Frame<Bytes>, hyper::Error>, bytes: &Cell<u64>) -> Result<Frame<Bytes>, BodyError> {
-    let mut frame = frame.map_err(BodyError::Other)?;
+fn other(error: hyper::Error) -> BodyError {
+    BodyError::Other(Box::new(error))
+}
+
+fn clean(frame: Result<Frame<Bytes>, BodyError>, bytes: &Cell<u64>) -> Result<Frame<Bytes>, BodyError> {
+    let mut frame = frame?;
     if let Some(data) = frame.data_ref() {
         bytes.set(bytes.get() + data.len() as u64);
     } else if let Some(trailers) = frame.trailers_mut() {
@@ -122,9 +127,43 @@ pub enum ResponseBody {
     Upstream(Box<FromUpstream>),
 }
 
+/// A response's body as it comes.
+pub enum AnswerBody {
+    Http1(Incoming),
+    Http2(ResponseStream),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Http1(incoming) => {
+                Pin::new(incoming).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(other)))
+            }
+            Self::Http2(stream) => Pin::new(stream).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http2(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http2(stream) => stream.size_hint(),
+        }
+    }
+}
+
 /// Lives as long as the response: what is dropped with it ends the request.
 pub struct FromUpstream {
-    pub inner: Incoming,
+    pub inner: AnswerBody,
     pub lease: Lease,
     pub recorder: Recorder,
     pub guard: RequestGuard,

@@ -3,7 +3,7 @@
 //! [`handle`] loads the policy once, opens the record, turns a refusal into an answer, and lets the record end with the
 //! body, also when the caller leaves.
 
-use super::body::{FromUpstream, RequestBody, ResponseBody};
+use super::body::{AnswerBody, FromUpstream, RequestBody, ResponseBody};
 use super::forward;
 use super::headers;
 use super::normalize::PathProblem;
@@ -88,7 +88,7 @@ struct Answered {
 }
 
 enum Then {
-    Body(Incoming),
+    Body(AnswerBody),
     /// Both sides switch protocols: a tunnel follows.
     Tunnel {
         caller: OnUpgrade,
@@ -201,12 +201,14 @@ async fn proxy(
         // What follows was meant for a tunnel (THREATS SM-22).
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let then = match (switched, caller, upstream) {
-        (true, Some(caller), Some(upstream)) => Then::Tunnel { caller, far: upgrade::Far::Upgrade(upstream) },
-        (true, _, _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+    let far = if switched && caller.is_some() { upgrade::Far::of(upstream, body) } else { Err(body) };
+    let then = match (caller, far) {
+        (Some(caller), Ok(far)) => Then::Tunnel { caller, far },
+        _ if head.status == StatusCode::SWITCHING_PROTOCOLS => {
             return Err(Refused::new(Refusal::UpstreamProtocol, "101 to a request that asked for no upgrade"));
         }
-        _ => Then::Body(body),
+        (_, Err(body)) => Then::Body(body),
+        (None, Ok(_)) => return Err(Refusal::Internal.into()),
     };
     Ok(Answered { head, lease, guard: in_flight, then })
 }

@@ -3,6 +3,7 @@
 //! Nothing that the caller sends after its head reaches the upstream before the upstream's own answer (THREATS SM-21):
 //! hyper holds it back until the upgrade is taken.
 
+use super::body::AnswerBody;
 use super::record::Recorder;
 use crate::connection::Connection;
 use crate::session::{Carries, RequestGuard};
@@ -27,8 +28,25 @@ pub fn is_switched(status: StatusCode, is_connect: bool) -> bool {
 pub enum Far {
     /// A request's connection, once the upstream has switched too.
     Upgrade(OnUpgrade),
-    /// A connection of its own, for CONNECT of the application.
+    /// A connection of its own, or a stream of an HTTP/2 connection.
     Connection(Box<UpstreamIo>),
+}
+
+impl Far {
+    /// Of a response by which the upstream agreed; its body, where it leads nowhere.
+    ///
+    /// # Errors
+    /// Nothing was asked of it that it could have agreed to.
+    pub fn of(upgrade: Option<OnUpgrade>, body: AnswerBody) -> Result<Self, AnswerBody> {
+        match (upgrade, body) {
+            (Some(upgrade), _) => Ok(Self::Upgrade(upgrade)),
+            (None, AnswerBody::Http2(stream)) => match stream.into_tunnel() {
+                Ok(tunnel) => Ok(Self::Connection(Box::new(UpstreamIo::Tunnelled(Box::new(tunnel))))),
+                Err(stream) => Err(AnswerBody::Http2(stream)),
+            },
+            (None, body) => Err(body),
+        }
+    }
 }
 
 /// Tunnels between the two sides once both have switched. The request's record ends with the tunnel.

@@ -5,31 +5,25 @@
 //! says that it did not process it (RFC 9113 §8.7), or if it is idempotent and has no body (RFC 9110 §9.2.2).
 
 use super::attempt::{Asking, Found, FoundShared, is_final};
-use super::connect::{Connected, Own, upstream_refused_us};
+use super::connect::Own;
 use super::counted::{Active, Stream};
 use super::health::Failure;
+use super::http2::{self, Unanswered};
 use super::lease::{Answer, Held, Lease};
 use super::places::Place;
 use super::plan::ServicePlan;
 use super::pool::{Endpoint, H1Connection, H2Connection, OwnSvid, Upstream};
 use super::replay::{Unprocessed, copy_of, is_replayable, is_whole, may_be_kept, unprocessed};
 pub use super::version::HttpVersion;
-use crate::http::body::RequestBody;
-use crate::http::frames::WatchedFrames;
-use crate::http::windows::Window;
+use crate::http::body::{AnswerBody, RequestBody};
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Registered, Session, Told};
+use crate::session::Session;
 use crate::telemetry::upstream_counters::Retry;
 use crate::worker::Worker;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Different endpoints tried for one request.
@@ -68,7 +62,7 @@ pub async fn send(
         let own = Own::of(to.plan, worker.identity())?;
         let endpoint = upstream.pick(&tried).await?;
         let asking = Asking { worker, upstream: &upstream, host: to.host, own: &own };
-        let attempt = Attempt { asking, version: to.version, endpoint: &endpoint, was_sent };
+        let attempt = Attempt { asking, endpoint: &endpoint, was_sent };
         let sent = match to.version {
             HttpVersion::Http1 => attempt.http1(request).await,
             HttpVersion::Http2 => attempt.http2(request).await,
@@ -126,7 +120,7 @@ fn is_failure(refusal: Refusal) -> bool {
 }
 
 struct Sent {
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     session: Option<Arc<Session>>,
     held: Held,
 }
@@ -170,7 +164,6 @@ impl Failed {
 
 struct Attempt<'a> {
     asking: Asking<'a>,
-    version: HttpVersion,
     endpoint: &'a Rc<Endpoint>,
     /// It is the second time, and the last.
     was_sent: bool,
@@ -206,11 +199,17 @@ impl Attempt<'_> {
         match connection.sender.try_send_request(request).await {
             Ok(response) => {
                 let session = connection.session.clone();
-                Ok(Sent { response, session, held: Held::Http1(connection) })
+                Ok(Sent { response: response.map(AnswerBody::Http1), session, held: Held::Http1(connection) })
             }
-            Err(error) => {
+            Err(mut failed) => {
                 let used = Use { is_reused, session: connection.session.as_deref() };
-                Err(self.failed(error, copy, is_reused, used))
+                if let Some(request) = failed.take_message() {
+                    return Err(self.unsent(request, failed.error(), used));
+                }
+                let error = failed.into_error();
+                let has_ended = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+                let again = (is_reused && has_ended).then_some(Retry::Replayed);
+                Err(self.failed(&error, copy, again, used))
             }
         }
     }
@@ -219,7 +218,7 @@ impl Attempt<'_> {
     async fn connection_http1(&self, own: &OwnSvid) -> Result<(H1Connection, bool), Refused> {
         match self.asking.upstream.place_or_pooled(self.endpoint, own).await? {
             Found::Pooled(pooled) => Ok((pooled, true)),
-            Found::Place(place) => Ok((self.open_http1(place).await?, false)),
+            Found::Place(place) => Ok((self.asking.open_http1(self.endpoint, place).await?, false)),
         }
     }
 
@@ -236,17 +235,26 @@ impl Attempt<'_> {
         let may_replay = is_reused && is_replayable(&request);
         let copy = (self.may_repeat() && may_be_kept(&request)).then(|| copy_of(&request));
         let _active = Active::at(self.endpoint);
-        match connection.sender.clone().try_send_request(request).await {
+        let used = Use { is_reused, session: connection.session.as_deref() };
+        match http2::send(connection.requests.clone(), request).await {
             Ok(response) => {
                 let session = connection.session.clone();
-                Ok(Sent { response, session, held: Held::Http2 { _stream: stream } })
+                Ok(Sent { response: response.map(AnswerBody::Http2), session, held: Held::Http2 { _stream: stream } })
             }
-            Err(error) => {
-                if unprocessed(error.error()) == Some(Unprocessed::GoAway) {
-                    connection.goes_away();
+            Err(Unanswered::Unsent(request, error)) => {
+                connection.takes_no_more();
+                Err(self.unsent(*request, &error, used))
+            }
+            Err(Unanswered::Failed(error)) => {
+                let said = unprocessed(&error);
+                if said == Some(Unprocessed::GoAway) {
+                    connection.takes_no_more();
                 }
-                let used = Use { is_reused, session: connection.session.as_deref() };
-                Err(self.failed(error, copy, may_replay, used))
+                let again = match said {
+                    Some(_) => Some(Retry::Unprocessed),
+                    None => (may_replay && error.is_io()).then_some(Retry::Replayed),
+                };
+                Err(self.failed(&error, copy, again, used))
             }
         }
     }
@@ -267,7 +275,7 @@ impl Attempt<'_> {
         }
         let opened = match self.asking.upstream.place_or_shared(self.endpoint, own).await {
             Ok(FoundShared::Shared(connection)) => return Ok((connection, true)),
-            Ok(FoundShared::Place(place)) => self.open_http2(place).await,
+            Ok(FoundShared::Place(place)) => self.asking.open_http2(self.endpoint, place).await,
             Err(refused) => Err(refused),
         };
         match opened {
@@ -279,102 +287,29 @@ impl Attempt<'_> {
         }
     }
 
-    /// What a failed send means for the request. `copy`: what may go out again, if it is still whole; `may_replay`: also when
-    /// nobody said that it was not processed.
+    /// Nothing of the request left.
+    fn unsent(&self, request: Request<RequestBody>, error: &(dyn Error + 'static), used: Use<'_>) -> Failed {
+        if used.is_reused {
+            return Failed::Unsent(request, NotSent::StaleConnection);
+        }
+        let refused = self.asking.refused(self.endpoint, error, used.session);
+        self.asking.upstream.failed(self.endpoint, Failure::Request, Instant::now());
+        Failed::unreachable(request, refused)
+    }
+
+    /// There is no answer. `copy`: what goes out again, if it is still whole and there is a reason to.
     fn failed(
         &self,
-        mut error: TrySendError<Request<RequestBody>>,
+        error: &(dyn Error + 'static),
         copy: Option<Request<RequestBody>>,
-        may_replay: bool,
+        again: Option<Retry>,
         used: Use<'_>,
     ) -> Failed {
-        if let Some(request) = error.take_message() {
-            if used.is_reused {
-                return Failed::Unsent(request, NotSent::StaleConnection);
-            }
-            let refused = self.refused(error.error(), used.session);
-            self.asking.upstream.failed(self.endpoint, Failure::Request, Instant::now());
-            return Failed::unreachable(request, refused);
-        }
-        let error = error.into_error();
-        let refused = self.refused(&error, used.session);
-        let has_ended = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
-        match copy.filter(is_whole) {
-            Some(request) if unprocessed(&error).is_some() => Failed::Again(request, Retry::Unprocessed, refused),
-            Some(request) if may_replay && has_ended => Failed::Again(request, Retry::Replayed, refused),
+        let refused = self.asking.refused(self.endpoint, error, used.session);
+        match (copy.filter(is_whole), again) {
+            (Some(request), Some(why)) => Failed::Again(request, why, refused),
             _ => Failed::Sent(refused),
         }
-    }
-
-    fn refused(&self, error: &hyper::Error, session: Option<&Session>) -> Refused {
-        let plan = &self.asking.upstream.plan;
-        if let Some(alert) = session.and_then(|session| session.peer_refused_us.get()) {
-            return upstream_refused_us(plan, &self.endpoint.address, *alert);
-        }
-        let refusal = if session.is_some_and(Session::is_cut) {
-            Refusal::TrustEnded
-        } else if error.is_parse() {
-            Refusal::UpstreamProtocol
-        } else {
-            Refusal::UpstreamClosed
-        };
-        Refused::new(refusal, format!("{}: {}: {}", plan.name, self.endpoint.address, chain(error)))
-    }
-
-    async fn open_http1(&self, place: Option<Rc<Place>>) -> Result<H1Connection, Refused> {
-        let opening = self.asking.open(self.endpoint, self.version.alpn(), place);
-        let Connected { io, session, registered, place, .. } = Box::pin(opening).await?;
-        let limits = self.asking.worker.policy().limits.clone();
-        let handshake = http1::Builder::new().max_buf_size(limits.header_bytes.max(8192)).handshake(TokioIo::new(io));
-        let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
-        let (of_task, of_session) = ((registered.clone(), place.clone()), session.clone());
-        tokio::task::spawn_local(async move {
-            match of_session {
-                None => {
-                    // Its errors reach the request that it carries; an idle one has nobody to tell.
-                    let _ = connection.with_upgrades().await;
-                }
-                // While the caller does not read the response, nothing polls the socket: a cut has to end it here.
-                Some(session) => {
-                    let mut serving = pin!(connection.with_upgrades());
-                    poll_fn(|context| match (serving.as_mut().poll(context), session.poll_told(context)) {
-                        (Poll::Ready(_), _) | (_, Poll::Ready(Told::Cut)) => Poll::Ready(()),
-                        (Poll::Pending, _) => Poll::Pending,
-                    })
-                    .await;
-                }
-            }
-            drop::<(Option<Rc<Registered>>, Option<Rc<Place>>)>(of_task);
-        });
-        Ok(H1Connection { sender, session, registered, place })
-    }
-
-    async fn open_http2(&self, place: Option<Rc<Place>>) -> Result<Rc<H2Connection>, Refused> {
-        let opening = self.asking.open(self.endpoint, self.version.alpn(), place);
-        let Connected { io, session, registered, place, .. } = Box::pin(opening).await?;
-        let worker = self.asking.worker;
-        let policy = worker.policy();
-        let (limits, timeouts) = (policy.limits.clone(), policy.timeouts.clone());
-        drop(policy);
-        let window = worker.windows.promise(limits.buffered_bytes / worker.count());
-        let metrics = self.asking.upstream.plan.metrics.clone();
-        let io = WatchedFrames::of_upstream(io, session.clone(), metrics, limits.h2_control_frames);
-        let handshake = http2::Builder::new(worker.executor)
-            .timer(TokioTimer::new())
-            .keep_alive_interval(timeouts.h2_ping)
-            .keep_alive_timeout(timeouts.h2_ping_answer)
-            .initial_stream_window_size(window.stream())
-            .initial_connection_window_size(window.connection())
-            .max_send_buf_size(window.send_buffer())
-            .max_header_list_size(limits.header_bytes as u32)
-            .handshake(TokioIo::new(io));
-        let (sender, connection) = handshake.await.map_err(|error| self.refused(&error, session.as_deref()))?;
-        tokio::task::spawn_local(async move {
-            // As above.
-            let _ = connection.await;
-            drop::<(Option<Rc<Registered>>, Option<Rc<Place>>, Window)>((registered, place, window));
-        });
-        Ok(self.endpoint.add_h2(sender, session, self.asking.own.key()))
     }
 }
 

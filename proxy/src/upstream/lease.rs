@@ -6,17 +6,17 @@ use super::counted::{Active, Stream};
 use super::health::Failure;
 use super::places::Place;
 use super::pool::{Endpoint, H1Connection, OwnSvid, Upstream};
+use crate::http::body::AnswerBody;
 use crate::session::{Carries, Registered, Session};
 use crate::tls::Peer;
 use http::Response;
-use hyper::body::Incoming;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// A response, with what has to live as long as its body.
 pub struct Answer {
-    pub response: Response<Incoming>,
+    pub response: Response<AnswerBody>,
     pub lease: Lease,
 }
 

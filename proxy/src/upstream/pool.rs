@@ -15,7 +15,9 @@ use crate::http::body::RequestBody;
 use crate::lookup::Lookup;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Registered, Session};
-use hyper::client::conn::{http1, http2};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use hyper::client::conn::http1;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -99,13 +101,13 @@ pub struct H1Connection {
 }
 
 pub struct H2Connection {
-    pub sender: http2::SendRequest<RequestBody>,
+    pub requests: SendRequest<Bytes>,
     pub session: Option<Arc<Session>>,
     own: OwnSvid,
     pub(super) streams: Cell<u32>,
     pub(super) idle_since: Cell<Instant>,
-    /// The other side said that it takes no more requests.
-    is_going_away: Cell<bool>,
+    /// It takes no more requests: the other side said so, or it has ended.
+    is_closing: Cell<bool>,
 }
 
 impl Upstreams {
@@ -323,7 +325,7 @@ impl Endpoint {
     /// A shared connection with room for one more stream.
     pub fn take_h2(self: &Rc<Self>, own: &OwnSvid) -> Option<Rc<H2Connection>> {
         let mut connections = self.h2.borrow_mut();
-        connections.retain(|connection| !connection.sender.is_closed());
+        connections.retain(|connection| !connection.is_closing.get());
         connections.iter().find(|connection| connection.takes_requests(own)).cloned()
     }
 
@@ -348,17 +350,17 @@ impl Endpoint {
 
     pub fn add_h2(
         &self,
-        sender: http2::SendRequest<RequestBody>,
+        requests: SendRequest<Bytes>,
         session: Option<Arc<Session>>,
         own: OwnSvid,
     ) -> Rc<H2Connection> {
         let connection = Rc::new(H2Connection {
-            sender,
+            requests,
             session,
             own,
             streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
-            is_going_away: Cell::new(false),
+            is_closing: Cell::new(false),
         });
         self.h2.borrow_mut().push(connection.clone());
         connection
@@ -374,7 +376,7 @@ impl Endpoint {
         self.h2.borrow_mut().retain(|connection| {
             let old = now.duration_since(connection.idle_since.get()) >= idle_max.max(H2_IDLE_MIN);
             let retired = connection.session.as_ref().is_some_and(|session| session.is_retired());
-            !(connection.sender.is_closed() || connection.streams.get() == 0 && (old || retired))
+            !(connection.is_closing.get() || connection.streams.get() == 0 && (old || retired))
         });
     }
 }
@@ -387,14 +389,13 @@ impl H2Connection {
         self.streams.get() < H2_STREAMS_PER_CONNECTION && self.is_usable(own)
     }
 
-    pub fn goes_away(&self) {
-        self.is_going_away.set(true);
+    pub fn takes_no_more(&self) {
+        self.is_closing.set(true);
     }
 
     fn is_usable(&self, own: &OwnSvid) -> bool {
         self.own == *own
-            && !self.is_going_away.get()
-            && !self.sender.is_closed()
+            && !self.is_closing.get()
             && self.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut())
     }
 }

@@ -51,17 +51,11 @@ pub enum Unprocessed {
 
 /// RFC 9113 §8.7: REFUSED_STREAM, and streams above a GOAWAY's last, were not processed. h2 fails no other stream with the
 /// GOAWAY that it received; the one that it sends itself says nothing about what the other side has done.
-pub fn unprocessed(error: &hyper::Error) -> Option<Unprocessed> {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if let Some(h2) = inner.downcast_ref::<h2::Error>().filter(|h2| h2.is_remote()) {
-            return match h2.reason() {
-                _ if h2.is_go_away() => Some(Unprocessed::GoAway),
-                Some(h2::Reason::REFUSED_STREAM) if h2.is_reset() => Some(Unprocessed::Stream),
-                _ => None,
-            };
-        }
-        source = inner.source();
+pub fn unprocessed(error: &h2::Error) -> Option<Unprocessed> {
+    match error.reason() {
+        _ if !error.is_remote() => None,
+        _ if error.is_go_away() => Some(Unprocessed::GoAway),
+        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Some(Unprocessed::Stream),
+        _ => None,
     }
-    None
 }
