@@ -42,7 +42,7 @@ pub struct Timeouts {
     /// A TCP connection without a byte, before it is probed. Default 60 s; then every 20 s.
     pub tcp_keepalive: Duration,
     pub tcp_keepalive_interval: Duration,
-    /// An HTTP/2 connection without a frame, before it is pinged. Default 20 s; the answer has 10 s.
+    /// How often the other side of an HTTP/2 connection or tunnel is pinged. Default 20 s; the answer has 10 s.
     pub h2_ping: Duration,
     pub h2_ping_answer: Duration,
 }
@@ -121,7 +121,7 @@ pub(crate) struct RawTimeouts {
     /// Between such probes; see `limits.tcp_keepalive_probes`.
     #[schemars(extend("default" = "20s"))]
     tcp_keepalive_interval: Field<Span>,
-    /// An HTTP/2 connection without a frame from the other side, before it is pinged.
+    /// How often a caller's HTTP/2 connection, one to another sidecar that has requests, and a tunnel's are pinged.
     #[schemars(extend("default" = "20s"))]
     h2_ping: Field<Span>,
     /// How long the answer to such a ping may take.

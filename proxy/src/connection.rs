@@ -6,7 +6,7 @@ use crate::capture::{Remote, Stream};
 use crate::http::identity_headers::RenderedIdentity;
 use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
-use crate::session::{CallerShare, Carries, Direction, EndCause, InFlight, Registered, Session, SessionIo};
+use crate::session::{CallerShare, Carries, Direction, EndCause, Registered, Session, SessionIo};
 use crate::shared::Shared;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
@@ -16,7 +16,7 @@ use crate::upstream::plan::ServicePlan;
 use crate::worker::Worker;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -30,8 +30,6 @@ pub struct Connection {
     pub identity: OnceCell<RenderedIdentity>,
     /// The caller's requests in flight, on all of its connections to this worker. None for who has no identity.
     pub caller_share: OnceCell<CallerShare>,
-    /// HTTP/2: the request that began with the present poll of its stream, for whoever polls it.
-    pub begun_stream: Cell<Option<Weak<InFlight>>>,
     /// Where the application's socket is connected to, as it sees it.
     called: Cell<Option<SocketAddr>>,
     /// Where it was meant to go, if it was captured.
@@ -94,7 +92,6 @@ impl Connection {
             metrics,
             identity: OnceCell::new(),
             caller_share: OnceCell::new(),
-            begun_stream: Cell::new(None),
             called: Cell::new(None),
             original: Cell::new(None),
             carrier: Cell::new(None),

@@ -12,7 +12,6 @@ use crate::capture::{Accepted, Acceptor, CloseAsked, Listening, Remote, StdStrea
 use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
 use crate::hbone::client::Tunnels;
-use crate::http::serve::LocalExecutor;
 use crate::http::windows::Windows;
 use crate::identity::Snapshot;
 use crate::policy::{Door, DoorPlan, Policy};
@@ -162,7 +161,6 @@ pub struct Worker {
     pub caller_shares: CallerShares,
     pub handshakes: Handshakes,
     pub windows: Rc<Windows>,
-    pub executor: LocalExecutor,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
@@ -229,7 +227,6 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         caller_shares: CallerShares::default(),
         handshakes: Handshakes::default(),
         windows: Rc::default(),
-        executor: LocalExecutor,
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
         peers,

@@ -1,12 +1,15 @@
 //! A shared listener as the application's HTTP proxy (`HTTP_PROXY`, `HTTPS_PROXY`), and TLS of the application's own.
 
+use hyper_util::rt::TokioIo;
 use postern::tls::provider;
+use postern_tests::client_http::empty;
 use postern_tests::mesh::{ORDERS, STRANGER, WEB};
 use postern_tests::pair::{inbound_section, service_section};
 use postern_tests::{H2Client, HttpApp, Mesh, RawClient, Sidecar, TcpApp, ports};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 async fn echo(mesh: &Mesh) -> (TcpApp, Sidecar, SocketAddr) {
     let (app, listen) = (TcpApp::echo().await, ports::free());
@@ -47,6 +50,20 @@ async fn connect_opens_a_tunnel_to_a_declared_service_alone() {
     assert_eq!(record["upstream.spiffe_id"], ORDERS, "{record}");
     let tunnel = orders.record("connection", |record| record["network.protocol.name"] == "tcp").await;
     assert_eq!(tunnel["peer.spiffe_id"], WEB);
+
+    // Over HTTP/2, where it is one stream among others.
+    let mut client = H2Client::connect(listen).await;
+    let request = http::Request::connect("orders.shop.svc:5432").body(empty()).unwrap();
+    client.sender.ready().await.unwrap();
+    let opened = client.sender.send_request(request).await.unwrap();
+    assert_eq!((opened.status().as_u16(), opened.headers().contains_key("content-length")), (200, false));
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(opened).await.unwrap());
+    tunnel.write_all(b"through the mesh").await.unwrap();
+    let mut echoed = [0; 16];
+    tunnel.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"through the mesh");
+    drop((tunnel, client));
+    orders.records_of("connection", 2).await;
 
     for (authority, status, refusal) in [
         ("evil.example:443", 403, "unknown_service"),

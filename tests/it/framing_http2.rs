@@ -60,6 +60,7 @@ const AMBIGUOUS: &[Case<'_>] = &[
     ("SM-18 keep-alive", &[METHOD, SCHEME, PATH, AUTHORITY, ("keep-alive", b"1")], None),
     ("SM-18 proxy-connection", &[METHOD, SCHEME, PATH, AUTHORITY, ("proxy-connection", b"close")], None),
     ("SM-22 CONNECT", &[(":method", b"CONNECT"), AUTHORITY], None),
+    ("SM-22 CONNECT with a body", &[(":method", b"CONNECT"), AUTHORITY, ("content-length", b"4")], Some(b"evil")),
     ("SM-22 extended CONNECT", &[(":method", b"CONNECT"), (":protocol", b"websocket"), SCHEME, PATH, AUTHORITY], None),
     ("PN-16 no path", &[METHOD, SCHEME, AUTHORITY], None),
     ("PN-16 empty path", &[METHOD, SCHEME, (":path", b""), AUTHORITY], None),

@@ -12,6 +12,7 @@ mod framing_http2;
 mod hardening;
 mod hbone;
 mod http2_abuse;
+mod http2_streams;
 mod http_versions;
 mod identity_states;
 mod limbo;

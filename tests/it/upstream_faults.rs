@@ -196,6 +196,41 @@ async fn f_22_an_idempotent_request_is_sent_again_once_on_a_connection_of_its_ow
     }
 }
 
+/// Closes its first connection instead of answering the second request on it.
+async fn closing_at_the_second_stream() -> (TcpApp, Arc<AtomicUsize>) {
+    let streams = Arc::new(AtomicUsize::new(0));
+    let of_app = streams.clone();
+    let app = TcpApp::start(move |stream, _, _| {
+        let streams = of_app.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.map_err(std::io::Error::other)?;
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                if streams.fetch_add(1, Relaxed) == 1 {
+                    return Ok(());
+                }
+                respond.send_response(http::Response::new(()), true).unwrap();
+            }
+            Ok(())
+        }
+    })
+    .await;
+    (app, streams)
+}
+
+#[tokio::test]
+async fn f_22_of_an_http2_connection_that_ends_only_idempotent_requests_are_sent_again() {
+    for (method, expected) in [("GET", 200), ("POST", 502)] {
+        let (app, streams) = closing_at_the_second_stream().await;
+        let it = Caller::of(&[app.address], "").await;
+        let mut client = H2Client::connect(it.listen).await;
+        assert_eq!(client.get("/first").await.unwrap().status, 200);
+        let request = client.request(method, "/second").body(full("")).unwrap();
+        assert_eq!(client.send(request).await.unwrap().status, expected, "{method}");
+        let again = usize::from(expected == 200);
+        assert_eq!((streams.load(Relaxed), it.retries("replayed")), (2 + again, again as f64), "{method}");
+    }
+}
+
 #[tokio::test]
 async fn f_23_what_the_budget_does_not_hold_is_not_sent_again() {
     let app = closing_at_the_second(usize::MAX).await;

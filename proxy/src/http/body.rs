@@ -3,12 +3,12 @@
 use super::headers;
 use super::kept_body::KeptBody;
 use super::record::Recorder;
+use super::streams;
+use super::upgrade;
 use crate::session::{InFlight, RequestGuard};
-use crate::upstream::http2::ResponseStream;
 use crate::upstream::lease::Lease;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,6 +27,45 @@ pub enum BodyError {
     SentAgain,
 }
 
+/// A body as it comes, of a request or of a response.
+pub enum Received {
+    Http1(hyper::body::Incoming),
+    Http2(streams::Incoming),
+    /// Of a CONNECT over HTTP/2, or of the answer that agrees to one: none, but a side of the tunnel, until that is taken.
+    Tunnel(Option<upgrade::Side>),
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Http1(incoming) => Pin::new(incoming)
+                .poll_frame(context)
+                .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Other(Box::new(error))))),
+            Self::Http2(stream) => Pin::new(stream).poll_frame(context),
+            Self::Tunnel(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http2(stream) => stream.is_end_stream(),
+            Self::Tunnel(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http2(stream) => stream.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
+        }
+    }
+}
+
 /// A request's body, towards an upstream.
 pub enum RequestBody {
     Empty,
@@ -36,12 +75,12 @@ pub enum RequestBody {
 }
 
 pub struct Streaming {
-    inner: Incoming,
+    inner: Received,
     in_flight: Rc<InFlight>,
 }
 
 impl RequestBody {
-    pub fn new(inner: Incoming, in_flight: Rc<InFlight>) -> Self {
+    pub fn new(inner: Received, in_flight: Rc<InFlight>) -> Self {
         if inner.is_end_stream() { Self::Empty } else { Self::Streaming(Streaming { inner, in_flight }) }
     }
 
@@ -60,7 +99,7 @@ impl Streaming {
         }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         self.in_flight.body_awaited(polled.is_pending());
-        let frame = ready!(polled).map(|frame| frame.map_err(other));
+        let frame = ready!(polled);
         self.in_flight.moved();
         if self.inner.is_end_stream() || frame.is_none() {
             self.in_flight.body_was_read.set(true);
@@ -106,10 +145,6 @@ impl Body for RequestBody {
     }
 }
 
-fn other(error: hyper::Error) -> BodyError {
-    BodyError::Other(Box::new(error))
-}
-
 fn clean(frame: Result<Frame<Bytes>, BodyError>, bytes: &Cell<u64>) -> Result<Frame<Bytes>, BodyError> {
     let mut frame = frame?;
     if let Some(data) = frame.data_ref() {
@@ -127,46 +162,22 @@ pub enum ResponseBody {
     Upstream(Box<FromUpstream>),
 }
 
-/// A response's body as it comes.
-pub enum AnswerBody {
-    Http1(Incoming),
-    Http2(ResponseStream),
-}
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Http1(incoming) => {
-                Pin::new(incoming).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(other)))
-            }
-            Self::Http2(stream) => Pin::new(stream).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Http1(incoming) => incoming.is_end_stream(),
-            Self::Http2(stream) => stream.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Http1(incoming) => incoming.size_hint(),
-            Self::Http2(stream) => stream.size_hint(),
-        }
-    }
-}
-
 /// Lives as long as the response: what is dropped with it ends the request.
 pub struct FromUpstream {
-    pub inner: AnswerBody,
+    pub inner: Received,
     pub lease: Lease,
     pub recorder: Recorder,
     pub guard: RequestGuard,
+}
+
+impl ResponseBody {
+    /// Was its request cut?
+    pub fn is_cut(&self) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Upstream(body) => body.guard.request.is_cut(),
+        }
+    }
 }
 
 impl Body for ResponseBody {

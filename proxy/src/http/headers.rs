@@ -71,6 +71,10 @@ pub fn check_framing(parts: &Parts) -> Result<Checked, Refusal> {
         told.hear(name, value);
     }
     check_body_length(parts.version, &told)?;
+    // RFC 9110 §9.3.6: what follows is the tunnel's.
+    if parts.method == Method::CONNECT && parts.version == Version::HTTP_2 && told.length.is_some_and(|it| it != "0") {
+        return Err(Refusal::BadRequest);
+    }
     if told.connection {
         check_connection(&parts.headers)?;
     }

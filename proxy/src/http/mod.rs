@@ -1,6 +1,7 @@
 //! HTTP: `serve` runs a connection, `request` is the life of one request, the rest are its steps.
 
 pub mod body;
+mod date;
 pub mod forward;
 pub mod frames;
 pub mod framing;
@@ -14,6 +15,8 @@ pub mod request;
 pub mod respond;
 pub mod route;
 pub mod serve;
+mod serve_http2;
+pub mod streams;
 pub mod target;
 pub mod upgrade;
 pub mod windows;

@@ -1,5 +1,6 @@
 //! The record and the metrics of one request: opened with it, ended with its last byte, written exactly once.
 
+use super::body::Received;
 use super::request::version_text;
 use super::respond;
 use crate::connection::Connection;
@@ -11,7 +12,6 @@ use crate::tls::Peer;
 use crate::upstream::client::chain;
 use crate::upstream::lease::Lease;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ struct Logged {
 }
 
 impl Recorder {
-    pub fn open(connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+    pub fn open(connection: &Rc<Connection>, request: &Request<Received>) -> Self {
         Self::begin(connection, || Logged {
             method: Some(request.method().clone()),
             uri: Some(request.uri().clone()),

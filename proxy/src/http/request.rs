@@ -3,7 +3,7 @@
 //! [`handle`] loads the policy once, opens the record, turns a refusal into an answer, and lets the record end with the
 //! body, also when the caller leaves.
 
-use super::body::{AnswerBody, FromUpstream, RequestBody, ResponseBody};
+use super::body::{FromUpstream, Received, RequestBody, ResponseBody};
 use super::forward;
 use super::headers;
 use super::normalize::PathProblem;
@@ -23,8 +23,7 @@ use crate::upstream::plan::{Requested, ServicePlan};
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body, Incoming};
-use hyper::upgrade::OnUpgrade;
+use http_body::Body as _;
 use postern_config::AppHttp;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -44,7 +43,7 @@ pub struct Aborted;
 ///
 /// # Cancellation
 /// Dropping it ends the request at the upstream too; the record is written all the same.
-pub async fn handle(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Aborted> {
+pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> Result<Response<ResponseBody>, Aborted> {
     let policy = connection.worker.policy();
     let form = Form {
         is_grpc: forward::is_grpc(request.headers()),
@@ -88,11 +87,11 @@ struct Answered {
 }
 
 enum Then {
-    Body(AnswerBody),
+    Body(Received),
     /// Both sides switch protocols: a tunnel follows.
     Tunnel {
-        caller: OnUpgrade,
-        far: upgrade::Far,
+        caller: upgrade::Side,
+        far: upgrade::Side,
     },
 }
 
@@ -129,10 +128,10 @@ pub struct Allowed {
 async fn proxy(
     connection: &Rc<Connection>,
     policy: &Policy,
-    request: Request<Incoming>,
+    request: Request<Received>,
     recorder: &mut Recorder,
 ) -> Result<Answered, Refused> {
-    let (mut head, body) = request.into_parts();
+    let (mut head, mut body) = request.into_parts();
 
     // 1 normalize: one meaning for the host; framing that a strict proxy does not pass on is refused.
     headers::check_size(&head, policy.limits.headers, policy.limits.header_bytes)?;
@@ -162,20 +161,24 @@ async fn proxy(
     if let Some(time) = allowed.upstream.resilience.request_timeout {
         in_flight.request.time_limit.start(time);
     }
-    if connection.version() == HttpVersion::Http2 {
-        connection.begun_stream.set(Some(Rc::downgrade(&in_flight.request)));
-    }
     if recorder.speaks_grpc() {
         in_flight.request.allow_quiet();
     }
 
     let is_connect = head.method == Method::CONNECT;
     if is_connect && connection.session.direction == Direction::Local {
-        return open_tunnel(connection, &allowed, &mut head, in_flight, recorder).await;
+        return open_tunnel(
+            connection,
+            &allowed,
+            upgrade::Side::take(&mut head.extensions, &mut body),
+            in_flight,
+            recorder,
+        )
+        .await;
     }
 
     // Forged identity and hop-by-hop headers go, before anything of ours is added.
-    let caller = head.extensions.remove::<OnUpgrade>().filter(|_| is_connect || upgrade.is_some());
+    let caller = upgrade::Side::take(&mut head.extensions, &mut body).filter(|_| is_connect || upgrade.is_some());
     let body = RequestBody::new(body, in_flight.request.clone());
     forward::prepare(&mut head, &body, &allowed, listener, upgrade.as_ref())?;
     if let Some(identity) = connection.identity.get() {
@@ -193,22 +196,20 @@ async fn proxy(
     }
 
     // 9 response.
-    let (mut head, body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
     let switched = upgrade::is_switched(head.status, is_connect);
-    let upstream = head.extensions.remove::<OnUpgrade>();
     forward::clean_response(&mut head, connection, &lease, recorder, switched && caller.is_some());
     if is_connect && !switched && connection.version() == HttpVersion::Http1 {
         // What follows was meant for a tunnel (THREATS SM-22).
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let far = if switched && caller.is_some() { upgrade::Far::of(upstream, body) } else { Err(body) };
+    let far = upgrade::Side::take(&mut head.extensions, &mut body).filter(|_| switched);
     let then = match (caller, far) {
-        (Some(caller), Ok(far)) => Then::Tunnel { caller, far },
+        (Some(caller), Some(far)) => Then::Tunnel { caller, far },
         _ if head.status == StatusCode::SWITCHING_PROTOCOLS => {
             return Err(Refused::new(Refusal::UpstreamProtocol, "101 to a request that asked for no upgrade"));
         }
-        (_, Err(body)) => Then::Body(body),
-        (None, Ok(_)) => return Err(Refusal::Internal.into()),
+        _ => Then::Body(body),
     };
     Ok(Answered { head, lease, guard: in_flight, then })
 }
@@ -319,11 +320,11 @@ fn to_service(
 async fn open_tunnel(
     connection: &Rc<Connection>,
     allowed: &Allowed,
-    head: &mut Parts,
+    caller: Option<upgrade::Side>,
     in_flight: RequestGuard,
     recorder: &mut Recorder,
 ) -> Result<Answered, Refused> {
-    let Some(caller) = head.extensions.remove::<OnUpgrade>() else {
+    let Some(caller) = caller else {
         return Err(Refused::new(Refusal::ConnectRefused, "this connection cannot become a tunnel"));
     };
     let reaching = l4::reach(&connection.worker, &allowed.upstream, Some(&allowed.host));
@@ -332,7 +333,7 @@ async fn open_tunnel(
     in_flight.request.moved();
     recorder.upstream(&lease);
     let (head, ()) = Response::new(()).into_parts();
-    let then = Then::Tunnel { caller, far: upgrade::Far::Connection(Box::new(io)) };
+    let then = Then::Tunnel { caller, far: upgrade::Side::Open(Box::new(io)) };
     Ok(Answered { head, lease, guard: in_flight, then })
 }
 

@@ -1,11 +1,12 @@
 //! Runs HTTP on one accepted connection, until it ends, is retired or cut.
 
-use super::frames::WatchedFrames;
+use super::body::Received;
 use super::framing::{AmbiguousFraming, Findings, Watched};
 use super::headers::{too_many_bytes, too_many_fields};
 use super::record::Recorder;
 use super::request;
 use super::respond::{self, Asker};
+use super::serve_http2;
 use crate::capture::caller::CallerIo;
 use crate::connection::Connection;
 use crate::detect::Rewind;
@@ -15,15 +16,14 @@ use crate::upstream::client::{HttpVersion, chain};
 use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use postern_config::Limits;
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::rc::{Rc, Weak};
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -37,33 +37,21 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 const GOODBYE_BYTES_MAX: usize = 1 << 20;
 /// hyper takes no smaller buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
-/// h2 answers longer lists than it is told of by itself, and nobody learns of it; so we check the limit, and h2 has room
-/// above it. It holds one list a connection at a time.
-const H2_LIST_FACTOR: u32 = 2;
-/// THREATS H2-01 and H2-03: resets that a caller may cause before the connection is closed.
-const H2_RESETS_PENDING_MAX: usize = 20;
-const H2_RESETS_LOCAL_MAX: usize = 100;
-
-/// Spawns on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// Ends when the connection has ended; an end by error goes into the connection's record.
 pub async fn serve(connection: Rc<Connection>, io: Rewind<CallerIo>, version: HttpVersion) {
     connection.set_version(version);
-    let result = match version {
-        HttpVersion::Http1 => http1(&connection, io).await,
-        // Boxed: a connection's future lives long, and hyper's is large.
-        HttpVersion::Http2 => Box::pin(http2(connection.clone(), io)).await,
-    };
-    if let Err(error) = result {
-        connection.ended(chain(&error));
+    match version {
+        HttpVersion::Http1 => {
+            if let Err(error) = http1(&connection, io).await {
+                connection.ended(chain(&error));
+            }
+        }
+        // Boxed: a connection's future lives long, and this one is large.
+        HttpVersion::Http2 => {
+            if let Err(error) = Box::pin(serve_http2::serve(&connection, io)).await {
+                connection.ended(chain(&error));
+            }
+        }
     }
 }
 
@@ -90,7 +78,7 @@ async fn http1_until_idle(connection: Rc<Connection>, io: Rewind<CallerIo>) -> R
         if findings.is_ambiguous(requests.get()) {
             request.extensions_mut().insert(AmbiguousFraming);
         }
-        request::handle(connection.clone(), request)
+        request::handle(connection.clone(), request.map(Received::Http1))
     });
     let mut builder = http1::Builder::new();
     if limits.headers != HEADERS_OF_HYPER {
@@ -214,64 +202,4 @@ async fn next_bytes(connection: &Connection, io: &mut CallerIo) -> Option<Bytes>
         return None;
     }
     Some(Bytes::copy_from_slice(&first[..read]))
-}
-
-/// Runs the streams of one HTTP/2 connection, and ends those that were cut and that hyper does not end: as in HTTP/1, it
-/// looks at a response's body only when its caller takes more of it.
-#[derive(Clone)]
-struct StreamExecutor(Rc<Connection>);
-
-impl<F: Future<Output: 'static> + 'static> Executor<F> for StreamExecutor {
-    fn execute(&self, future: F) {
-        let connection = self.0.clone();
-        tokio::task::spawn_local(async move {
-            let mut future = pin!(future);
-            let mut request = Weak::new();
-            poll_fn(|context| {
-                let polled = future.as_mut().poll(context).map(drop);
-                if let Some(begun) = connection.begun_stream.take() {
-                    request = begun;
-                }
-                // Dropped with the task, the stream is reset.
-                let is_stuck = polled.is_pending() && request.upgrade().is_some_and(|request| request.is_cut());
-                if is_stuck { Poll::Ready(()) } else { polled }
-            })
-            .await;
-        });
-    }
-}
-
-async fn http2(connection: Rc<Connection>, io: Rewind<CallerIo>) -> Result<(), hyper::Error> {
-    let session = connection.session.clone();
-    let policy = connection.worker.policy();
-    let (limits, timeouts) = (policy.limits.clone(), policy.timeouts.clone());
-    drop(policy);
-    let window = connection.worker.windows.promise(limits.buffered_bytes / connection.worker.count());
-    let metrics = connection.metrics.clone();
-    let io = WatchedFrames::of_caller(io, session.clone(), metrics, limits.h2_control_frames);
-    let executor = StreamExecutor(connection.clone());
-    let service = service_fn(move |request| request::handle(connection.clone(), request));
-    let mut serving = pin!(
-        http2::Builder::new(executor)
-            .timer(TokioTimer::new())
-            .keep_alive_interval(timeouts.h2_ping)
-            .keep_alive_timeout(timeouts.h2_ping_answer)
-            .initial_stream_window_size(window.stream())
-            .initial_connection_window_size(window.connection())
-            .max_send_buf_size(window.send_buffer())
-            .max_concurrent_streams(limits.h2_streams)
-            .max_header_list_size((limits.header_bytes as u32).saturating_mul(H2_LIST_FACTOR))
-            .max_pending_accept_reset_streams(H2_RESETS_PENDING_MAX)
-            .max_local_error_reset_streams(H2_RESETS_LOCAL_MAX)
-            .serve_connection(TokioIo::new(io), service)
-    );
-    tokio::select! {
-        result = serving.as_mut() => return result,
-        () = session.retired() => {}
-    }
-    if !session.is_cut() {
-        // GOAWAY: what is in flight finishes.
-        serving.as_mut().graceful_shutdown();
-    }
-    serving.await
 }

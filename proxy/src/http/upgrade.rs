@@ -3,57 +3,62 @@
 //! Nothing that the caller sends after its head reaches the upstream before the upstream's own answer (THREATS SM-21):
 //! hyper holds it back until the upgrade is taken.
 
-use super::body::AnswerBody;
+use super::body::Received;
 use super::record::Recorder;
 use crate::connection::Connection;
+use crate::hbone::TunnelStream;
 use crate::session::{Carries, RequestGuard};
 use crate::tunnel;
 use crate::upstream::client::HttpVersion;
-use crate::upstream::connect::UpstreamIo;
 use crate::upstream::lease::Lease;
-use http::StatusCode;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use http::{Extensions, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use std::error::Error;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 /// Did the upstream agree? 101 to an upgrade, 2xx to CONNECT.
 pub fn is_switched(status: StatusCode, is_connect: bool) -> bool {
     if is_connect { status.is_success() } else { status == StatusCode::SWITCHING_PROTOCOLS }
 }
 
-/// Where a tunnel leads.
-pub enum Far {
-    /// A request's connection, once the upstream has switched too.
+/// One side of a tunnel, or what becomes one when it has been told that the other agreed.
+pub enum Side {
+    /// An HTTP/1 connection.
     Upgrade(OnUpgrade),
-    /// A connection of its own, or a stream of an HTTP/2 connection.
-    Connection(Box<UpstreamIo>),
+    /// A stream of an HTTP/2 connection.
+    Stream(oneshot::Receiver<TunnelStream>),
+    /// It is one: a connection of its own, or a stream whose other end has agreed.
+    Open(Box<dyn Duplex>),
 }
 
-impl Far {
-    /// Of a response by which the upstream agreed; its body, where it leads nowhere.
-    ///
-    /// # Errors
-    /// Nothing was asked of it that it could have agreed to.
-    pub fn of(upgrade: Option<OnUpgrade>, body: AnswerBody) -> Result<Self, AnswerBody> {
-        match (upgrade, body) {
-            (Some(upgrade), _) => Ok(Self::Upgrade(upgrade)),
-            (None, AnswerBody::Http2(stream)) => match stream.into_tunnel() {
-                Ok(tunnel) => Ok(Self::Connection(Box::new(UpstreamIo::Tunnelled(Box::new(tunnel))))),
-                Err(stream) => Err(AnswerBody::Http2(stream)),
-            },
-            (None, body) => Err(body),
+impl Side {
+    /// Of a request, or of an answer that agrees; of HTTP/1, hyper left it in the extensions.
+    pub fn take(extensions: &mut Extensions, body: &mut Received) -> Option<Self> {
+        match body {
+            Received::Tunnel(side) => side.take(),
+            Received::Http1(_) | Received::Http2(_) => extensions.remove::<OnUpgrade>().map(Self::Upgrade),
         }
+    }
+
+    async fn switched(self) -> Result<Box<dyn Duplex>, Box<dyn Error + Send + Sync>> {
+        Ok(match self {
+            Self::Upgrade(upgrade) => Box::new(TokioIo::new(upgrade.await?)),
+            Self::Stream(stream) => Box::new(stream.await.map_err(|_| "the stream ended before it was a tunnel")?),
+            Self::Open(io) => io,
+        })
     }
 }
 
 /// Tunnels between the two sides once both have switched. The request's record ends with the tunnel.
 pub fn start(
     connection: &Rc<Connection>,
-    caller: OnUpgrade,
-    far: Far,
+    caller: Side,
+    far: Side,
     lease: Lease,
     guard: RequestGuard,
     mut recorder: Recorder,
@@ -66,11 +71,7 @@ pub fn start(
         connection.session.set_carries(Carries::Stream);
     }
     tokio::task::spawn_local(async move {
-        let switched = match far {
-            Far::Upgrade(upstream) => tokio::try_join!(caller, upstream)
-                .map(|(caller, upstream)| (caller, Box::new(TokioIo::new(upstream)) as Box<dyn Stream>)),
-            Far::Connection(upstream) => caller.await.map(|caller| (caller, upstream as Box<dyn Stream>)),
-        };
+        let switched = tokio::try_join!(caller.switched(), far.switched());
         match switched {
             Ok((caller, upstream)) => {
                 let cut = async {
@@ -90,14 +91,14 @@ pub fn start(
                     recorder.ended_early("cut");
                 }
             }
-            Err(error) => recorder.failed(&error),
+            Err(error) => recorder.failed(&*error),
         }
         drop((lease, guard));
     });
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 async fn upstream_was_cut(lease: &Lease) {
     match &lease.session {
@@ -108,12 +109,11 @@ async fn upstream_was_cut(lease: &Lease) {
 
 async fn run(
     connection: &Connection,
-    caller: Upgraded,
-    mut upstream: Box<dyn Stream>,
+    mut caller: Box<dyn Duplex>,
+    mut upstream: Box<dyn Duplex>,
     guard: &RequestGuard,
     recorder: &mut Recorder,
 ) {
-    let mut caller = TokioIo::new(caller);
     let timeouts = connection.worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
     let copying = tunnel::copy(&mut caller, &mut upstream, &counters, timeouts.tcp_idle, timeouts.half_close_linger);

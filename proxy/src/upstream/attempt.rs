@@ -2,8 +2,9 @@
 
 use super::connect::{Connected, Own, connect};
 use super::health::Failure;
+use super::http2::H2Connection;
 use super::places::{NoPlace, Place, Places};
-use super::pool::{Endpoint, H1Connection, H2Connection, OwnSvid, Upstream};
+use super::pool::{Endpoint, H1Connection, OwnSvid, Upstream};
 use crate::refusal::{Refusal, Refused};
 use crate::telemetry::upstream_counters::Retry;
 use crate::tls::mesh::ClientAlpn;

@@ -8,14 +8,15 @@ use super::attempt::{Asking, Found, FoundShared, is_final};
 use super::connect::Own;
 use super::counted::{Active, Stream};
 use super::health::Failure;
+use super::http2::H2Connection;
 use super::http2::{self, Unanswered};
 use super::lease::{Answer, Held, Lease};
 use super::places::Place;
 use super::plan::ServicePlan;
-use super::pool::{Endpoint, H1Connection, H2Connection, OwnSvid, Upstream};
+use super::pool::{Endpoint, H1Connection, OwnSvid, Upstream};
 use super::replay::{Unprocessed, copy_of, is_replayable, is_whole, may_be_kept, unprocessed};
 pub use super::version::HttpVersion;
-use crate::http::body::{AnswerBody, RequestBody};
+use crate::http::body::{Received, RequestBody};
 use crate::refusal::{Refusal, Refused};
 use crate::session::Session;
 use crate::telemetry::upstream_counters::Retry;
@@ -120,7 +121,7 @@ fn is_failure(refusal: Refusal) -> bool {
 }
 
 struct Sent {
-    response: Response<AnswerBody>,
+    response: Response<Received>,
     session: Option<Arc<Session>>,
     held: Held,
 }
@@ -199,7 +200,7 @@ impl Attempt<'_> {
         match connection.sender.try_send_request(request).await {
             Ok(response) => {
                 let session = connection.session.clone();
-                Ok(Sent { response: response.map(AnswerBody::Http1), session, held: Held::Http1(connection) })
+                Ok(Sent { response: response.map(Received::Http1), session, held: Held::Http1(connection) })
             }
             Err(mut failed) => {
                 let used = Use { is_reused, session: connection.session.as_deref() };
@@ -239,7 +240,7 @@ impl Attempt<'_> {
         match http2::send(connection.requests.clone(), request).await {
             Ok(response) => {
                 let session = connection.session.clone();
-                Ok(Sent { response: response.map(AnswerBody::Http2), session, held: Held::Http2 { _stream: stream } })
+                Ok(Sent { response, session, held: Held::Http2 { _stream: stream } })
             }
             Err(Unanswered::Unsent(request, error)) => {
                 connection.takes_no_more();

@@ -1,6 +1,7 @@
 //! What is under way, counted while it lives.
 
-use super::pool::{Endpoint, H2Connection};
+use super::http2::H2Connection;
+use super::pool::Endpoint;
 use std::rc::Rc;
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use super::counted::{Active, Stream};
 use super::health::Failure;
 use super::places::Place;
 use super::pool::{Endpoint, H1Connection, OwnSvid, Upstream};
-use crate::http::body::AnswerBody;
+use crate::http::body::Received;
 use crate::session::{Carries, Registered, Session};
 use crate::tls::Peer;
 use http::Response;
@@ -16,7 +16,7 @@ use std::time::Instant;
 
 /// A response, with what has to live as long as its body.
 pub struct Answer {
-    pub response: Response<AnswerBody>,
+    pub response: Response<Received>,
     pub lease: Lease,
 }
 

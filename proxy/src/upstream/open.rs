@@ -3,9 +3,10 @@
 use super::attempt::Asking;
 use super::client::chain;
 use super::connect::{Connected, upstream_refused_us};
+use super::http2::H2Connection;
 use super::places::Place;
 use super::plan::Security;
-use super::pool::{Endpoint, H1Connection, H2Connection};
+use super::pool::{Endpoint, H1Connection};
 use super::version::HttpVersion;
 use crate::hbone::Keepalive;
 use crate::http::frames::WatchedFrames;

@@ -9,6 +9,7 @@ use super::address::EndpointAddress;
 use super::budget::RetryBudget;
 use super::discovery::{Discovery, EndpointSet, EndpointSource};
 use super::health::Health;
+use super::http2::H2Connection;
 use super::places::{Place, Places};
 use super::plan::{Requested, ServicePlan};
 use crate::http::body::RequestBody;
@@ -25,8 +26,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Concurrent streams per pooled HTTP/2 connection (PEERS D2).
-const H2_STREAMS_PER_CONNECTION: u32 = 100;
 /// Instances of templates kept by a worker.
 const INSTANCES_MAX: usize = 1024;
 /// Callers with pools of their own kept by a worker.
@@ -98,16 +97,6 @@ pub struct H1Connection {
     pub registered: Option<Rc<Registered>>,
     /// The same for its place among the service's connections.
     pub place: Option<Rc<Place>>,
-}
-
-pub struct H2Connection {
-    pub requests: SendRequest<Bytes>,
-    pub session: Option<Arc<Session>>,
-    own: OwnSvid,
-    pub(super) streams: Cell<u32>,
-    pub(super) idle_since: Cell<Instant>,
-    /// It takes no more requests: the other side said so, or it has ended.
-    is_closing: Cell<bool>,
 }
 
 impl Upstreams {
@@ -354,14 +343,7 @@ impl Endpoint {
         session: Option<Arc<Session>>,
         own: OwnSvid,
     ) -> Rc<H2Connection> {
-        let connection = Rc::new(H2Connection {
-            requests,
-            session,
-            own,
-            streams: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-            is_closing: Cell::new(false),
-        });
+        let connection = Rc::new(H2Connection::new(requests, session, own));
         self.h2.borrow_mut().push(connection.clone());
         connection
     }
@@ -383,19 +365,3 @@ impl Endpoint {
 
 /// HTTP/2 connections are few and dear: they stay idle longer (PEERS D1, "h2 / tunnel pool idle").
 const H2_IDLE_MIN: Duration = Duration::from_secs(300);
-
-impl H2Connection {
-    fn takes_requests(&self, own: &OwnSvid) -> bool {
-        self.streams.get() < H2_STREAMS_PER_CONNECTION && self.is_usable(own)
-    }
-
-    pub fn takes_no_more(&self) {
-        self.is_closing.set(true);
-    }
-
-    fn is_usable(&self, own: &OwnSvid) -> bool {
-        self.own == *own
-            && !self.is_closing.get()
-            && self.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut())
-    }
-}
