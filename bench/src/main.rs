@@ -6,6 +6,7 @@
 mod app;
 mod capture_cost;
 mod compare;
+mod instructions;
 mod load;
 mod micro;
 
@@ -24,6 +25,8 @@ enum Command {
     Micro,
     /// Pairs of sidecars, product by product, round by round.
     Compare(compare::CompareArguments),
+    /// Instructions of a request, compared with `bench/budget.json`; needs valgrind.
+    Instructions(instructions::InstructionsArguments),
     /// What capture adds to a request, in two network namespaces; needs root.
     CaptureCost(capture_cost::CaptureCostArguments),
     /// The application at the end of a measured path; started by the other commands.
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command.unwrap_or(Command::Micro) {
         Command::Micro => micro::run(),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Instructions(arguments) => instructions::run(&arguments),
         Command::CaptureCost(arguments) => capture_cost::run(&arguments),
         Command::App(arguments) => app::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),

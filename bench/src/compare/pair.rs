@@ -72,21 +72,27 @@ struct Sidecars {
     server: Running,
 }
 
-/// A path that is up, with a load whose warm-up is over.
-pub struct Scene {
-    load: Load,
+/// A path that is up.
+pub struct Stage {
     sidecars: Option<Sidecars>,
     app: Running,
-    /// KiB of client and server before the load.
-    memory_before: [f64; 2],
+    entry: SocketAddr,
     /// Last, so that nobody misses it.
     _folder: TempDir,
+}
+
+/// One with a load whose warm-up is over.
+pub struct Scene {
+    load: Load,
+    stage: Stage,
+    /// KiB of client and server before the load.
+    memory_before: [f64; 2],
 }
 
 /// One product alone, for the plan's seconds.
 pub fn measure(plan: &Plan<'_>, scenario: &Scenario, product: Option<&dyn Product>) -> anyhow::Result<Round> {
     let mut scene = Scene::start(plan, scenario, product, &["--seconds", &plan.seconds.to_string()])?;
-    let _perf = match (plan.perf, &scene.sidecars, product) {
+    let _perf = match (plan.perf, &scene.stage.sidecars, product) {
         (Some(folder), Some(pair), Some(product)) => Some(start_perf(folder, scenario, product, pair, plan)?),
         _ => None,
     };
@@ -99,13 +105,8 @@ pub fn measure(plan: &Plan<'_>, scenario: &Scenario, product: Option<&dyn Produc
     Ok(round(scenario, &report, &spent, scene.memory_before, memory))
 }
 
-impl Scene {
-    pub fn start(
-        plan: &Plan<'_>,
-        scenario: &Scenario,
-        product: Option<&dyn Product>,
-        load_flags: &[&str],
-    ) -> anyhow::Result<Self> {
+impl Stage {
+    pub fn start(plan: &Plan<'_>, scenario: &Scenario, product: Option<&dyn Product>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("round-").tempdir_in(plan.folder)?;
         let addresses = Addresses::free()?;
         let setting = &scenario.setting;
@@ -118,11 +119,40 @@ impl Scene {
         if let Some(pair) = &mut sidecars {
             pair.wait_until_useful(scenario, entry)?;
         }
-        let memory_before = sidecars.as_ref().map(Sidecars::resident).unwrap_or_default();
-        let program = load_program(plan, scenario, entry, load_flags)?;
+        Ok(Self { sidecars, app, entry, _folder: folder })
+    }
+
+    /// A load that has printed `start`.
+    pub fn load(&self, plan: &Plan<'_>, scenario: &Scenario, flags: &[&str]) -> anyhow::Result<Load> {
+        let program = load_program(plan, scenario, self.entry, flags)?;
         let mut load = Load::start(program.command(&[], &plan.load_cores))?;
         ensure!(load.line()? == "start", "the load did not start");
-        Ok(Self { load, sidecars, app, memory_before, _folder: folder })
+        Ok(load)
+    }
+
+    pub fn pid(&self, side: Side) -> Option<u32> {
+        let sidecars = self.sidecars.as_ref()?;
+        Some(match side {
+            Side::Client => sidecars.client.pid(),
+            Side::Server => sidecars.server.pid(),
+        })
+    }
+
+    fn resident(&self) -> [f64; 2] {
+        self.sidecars.as_ref().map(Sidecars::resident).unwrap_or_default()
+    }
+}
+
+impl Scene {
+    pub fn start(
+        plan: &Plan<'_>,
+        scenario: &Scenario,
+        product: Option<&dyn Product>,
+        load_flags: &[&str],
+    ) -> anyhow::Result<Self> {
+        let stage = Stage::start(plan, scenario, product)?;
+        let memory_before = stage.resident();
+        Ok(Self { load: stage.load(plan, scenario, load_flags)?, stage, memory_before })
     }
 
     /// Lets the load run for `turn` and what is then under way come to its end; what was spent on it.
@@ -145,25 +175,16 @@ impl Scene {
     }
 
     fn report(&mut self) -> anyhow::Result<Report> {
-        let report: Report = serde_json::from_str(&self.load.line()?)?;
-        ensure!(
-            report.errors == 0,
-            "{} errors in {} units of work: {}",
-            report.errors,
-            report.work,
-            report.first_error.as_deref().unwrap_or_default()
-        );
-        ensure!(report.work + report.bytes > 0, "nothing went through");
-        Ok(report)
+        self.load.report()
     }
 
     fn resident(&self) -> [f64; 2] {
-        self.sidecars.as_ref().map(Sidecars::resident).unwrap_or_default()
+        self.stage.resident()
     }
 
     fn spent(&self) -> anyhow::Result<Spent> {
-        let ends = cpu::time(self.app.pid())? + cpu::time(self.load.pid())?;
-        let Some(sidecars) = &self.sidecars else { return Ok(Spent { ends, ..Spent::default() }) };
+        let ends = cpu::time(self.stage.app.pid())? + cpu::time(self.load.pid())?;
+        let Some(sidecars) = &self.stage.sidecars else { return Ok(Spent { ends, ..Spent::default() }) };
         Ok(Spent { client: cpu::time(sidecars.client.pid())?, server: cpu::time(sidecars.server.pid())?, ends })
     }
 }

@@ -1,5 +1,6 @@
 //! Children on cores of their own, which end with whoever started them.
 
+use crate::load::Report;
 use anyhow::{Context as _, bail, ensure};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -119,6 +120,20 @@ impl Load {
     pub fn tell(&mut self) -> anyhow::Result<()> {
         let stdin = self.child.stdin.as_mut().context("stdin is piped")?;
         stdin.write_all(b"\n").context("telling the load to end")
+    }
+
+    /// Its last line.
+    pub fn report(&mut self) -> anyhow::Result<Report> {
+        let report: Report = serde_json::from_str(&self.line()?)?;
+        ensure!(
+            report.errors == 0,
+            "{} errors in {} units of work: {}",
+            report.errors,
+            report.work,
+            report.first_error.as_deref().unwrap_or_default()
+        );
+        ensure!(report.work + report.bytes > 0, "nothing went through");
+        Ok(report)
     }
 
     pub fn line(&mut self) -> anyhow::Result<String> {

@@ -38,7 +38,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    const fn new(name: &'static str, title: &'static str, setting: Setting, load: &'static [&'static str]) -> Self {
+    pub const fn new(name: &'static str, title: &'static str, setting: Setting, load: &'static [&'static str]) -> Self {
         Self { name, title, setting, load, unit: "request", figure: Figure::CpuPerUnit }
     }
 

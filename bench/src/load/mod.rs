@@ -22,6 +22,8 @@ const WARM_ANSWERS: u64 = 3;
 /// But no longer than this; what goes through then is reported as it is.
 const WARM_UP_MAX: Duration = Duration::from_secs(20);
 const WARM_UP_STEP: Duration = Duration::from_millis(20);
+/// Short, because what is answered beyond the last wanted answer is noise.
+const ANSWERED_STEP: Duration = Duration::from_millis(1);
 
 /// After a failure, so that a peer that is down is not measured as an endless loop.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -38,6 +40,9 @@ pub struct LoadArguments {
     /// Instead of for some seconds: until a line arrives on standard input.
     #[arg(long)]
     until_told: bool,
+    /// Instead of for some seconds, and without a warm-up: until so many answers are there.
+    #[arg(long, conflicts_with = "until_told")]
+    answers: Option<u64>,
     #[arg(long, default_value = "orders.shop.svc")]
     host: String,
     #[arg(long, default_value = "/orders/7/items")]
@@ -236,6 +241,9 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
         }
         Kind::Rate { .. } => unreachable!("it has threads instead of tasks, and was started above"),
     };
+    if let Some(answers) = arguments.answers {
+        return until_answered(&meter, answers).await;
+    }
     let started = Instant::now();
     tokio::time::sleep(Duration::from_secs_f64(arguments.warm_up)).await;
     while meter.answers.get() < WARM_ANSWERS * loops as u64 && started.elapsed() < WARM_UP_MAX {
@@ -248,6 +256,18 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
     } else {
         tokio::time::sleep(Duration::from_secs_f64(arguments.seconds)).await;
+    }
+    meter.open.set(false);
+    println!("{}", serde_json::to_string(&meter.report(started.elapsed().as_secs_f64()))?);
+    Ok(())
+}
+
+async fn until_answered(meter: &Meter, answers: u64) -> anyhow::Result<()> {
+    println!("start");
+    meter.open.set(true);
+    let started = Instant::now();
+    while meter.answers.get() < answers && meter.errors.get() == 0 {
+        tokio::time::sleep(ANSWERED_STEP).await;
     }
     meter.open.set(false);
     println!("{}", serde_json::to_string(&meter.report(started.elapsed().as_secs_f64()))?);

@@ -9,7 +9,7 @@
 mod envoy;
 mod haproxy;
 mod nginx;
-mod postern;
+pub mod postern;
 
 use super::process::Program;
 use super::setting::{Place, Setting, Side};
