@@ -199,7 +199,7 @@ async fn connect(worker: &Rc<Worker>, stream: &Wanted<'_>) -> Result<Arc<Carrier
             // Its errors reach its streams.
             _ = connection => {}
             () = session.was_cut() => {}
-            () = keepalive.lost(|| true) => session.cut(EndCause::Unresponsive, Instant::now()),
+            () = keepalive.lost(|| true, || session.bytes_in.load(Relaxed)) => session.cut(EndCause::Unresponsive, Instant::now()),
         }
         if let Some(carrier) = of_task.upgrade() {
             carrier.is_closed.store(true, Relaxed);

@@ -3,6 +3,7 @@
 use h2::{Ping, PingPong};
 use postern_config::Timeouts;
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -17,20 +18,27 @@ impl Keepalive {
         Self { pings, every: timeouts.h2_ping, within: timeouts.h2_ping_answer }
     }
 
-    /// Resolves when a ping was not answered; `is_used` says whether one is due. Whoever awaits this has to drive the connection
-    /// at the same time.
-    pub async fn lost(mut self, is_used: impl Fn() -> bool) {
+    /// Resolves when a ping was not answered, and nothing else was `heard` meanwhile: bytes from the other side so far, which may
+    /// be many before an answer's turn. `is_used` says whether a ping is due. Whoever awaits this has to drive the connection at
+    /// the same time.
+    pub async fn lost(mut self, is_used: impl Fn() -> bool, heard: impl Fn() -> u64) {
         let Some(pings) = &mut self.pings else { return pending().await };
         loop {
+            let before = heard();
             sleep(self.every).await;
-            if !is_used() {
+            if !is_used() || heard() != before {
                 continue;
             }
-            match timeout(self.within, pings.ping(Ping::opaque())).await {
-                Ok(Ok(_)) => {}
-                // The connection has ended, and says so to whoever drives it.
-                Ok(Err(_)) => return pending().await,
-                Err(_) => return,
+            let mut answered = pin!(pings.ping(Ping::opaque()));
+            loop {
+                let before = heard();
+                match timeout(self.within, answered.as_mut()).await {
+                    Ok(Ok(_)) => break,
+                    // The connection has ended, and says so to whoever drives it.
+                    Ok(Err(_)) => return pending().await,
+                    Err(_) if heard() == before => return,
+                    Err(_) => {}
+                }
             }
         }
     }

@@ -79,7 +79,9 @@ async fn streams(connection: &Rc<Connection>, io: impl AsyncRead + AsyncWrite + 
         .await
         .map_err(|_| Refused::new(Refusal::DetectTimeout, "no HTTP/2 preface"))?
         .map_err(protocol)?;
-    let mut lost = std::pin::pin!(Keepalive::new(h2.ping_pong(), &worker.policy().timeouts).lost(|| true));
+    let mut lost = std::pin::pin!(
+        Keepalive::new(h2.ping_pong(), &worker.policy().timeouts).lost(|| true, || session.bytes_in.load(Relaxed))
+    );
     let mut look = tokio::time::interval(LOOK_EVERY);
     let (mut is_closing, mut streams_seen, mut idle_since) = (false, 0, Instant::now());
     loop {

@@ -136,7 +136,9 @@ pub fn clean_response(
     // Only a verified peer's sidecar can tell us why it refused; from anyone else the header is a forgery.
     let refusal = lease.peer.as_ref().and_then(|_| respond::read_refusal(&head.headers));
     lease.answered(refusal.as_ref().map(|(code, _)| code.as_str()));
-    let upgrade = switched.then(|| head.headers.get(UPGRADE).cloned()).flatten();
+    // What is switched in HTTP/2 has no name (RFC 9113 §8.2.2).
+    let switches = switched && connection.version() == HttpVersion::Http1;
+    let upgrade = switches.then(|| head.headers.get(UPGRADE).cloned()).flatten();
     headers::strip_response(&mut head.headers);
     if let Some((code, decision)) = refusal {
         if let Some(decision) = decision.as_deref().and_then(|decision| HeaderValue::from_str(decision).ok()) {

@@ -72,7 +72,7 @@ pub fn check_framing(parts: &Parts) -> Result<Checked, Refusal> {
     }
     check_body_length(parts.version, &told)?;
     // RFC 9110 §9.3.6: what follows is the tunnel's.
-    if parts.method == Method::CONNECT && parts.version == Version::HTTP_2 && told.length.is_some_and(|it| it != "0") {
+    if parts.method == Method::CONNECT && (told.coding.is_some() || told.length.is_some_and(|length| length != "0")) {
         return Err(Refusal::BadRequest);
     }
     if told.connection {

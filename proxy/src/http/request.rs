@@ -45,13 +45,14 @@ pub struct Aborted;
 /// Dropping it ends the request at the upstream too; the record is written all the same.
 pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> Result<Response<ResponseBody>, Aborted> {
     let policy = connection.worker.policy();
+    // What follows a CONNECT that is refused was meant for a tunnel (THREATS SM-22).
+    let is_connect = request.method() == Method::CONNECT;
     let form = Form {
-        is_grpc: forward::is_grpc(request.headers()),
+        // 200 would open the tunnel.
+        is_grpc: forward::is_grpc(request.headers()) && !is_connect,
         version: request.version(),
         close: connection.is_closing(),
     };
-    // What follows a CONNECT that is refused was meant for a tunnel (THREATS SM-22).
-    let is_connect = request.method() == Method::CONNECT;
     let has_body = !request.body().is_end_stream();
     let mut recorder = Recorder::open(&connection, &request);
     if form.is_grpc {

@@ -20,6 +20,7 @@ use http_body::Body as _;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -52,7 +53,8 @@ pub async fn serve(connection: &Rc<Connection>, io: Rewind<CallerIo>) -> Result<
         .max_local_error_reset_streams(Some(RESETS_LOCAL_MAX))
         .handshake::<_, Bytes>(io)
         .await?;
-    let mut lost = pin!(Keepalive::new(h2.ping_pong(), &timeouts).lost(|| true));
+    let heard = || session.bytes_in.load(Relaxed);
+    let mut lost = pin!(Keepalive::new(h2.ping_pong(), &timeouts).lost(|| true, heard));
     let mut retired = pin!(session.retired());
     let mut is_closing = false;
     poll_fn(|context| {
@@ -90,14 +92,16 @@ async fn answer_one(connection: Rc<Connection>, request: Request<RecvStream>, mu
         let (agree, agreed) = oneshot::channel();
         (Received::Tunnel(Some(Side::Stream(agreed))), Some((agree, receive)))
     } else {
-        (Received::Http2(Incoming::of_request(&head.headers, receive)), None)
+        (Received::Http2(Incoming::new(&head.headers, receive, None)), None)
     };
     // Boxed: what answers is far larger than what sends a body, for which the task may live long.
     let mut handling = Box::pin(request::handle(connection, Request::from_parts(head, body)));
-    let handled = poll_fn(|context| match handling.as_mut().poll(context) {
-        Poll::Ready(handled) => Poll::Ready(Some(handled)),
-        // The caller may have left.
-        Poll::Pending => answer.poll_reset(context).map(|_| None),
+    let handled = poll_fn(|context| {
+        // A caller that has left is asked for first: its body's end would look like the request's own.
+        if answer.poll_reset(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        handling.as_mut().poll(context).map(Some)
     });
     let handled = handled.await;
     drop(handling);
@@ -137,7 +141,11 @@ async fn answer_one(connection: Rc<Connection>, request: Request<RecvStream>, mu
 async fn send_body(mut outgoing: Outgoing<ResponseBody>) {
     poll_fn(|context| {
         let polled = outgoing.poll(context);
-        if polled.is_pending() && outgoing.body.is_cut() { Poll::Ready(()) } else { polled }
+        if polled.is_pending() && outgoing.body.is_cut() {
+            outgoing.reset(Reason::CANCEL);
+            return Poll::Ready(());
+        }
+        polled
     })
     .await;
 }

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use tokio::task::AbortHandle;
 
 /// A body on its way out.
 pub struct Outgoing<B> {
@@ -16,11 +17,12 @@ pub struct Outgoing<B> {
     pub body: B,
     /// Read from the body, and not yet granted by the other side. True: nothing follows it.
     waiting: Option<(Bytes, bool)>,
+    has_broken_off: bool,
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
     pub fn new(stream: SendStream<Bytes>, body: B) -> Self {
-        Self { stream, body, waiting: None }
+        Self { stream, body, waiting: None, has_broken_off: false }
     }
 
     /// Ready when nothing more can be sent, and as little is to be done about it where that is no good end. Dropped before, it
@@ -40,6 +42,15 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
         }
     }
 
+    /// Its body ended by an error.
+    pub fn has_broken_off(&self) -> bool {
+        self.has_broken_off
+    }
+
+    pub fn reset(&mut self, reason: Reason) {
+        self.stream.send_reset(reason);
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
             // It can only fail when the stream has ended.
@@ -49,6 +60,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
+                self.has_broken_off = true;
                 self.stream.send_reset(reason_of(&error));
                 return Poll::Ready(false);
             }
@@ -112,32 +124,31 @@ pub struct Incoming {
     stream: RecvStream,
     /// Bytes of the length that was said.
     missing: Option<u64>,
-    is_answer: bool,
     has_all_data: bool,
+    _beside: Option<AbortOnDrop>,
+}
+
+/// Ends a task with whatever it goes beside.
+pub struct AbortOnDrop(pub AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Incoming {
-    pub fn of_request(headers: &HeaderMap, stream: RecvStream) -> Self {
-        Self::new(headers, stream, false)
-    }
-
-    pub fn of_answer(headers: &HeaderMap, stream: RecvStream) -> Self {
-        Self::new(headers, stream, true)
-    }
-
-    fn new(headers: &HeaderMap, stream: RecvStream, is_answer: bool) -> Self {
+    /// `headers`: of its message. `beside`: ends with it.
+    pub fn new(headers: &HeaderMap, stream: RecvStream, beside: Option<AbortOnDrop>) -> Self {
         // To HEAD, and with 304, a length may be said of a body that does not come.
         let missing = length_of(headers).or_else(|| stream.is_end_stream().then_some(0));
-        Self { stream, missing, is_answer, has_all_data: false }
+        Self { stream, missing, has_all_data: false, _beside: beside }
     }
+}
 
-    /// RFC 9113 §8.1: behind a whole answer, NO_ERROR asks for no more of its request. An answer of which bytes are missing is not
-    /// whole, and a request that ends so never is.
-    fn ended(&self, error: h2::Error) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let says_whole = self.is_answer && error.reason() == Some(Reason::NO_ERROR);
-        let is_whole = says_whole && self.missing.is_none_or(|missing| missing == 0);
-        Poll::Ready(if is_whole { None } else { Some(Err(BodyError::Other(Box::new(error)))) })
-    }
+/// Behind its end, a body cannot fail any more: h2 remembers that it came. So NO_ERROR (RFC 9113 §8.1) means that it did not.
+fn failed(error: h2::Error) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    Poll::Ready(Some(Err(BodyError::Other(Box::new(error)))))
 }
 
 impl Body for Incoming {
@@ -154,13 +165,13 @@ impl Body for Incoming {
                     this.missing = this.missing.map(|missing| missing.saturating_sub(bytes.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                Some(Err(error)) => return this.ended(error),
+                Some(Err(error)) => return failed(error),
                 None => this.has_all_data = true,
             }
         }
         match ready!(this.stream.poll_trailers(context)) {
             Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-            Err(error) => this.ended(error),
+            Err(error) => failed(error),
         }
     }
 

@@ -232,7 +232,8 @@ impl Attempt<'_> {
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
-        let stream = Stream::of(&connection);
+        let mut stream = Stream::of(&connection);
+        stream.open().await;
         let may_replay = is_reused && is_replayable(&request);
         let copy = (self.may_repeat() && may_be_kept(&request)).then(|| copy_of(&request));
         let _active = Active::at(self.endpoint);
@@ -245,6 +246,9 @@ impl Attempt<'_> {
             Err(Unanswered::Unsent(request, error)) => {
                 connection.takes_no_more();
                 Err(self.unsent(*request, &error, used))
+            }
+            Err(Unanswered::GivenUp) => {
+                Err(Failed::Sent(Refused::new(Refusal::BadRequest, "the request's body broke off")))
             }
             Err(Unanswered::Failed(error)) => {
                 let said = unprocessed(&error);

@@ -36,6 +36,17 @@ pub enum UpstreamIo {
 
 delegate_io!(UpstreamIo { Tcp, Unix, Mesh, Web, Tunnelled });
 
+impl UpstreamIo {
+    /// The socket of a server outside the mesh.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Web(tls) => Some(tls.get_ref().0),
+            Self::Unix(_) | Self::Mesh(_) | Self::Tunnelled(_) => None,
+        }
+    }
+}
+
 /// An upstream that answered, and proved who it is if the plan wants that.
 pub struct Connected {
     pub io: UpstreamIo,

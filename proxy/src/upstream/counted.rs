@@ -6,20 +6,36 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// Counts one stream of a shared connection while it lives.
-pub struct Stream(Rc<H2Connection>);
+pub struct Stream {
+    connection: Rc<H2Connection>,
+    is_open: bool,
+}
 
 impl Stream {
     pub fn of(connection: &Rc<H2Connection>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self(connection.clone())
+        Self { connection: connection.clone(), is_open: false }
+    }
+
+    /// Waits for its turn, where the other side takes fewer streams than want to be.
+    pub async fn open(&mut self) {
+        self.connection.open().await;
+        self.is_open = true;
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        if self.0.streams.get() == 0 {
-            self.0.idle_since.set(Instant::now());
+        let connection = &self.connection;
+        if self.is_open {
+            connection.opened.set(connection.opened.get() - 1);
+            if connection.streams.get() > connection.opened.get() + 1 {
+                connection.freed.notify_one();
+            }
+        }
+        connection.streams.set(connection.streams.get() - 1);
+        if connection.streams.get() == 0 {
+            connection.idle_since.set(Instant::now());
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::pool::OwnSvid;
 use crate::hbone::TunnelStream;
 use crate::http::body::{Received, RequestBody};
-use crate::http::streams::{Incoming, Outgoing};
+use crate::http::streams::{AbortOnDrop, Incoming, Outgoing};
 use crate::http::upgrade;
 use crate::session::Session;
 use bytes::Bytes;
@@ -19,14 +19,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
+use tokio::sync::Notify;
 
-/// Concurrent streams per pooled HTTP/2 connection (PEERS D2).
-const H2_STREAMS_PER_CONNECTION: u32 = 100;
+/// Concurrent streams per pooled HTTP/2 connection (PEERS D2), of a server that says nothing or more.
+const STREAMS_MAX: usize = 100;
+
+/// A connection that many requests share.
 pub struct H2Connection {
     pub requests: SendRequest<Bytes>,
     pub session: Option<Arc<Session>>,
     own: OwnSvid,
-    pub(super) streams: Cell<u32>,
+    /// Of requests that chose it.
+    pub(super) streams: Cell<usize>,
+    /// Of those, opened. What is given to h2 beyond the server's limit waits there, also when nobody wants it any more, and goes
+    /// out all the same when there is room.
+    pub(super) opened: Cell<usize>,
+    pub(super) freed: Notify,
+    /// What the server takes at one time, as far as was looked.
+    limit: Cell<usize>,
     pub(super) idle_since: Cell<Instant>,
     /// It takes no more requests: the other side said so, or it has ended.
     pub(super) is_closing: Cell<bool>,
@@ -34,12 +44,37 @@ pub struct H2Connection {
 
 impl H2Connection {
     pub fn new(requests: SendRequest<Bytes>, session: Option<Arc<Session>>, own: OwnSvid) -> Self {
-        let (streams, idle_since) = (Cell::new(0), Cell::new(Instant::now()));
-        Self { requests, session, own, streams, idle_since, is_closing: Cell::new(false) }
+        Self {
+            requests,
+            session,
+            own,
+            streams: Cell::new(0),
+            opened: Cell::new(0),
+            freed: Notify::new(),
+            limit: Cell::new(STREAMS_MAX),
+            idle_since: Cell::new(Instant::now()),
+            is_closing: Cell::new(false),
+        }
     }
 
     pub fn takes_requests(&self, own: &OwnSvid) -> bool {
-        self.streams.get() < H2_STREAMS_PER_CONNECTION && self.is_usable(own)
+        self.is_usable(own) && self.streams.get() < self.look_at_limit()
+    }
+
+    /// RFC 9113 §5.1.2. A server that takes none for now is asked with one.
+    fn look_at_limit(&self) -> usize {
+        self.limit.set(self.requests.current_max_send_streams().clamp(1, STREAMS_MAX));
+        self.limit.get()
+    }
+
+    /// When the server takes one more.
+    pub async fn open(&self) {
+        let mut limit = self.limit.get();
+        while self.opened.get() >= limit {
+            self.freed.notified().await;
+            limit = self.look_at_limit();
+        }
+        self.opened.set(self.opened.get() + 1);
     }
 
     pub fn takes_no_more(&self) {
@@ -57,11 +92,13 @@ impl H2Connection {
 pub enum Unanswered {
     /// Nothing of the request left: the connection takes no more.
     Unsent(Box<Request<RequestBody>>, h2::Error),
+    /// The caller's body broke off.
+    GivenUp,
     Failed(h2::Error),
 }
 
 /// Sends `request` as a stream of its own; resolves when the head of the response is there. What is left of the request's body
-/// then is sent beside the response.
+/// then is sent beside the response, as long as that is read.
 ///
 /// # Cancellation
 /// Dropping it, or the response's body before its end, resets the stream (RFC 9113 §8.1, CANCEL).
@@ -78,22 +115,21 @@ pub async fn send(
     let ends = body.is_end_stream() && !is_connect;
     let sent = connection.send_request(Request::from_parts(head, ()), ends);
     let (response, stream) = sent.map_err(Unanswered::Failed)?;
+    drop(connection);
     if ends {
-        drop((connection, stream));
-        return Ok(answered(response.await.map_err(Unanswered::Failed)?));
+        drop(stream);
+        return Ok(answered(response.await.map_err(Unanswered::Failed)?, None));
     }
     if is_connect {
-        drop(connection);
         let response = response.await.map_err(Unanswered::Failed)?;
         if !response.status().is_success() {
-            return Ok(answered(response));
+            return Ok(answered(response, None));
         }
         return Ok(response.map(|receive| {
             Received::Tunnel(Some(upgrade::Side::Open(Box::new(TunnelStream::new(receive, stream, None)))))
         }));
     }
-    let upload = Outgoing::new(stream, body);
-    Ok(answered(exchange(connection, response, upload).await.map_err(Unanswered::Failed)?))
+    exchange(response, Outgoing::new(stream, body)).await
 }
 
 /// The other side has to be able to tell a body's end from its beginning, where the method says that there may be one (RFC 9110
@@ -107,35 +143,28 @@ fn set_length(method: &Method, headers: &mut HeaderMap, body: &RequestBody) {
 }
 
 async fn exchange(
-    connection: SendRequest<Bytes>,
     mut response: ResponseFuture,
-    upload: Outgoing<RequestBody>,
-) -> Result<Response<RecvStream>, h2::Error> {
-    // While the other side has too many streams of us, this one is not open yet, and its body must not hold what the connection
-    // may carry for all.
-    let mut opening = Some(connection);
-    let mut upload = Some(upload);
+    mut upload: Outgoing<RequestBody>,
+) -> Result<Response<Received>, Unanswered> {
+    let mut is_sent = false;
     let answer = poll_fn(|context| {
-        if let Some(connection) = &mut opening
-            && let Poll::Ready(opened) = connection.poll_ready(context)
-        {
-            opened?;
-            opening = None;
+        is_sent = is_sent || upload.poll(context).is_ready();
+        if upload.has_broken_off() {
+            return Poll::Ready(Err(Unanswered::GivenUp));
         }
-        if opening.is_none() && upload.as_mut().is_some_and(|upload| upload.poll(context).is_ready()) {
-            upload = None;
-        }
-        Pin::new(&mut response).poll(context)
-    })
-    .await?;
-    if let Some(mut upload) = upload {
-        tokio::task::spawn_local(async move { poll_fn(|context| upload.poll(context)).await });
-    }
-    Ok(answer)
+        Pin::new(&mut response).poll(context).map_err(Unanswered::Failed)
+    });
+    let answer = answer.await?;
+    let rest = (!is_sent).then(|| {
+        let sending = tokio::task::spawn_local(async move { poll_fn(|context| upload.poll(context)).await });
+        AbortOnDrop(sending.abort_handle())
+    });
+    Ok(answered(answer, rest))
 }
 
-fn answered(response: Response<RecvStream>) -> Response<Received> {
+/// `rest`: what sends on while the answer is read. It would hold both streams open when the answer has been given up, or cut.
+fn answered(response: Response<RecvStream>, rest: Option<AbortOnDrop>) -> Response<Received> {
     let (head, stream) = response.into_parts();
-    let body = Incoming::of_answer(&head.headers, stream);
+    let body = Incoming::new(&head.headers, stream, rest);
     Response::from_parts(head, Received::Http2(body))
 }

@@ -20,6 +20,7 @@ use std::error::Error;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
 /// Streams at one time, before an HTTP/2 server has said how many it takes (RFC 9113 §6.5.2 recommends at least 100).
@@ -70,6 +71,10 @@ impl Asking<'_> {
         drop(policy);
         let window = worker.windows.promise(limits.buffered_bytes / worker.count());
         let metrics = self.upstream.plan.metrics.clone();
+        if let (false, Some(tcp)) = (matches!(self.upstream.plan.security, Security::Mesh { .. }), io.tcp()) {
+            // Not worth losing the connection for.
+            let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(timeouts.h2_ping + timeouts.h2_ping_answer));
+        }
         let io = WatchedFrames::of_upstream(io, session.clone(), metrics, limits.h2_control_frames);
         let handshake = h2::client::Builder::new()
             .enable_push(false)
@@ -83,16 +88,18 @@ impl Asking<'_> {
             .await;
         let (requests, mut connection) =
             handshake.map_err(|error| self.refused(endpoint, &error, session.as_deref()))?;
-        // Others end a connection that is pinged more often than they like (gRPC: every five minutes, without data), and none
-        // of them can vanish without the kernel's own probes noticing.
+        // Others end a connection that is pinged more often than they like (gRPC: every five minutes, without data). Of those, the
+        // kernel notices as fast that one has vanished, by what it does not acknowledge.
         let pings = matches!(self.upstream.plan.security, Security::Mesh { .. }).then(|| connection.ping_pong());
         let keepalive = Keepalive::new(pings.flatten(), &timeouts);
+        let heard_of = session.clone();
         let shared = endpoint.add_h2(requests, session, self.own.key());
         // The task must not keep it: the connection ends when nobody else has it.
         let of_task = Rc::downgrade(&shared);
         tokio::task::spawn_local(async move {
             let is_used = || of_task.upgrade().is_some_and(|shared| shared.streams.get() > 0);
-            let mut lost = pin!(keepalive.lost(is_used));
+            let heard = || heard_of.as_ref().map_or(0, |session| session.bytes_in.load(Relaxed));
+            let mut lost = pin!(keepalive.lost(is_used, heard));
             tokio::select! {
                 biased;
                 // Its errors reach its streams.
