@@ -14,6 +14,7 @@ use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::pressure;
 use crate::shared::Shared;
 use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
+use crate::tls::begin_random_numbers;
 use crate::upstream::discovery::Discovery;
 use crate::worker::{Command, Workers};
 use anyhow::Context as _;
@@ -61,6 +62,8 @@ impl App {
     /// # Errors
     /// An address in use, a file that cannot be opened, no agent named. An agent that does not answer is not an error.
     pub async fn start(config: Config, surroundings: Surroundings) -> anyhow::Result<Self> {
+        begin_random_numbers();
+
         // Parts.
         let metrics = Arc::new(Metrics::new());
         let access_log =

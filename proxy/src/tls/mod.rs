@@ -28,6 +28,6 @@ pub use endpoint::EndpointTrust;
 pub use error::TlsError;
 pub use mesh::{Accept, ClientAlpn, Connect, ServerAlpn, accept, connect};
 pub use peer::{Peer, Role};
-pub use provider::provider;
+pub use provider::{begin_random_numbers, provider};
 pub use verifier::{Strictness, SvidError, is_strictly_valid, still_trusted, verify_svid};
 pub use web::{WebRoots, WebRootsError, WebTls};

@@ -19,3 +19,10 @@ pub fn provider() -> Arc<CryptoProvider> {
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
 }
+
+/// Random numbers begin with a tenth of a second of measuring the machine's jitter, which the first handshake would wait for,
+/// and with it all that its worker serves. A thread of its own does that while the process starts.
+pub fn begin_random_numbers() {
+    // Without it, the first handshake does it.
+    let _ = std::thread::Builder::new().name("randomness".to_owned()).spawn(|| provider().secure_random.fill(&mut [0]));
+}
