@@ -19,8 +19,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const BUDGET: &str = "bench/budget.json";
-/// Of a figure, before it counts as another: threads beside the workers and the clock have their share in it.
-const NOISE: f64 = 0.03;
+/// Of a figure, before it counts as another: threads beside the workers have their share in it, by the clock, and so have the
+/// machine's C library and compiler.
+const NOISE: f64 = 0.05;
 const WARM_ANSWERS: &str = "200";
 const WARM_UPS_MAX: usize = 20;
 const WARM_UP_PAUSE: Duration = Duration::from_secs(1);
@@ -162,8 +163,8 @@ mod tests {
     fn what_is_above_its_budget_is_named() {
         let table = |one: u64, other: u64| BTreeMap::from([("one".to_owned(), one), ("other".to_owned(), other)]);
         let budget = table(1000, 1000);
-        assert!(compare(&table(1029, 500), &budget).is_ok());
-        let above = compare(&table(1031, 1000), &budget).unwrap_err().to_string();
+        assert!(compare(&table(1049, 500), &budget).is_ok());
+        let above = compare(&table(1051, 1000), &budget).unwrap_err().to_string();
         assert!(above.contains("budget: one."), "{above}");
         assert!(compare(&table(1, 1), &BTreeMap::new()).is_err());
     }
