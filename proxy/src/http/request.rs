@@ -167,19 +167,12 @@ async fn proxy(
     }
 
     let is_connect = head.method == Method::CONNECT;
+    let caller = upgrade::Side::take(&mut head.extensions, &mut body).filter(|_| is_connect || upgrade.is_some());
     if is_connect && connection.session.direction == Direction::Local {
-        return open_tunnel(
-            connection,
-            &allowed,
-            upgrade::Side::take(&mut head.extensions, &mut body),
-            in_flight,
-            recorder,
-        )
-        .await;
+        return open_tunnel(connection, &allowed, caller, in_flight, recorder).await;
     }
 
     // Forged identity and hop-by-hop headers go, before anything of ours is added.
-    let caller = upgrade::Side::take(&mut head.extensions, &mut body).filter(|_| is_connect || upgrade.is_some());
     let body = RequestBody::new(body, in_flight.request.clone());
     forward::prepare(&mut head, &body, &allowed, listener, upgrade.as_ref())?;
     if let Some(identity) = connection.identity.get() {

@@ -1,7 +1,7 @@
 //! WebSocket and other upgrades (RFC 9110 §7.8), and CONNECT: after the upstream agreed, the connection is a tunnel.
 //!
 //! Nothing that the caller sends after its head reaches the upstream before the upstream's own answer (THREATS SM-21):
-//! hyper holds it back until the upgrade is taken.
+//! hyper holds it back until the upgrade is taken, and a stream of HTTP/2 is a tunnel only when it has been answered.
 
 use super::body::Received;
 use super::record::Recorder;
