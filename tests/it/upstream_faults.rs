@@ -2,7 +2,9 @@
 //! at once (THREATS F-20 to F-26, H2-15, DS-09).
 
 use bytes::Bytes;
-use http::Method;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request, Response};
 use postern_tests::app_raw::OK;
 use postern_tests::client_http::full;
 use postern_tests::pair::service_section;
@@ -44,37 +46,49 @@ impl Caller {
     }
 }
 
-/// An HTTP/2 application that refuses the first so many streams when it has read so much of their bodies, and sends back the
-/// bodies of the others.
-async fn refusing_streams(refused: usize, when_read: usize) -> (TcpApp, Arc<AtomicUsize>) {
+/// An HTTP/2 application, and how many streams it has seen. `answer` gets each with its number, from 0; false ends its connection.
+async fn of_streams(
+    answer: impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) -> bool + Send + Sync + 'static,
+) -> (TcpApp, Arc<AtomicUsize>) {
     let streams = Arc::new(AtomicUsize::new(0));
-    let of_app = streams.clone();
+    let (of_app, answer) = (streams.clone(), Arc::new(answer));
     let app = TcpApp::start(move |stream, _, _| {
-        let streams = of_app.clone();
+        let (streams, answer) = (of_app.clone(), answer.clone());
         async move {
             let mut connection = h2::server::handshake(stream).await.map_err(std::io::Error::other)?;
-            while let Some(Ok((request, mut respond))) = connection.accept().await {
-                let is_refused = streams.fetch_add(1, Relaxed) < refused;
-                tokio::spawn(async move {
-                    let (mut body, mut read) = (request.into_body(), Vec::new());
-                    while !(is_refused && read.len() >= when_read)
-                        && let Some(Ok(more)) = body.data().await
-                    {
-                        read.extend_from_slice(&more);
-                        let _ = body.flow_control().release_capacity(more.len());
-                    }
-                    if is_refused {
-                        return respond.send_reset(h2::Reason::REFUSED_STREAM);
-                    }
-                    let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
-                    answer.send_data(Bytes::from(read), true).unwrap();
-                });
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                if !answer(streams.fetch_add(1, Relaxed), request, respond) {
+                    break;
+                }
             }
             Ok(())
         }
     })
     .await;
     (app, streams)
+}
+
+/// Refuses the first so many streams when it has read so much of their bodies, and sends back the bodies of the others.
+async fn refusing_streams(refused: usize, when_read: usize) -> (TcpApp, Arc<AtomicUsize>) {
+    of_streams(move |number, request, mut respond| {
+        let is_refused = number < refused;
+        tokio::spawn(async move {
+            let (mut body, mut read) = (request.into_body(), Vec::new());
+            while !(is_refused && read.len() >= when_read)
+                && let Some(Ok(more)) = body.data().await
+            {
+                read.extend_from_slice(&more);
+                let _ = body.flow_control().release_capacity(more.len());
+            }
+            if is_refused {
+                return respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+            let mut answer = respond.send_response(Response::new(()), false).unwrap();
+            answer.send_data(Bytes::from(read), true).unwrap();
+        });
+        true
+    })
+    .await
 }
 
 #[tokio::test]
@@ -198,23 +212,14 @@ async fn f_22_an_idempotent_request_is_sent_again_once_on_a_connection_of_its_ow
 
 /// Closes its first connection instead of answering the second request on it.
 async fn closing_at_the_second_stream() -> (TcpApp, Arc<AtomicUsize>) {
-    let streams = Arc::new(AtomicUsize::new(0));
-    let of_app = streams.clone();
-    let app = TcpApp::start(move |stream, _, _| {
-        let streams = of_app.clone();
-        async move {
-            let mut connection = h2::server::handshake(stream).await.map_err(std::io::Error::other)?;
-            while let Some(Ok((_request, mut respond))) = connection.accept().await {
-                if streams.fetch_add(1, Relaxed) == 1 {
-                    return Ok(());
-                }
-                respond.send_response(http::Response::new(()), true).unwrap();
-            }
-            Ok(())
+    of_streams(|number, _, mut respond| {
+        let answers = number != 1;
+        if answers {
+            respond.send_response(Response::new(()), true).unwrap();
         }
+        answers
     })
-    .await;
-    (app, streams)
+    .await
 }
 
 #[tokio::test]
