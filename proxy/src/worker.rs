@@ -290,10 +290,12 @@ async fn watch_trust(worker: Rc<Worker>) {
             changed = identity.changed() => {
                 if changed.is_err() { return }
                 worker.registry.identity_changed(&worker.identity());
+                worker.upstreams.let_go_of_ended();
             }
             changed = policy.changed() => {
                 if changed.is_err() { return }
                 session::policy_changed(&worker.registry, &worker.policy(), Instant::now());
+                worker.upstreams.let_go_of_ended();
             }
         }
     }

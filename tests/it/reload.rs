@@ -394,7 +394,7 @@ async fn a_cut_reaches_one_http2_stream_of_a_caller_that_does_not_read() {
     within("nothing moves any more", blocked.notified()).await;
     orders.apply(&section(&format!("spiffe: {WEB}"))).await.unwrap();
     let record = &orders.records_of("request", 1).await[0];
-    assert_eq!(record["end"], "cut", "{record}");
+    assert_eq!(record["end"], "policy_changed", "{record}");
     assert!(within("the stream breaks off", unread.into_body().collect()).await.is_err());
     assert_eq!(client.get("/x").await.unwrap().status, 403, "the connection lives");
 }

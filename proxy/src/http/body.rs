@@ -6,6 +6,7 @@ use super::record::Recorder;
 use super::streams;
 use super::upgrade;
 use crate::session::{InFlight, RequestGuard};
+use crate::upstream::http1::ReceivedAnswer;
 use crate::upstream::lease::Lease;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -29,8 +30,11 @@ pub enum BodyError {
 
 /// A body as it comes, of a request or of a response.
 pub enum Received {
+    /// Of a request in HTTP/1.
     Http1(hyper::body::Incoming),
     Http2(streams::Incoming),
+    /// Of an answer in HTTP/1.
+    Answer(ReceivedAnswer),
     /// Of a CONNECT over HTTP/2, or of the answer that agrees to one: none, but a side of the tunnel, until that is taken.
     Tunnel(Option<upgrade::Side>),
 }
@@ -45,6 +49,7 @@ impl Body for Received {
                 .poll_frame(context)
                 .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Other(Box::new(error))))),
             Self::Http2(stream) => Pin::new(stream).poll_frame(context),
+            Self::Answer(answer) => answer.poll_frame(context),
             Self::Tunnel(_) => Poll::Ready(None),
         }
     }
@@ -53,6 +58,7 @@ impl Body for Received {
         match self {
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(stream) => stream.is_end_stream(),
+            Self::Answer(answer) => answer.is_end_stream(),
             Self::Tunnel(_) => true,
         }
     }
@@ -61,6 +67,7 @@ impl Body for Received {
         match self {
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Http2(stream) => stream.size_hint(),
+            Self::Answer(answer) => answer.size_hint(),
             Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
@@ -191,6 +198,7 @@ impl Body for ResponseBody {
         };
         if body.guard.request.poll_cut(context) {
             body.recorder.ended_early(body.guard.request.cut_text());
+            body.guard.request.cut_what_waits();
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let polled = Pin::new(&mut body.inner).poll_frame(context);

@@ -1,6 +1,6 @@
 //! What a request and its response look like on the next hop.
 
-use super::body::{RequestBody, ResponseBody};
+use super::body::ResponseBody;
 use super::headers;
 use super::hops::{self, HOPS_HEADER, one_more};
 use super::record::Recorder;
@@ -11,7 +11,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::lease::Lease;
 use crate::upstream::plan::Security;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
@@ -24,7 +24,6 @@ use hyper::body::Body;
 /// The authority cannot be written in the form that the hop's version wants, or the request goes in a circle.
 pub fn prepare(
     head: &mut Parts,
-    body: &RequestBody,
     to: &Allowed,
     listener: Option<String>,
     upgrade: Option<&HeaderValue>,
@@ -42,7 +41,7 @@ pub fn prepare(
             if was_http2 {
                 headers::merge_cookies(&mut head.headers);
             }
-            to_http1(head, body, listener, upgrade);
+            to_http1(head, listener, upgrade);
         }
         HttpVersion::Http2 => {
             let authority = authority(head, listener)?;
@@ -65,12 +64,12 @@ fn authority(head: &Parts, listener: Option<String>) -> Result<Option<Authority>
         .map_err(|error| Refused::new(Refusal::BadHost, format!("Host is not an authority: {error}")))
 }
 
-fn to_http1(head: &mut Parts, body: &RequestBody, listener: Option<String>, upgrade: Option<&HeaderValue>) {
+fn to_http1(head: &mut Parts, listener: Option<String>, upgrade: Option<&HeaderValue>) {
     // An HTTP/1.0 caller's request too: a message that is forwarded has the version of who forwards it (RFC 9110 §6.2), and
     // this connection, unlike the caller's, is kept, chunked and shared by other callers.
     head.version = Version::HTTP_11;
     let host = match head.uri.authority() {
-        // hyper's HTTP/1 client writes none of its own when only `:authority` was given.
+        // `:authority` becomes one.
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         // Without a stand-in there is one `Host`, which goes on as it came.
         None => listener.and_then(|listener| HeaderValue::try_from(listener).ok()),
@@ -89,10 +88,6 @@ fn to_http1(head: &mut Parts, body: &RequestBody, listener: Option<String>, upgr
     if let Some(token) = upgrade {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, token.clone());
-    }
-    // Without this, hyper's client drops the body of a GET, HEAD or CONNECT that has no length (THREATS, traps).
-    if !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
-        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

@@ -7,6 +7,7 @@ pub mod frames;
 pub mod framing;
 pub mod headers;
 pub mod hops;
+pub mod http1;
 pub mod identity_headers;
 mod kept_body;
 pub mod normalize;

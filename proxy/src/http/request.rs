@@ -174,7 +174,7 @@ async fn proxy(
 
     // Forged identity and hop-by-hop headers go, before anything of ours is added.
     let body = RequestBody::new(body, in_flight.request.clone());
-    forward::prepare(&mut head, &body, &allowed, listener, upgrade.as_ref())?;
+    forward::prepare(&mut head, &allowed, listener, upgrade.as_ref())?;
     if let Some(identity) = connection.identity.get() {
         identity.apply(&mut head.headers);
     }
@@ -183,7 +183,7 @@ async fn proxy(
     let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
     let sending = send(&connection.worker, &to, Request::from_parts(head, body));
     let Answer { response, mut lease } = unless_cut(&in_flight, Box::pin(sending)).await?;
-    in_flight.request.answered();
+    in_flight.request.answered(lease.session.as_ref());
     recorder.upstream(&lease);
     if is_connect || upgrade.is_some() {
         lease.not_again();

@@ -7,7 +7,7 @@ use super::body::Received;
 use super::record::Recorder;
 use crate::connection::Connection;
 use crate::hbone::TunnelStream;
-use crate::session::{Carries, RequestGuard};
+use crate::session::{Carries, EndCause, RequestGuard};
 use crate::tunnel;
 use crate::upstream::client::HttpVersion;
 use crate::upstream::lease::Lease;
@@ -41,7 +41,8 @@ impl Side {
     pub fn take(extensions: &mut Extensions, body: &mut Received) -> Option<Self> {
         match body {
             Received::Tunnel(side) => side.take(),
-            Received::Http1(_) | Received::Http2(_) => extensions.remove::<OnUpgrade>().map(Self::Upgrade),
+            Received::Http1(_) => extensions.remove::<OnUpgrade>().map(Self::Upgrade),
+            Received::Http2(_) | Received::Answer(_) => None,
         }
     }
 
@@ -88,7 +89,9 @@ pub fn start(
                     () = run(&connection, caller, upstream, &guard, &mut recorder) => false,
                 };
                 if was_cut {
-                    recorder.ended_early("cut");
+                    // The caller's, if it is that one, is in the record already.
+                    let cause = lease.session.as_ref().and_then(|session| session.end_cause());
+                    recorder.ended_early(cause.map_or("cut", EndCause::as_str));
                 }
             }
             Err(error) => recorder.failed(&*error),
@@ -127,6 +130,6 @@ async fn run(
     .await;
     match ended {
         Some(ended) => recorder.tunnel_ended(ended.from_client, ended.from_server, &ended.end.to_string()),
-        None => recorder.ended_early("cut"),
+        None => recorder.ended_early(guard.request.cut_text()),
     }
 }

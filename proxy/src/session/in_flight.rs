@@ -2,19 +2,19 @@
 
 use super::deadline::Deadline;
 use super::registry::Registry;
-use super::{EndCause, Session};
+use super::{Carries, EndCause, Session};
 use crate::refusal::{Refusal, Refused};
 use crate::upstream::plan::ServicePlan;
 use futures_util::task::AtomicWaker;
 use http::{Method, Uri};
 use postern_config::{Limits, SpiffeId, Timeouts};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A request that has been allowed and has not ended.
 pub struct InFlight {
@@ -39,9 +39,11 @@ pub struct InFlight {
     /// Somebody waits for the caller to send more of its body.
     body_awaited: Cell<bool>,
     answered: Cell<bool>,
+    /// The connection that its answer comes over.
+    upstream: OnceCell<Arc<Session>>,
     /// What there was of the answer has been handed on, and nobody has asked for more: the caller does not take it.
     answer_waits: Cell<bool>,
-    /// The deadline that ended it.
+    /// The deadline that ended it, or the end of its upstream connection.
     deadline: Cell<Option<EndCause>>,
 }
 
@@ -70,6 +72,7 @@ impl InFlight {
             may_be_quiet: Cell::new(false),
             body_awaited: Cell::new(false),
             answered: Cell::new(false),
+            upstream: OnceCell::new(),
             answer_waits: Cell::new(false),
             deadline: Cell::new(None),
         }
@@ -80,8 +83,12 @@ impl InFlight {
         self.moves.set(self.moves.get().wrapping_add(1));
     }
 
-    /// The answer's head is there; from now on the caller is who has to take it.
-    pub fn answered(&self) {
+    /// The answer's head is there, over this connection; from now on the caller is who has to take it.
+    pub fn answered(&self, upstream: Option<&Arc<Session>>) {
+        if let Some(upstream) = upstream {
+            // There is one answer.
+            let _ = self.upstream.set(upstream.clone());
+        }
         self.moved();
         self.answered.set(true);
         self.answer_waits.set(true);
@@ -109,7 +116,18 @@ impl InFlight {
 
     /// Why it was cut, as its record says it.
     pub fn cut_text(&self) -> &'static str {
-        self.deadline().map_or("cut", EndCause::as_str)
+        self.cause().as_str()
+    }
+
+    /// What was handed on of an HTTP/1 answer that was cut, and waits for its caller, goes no more.
+    pub fn cut_what_waits(&self) {
+        if self.session.carries() == Carries::Http1 && self.session.write_pending.load(Relaxed) {
+            self.session.cut_with_request(self.cause(), Instant::now());
+        }
+    }
+
+    fn cause(&self) -> EndCause {
+        self.deadline().unwrap_or(EndCause::PolicyChanged)
     }
 
     /// Once a second.
@@ -140,6 +158,16 @@ impl InFlight {
         self.cut_for(deadline);
     }
 
+    /// The connection that its answer comes over was cut. Where the caller does not take what has come, nobody would look there.
+    pub(super) fn follow_upstream(&self) {
+        if self.cut.get() || !self.answer_waits.get() {
+            return;
+        }
+        if let Some(upstream) = self.upstream.get().filter(|upstream| upstream.is_cut()) {
+            self.cut_for(upstream.end_cause().unwrap_or(EndCause::PolicyChanged));
+        }
+    }
+
     fn cut_for(&self, deadline: EndCause) {
         self.deadline.set(Some(deadline));
         self.cut();
@@ -151,7 +179,7 @@ impl InFlight {
 
     /// Ends this request (its stream, or its HTTP/1 connection) and no other.
     pub fn cut(&self) {
-        let cause = self.deadline().unwrap_or(EndCause::PolicyChanged);
+        let cause = self.cause();
         if !self.cut.replace(true) {
             self.session.metrics.ended(cause);
         }

@@ -132,8 +132,12 @@ impl Registry {
     }
 
     /// Resets the sockets of what has just been cut, all of them before the first of those who serve them is polled: to take
-    /// a connection down takes many times as long, and the last of thousands must not wait for it.
+    /// a connection down takes many times as long, and the last of thousands must not wait for it. Answers that come over them,
+    /// and wait for their callers, end with them.
     pub(super) fn reset_cut(&self) {
+        for (_, request) in self.in_flight.borrow().iter() {
+            request.follow_upstream();
+        }
         for (_, entry) in self.sessions.borrow().iter().filter(|(_, entry)| entry.session.is_cut()) {
             if let Some(socket) = entry.socket.upgrade() {
                 socket.reset();
@@ -156,6 +160,7 @@ impl Registry {
         for (_, request) in self.in_flight.borrow().iter() {
             request.watch(timeouts);
         }
+        self.reset_cut();
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::connect::{Connected, Own, connect};
 use super::health::Failure;
+use super::http1::H1Connection;
 use super::http2::H2Connection;
 use super::places::{NoPlace, Place, Places};
-use super::pool::{Endpoint, H1Connection, OwnSvid, Upstream};
+use super::pool::{Endpoint, OwnSvid, Upstream};
 use crate::refusal::{Refusal, Refused};
 use crate::telemetry::upstream_counters::Retry;
 use crate::tls::mesh::ClientAlpn;
@@ -29,7 +30,7 @@ pub enum FoundShared {
 
 /// What came of looking for a connection for HTTP/1.
 pub enum Found {
-    Pooled(H1Connection),
+    Pooled(Rc<H1Connection>),
     /// One may be made.
     Place(Option<Rc<Place>>),
 }

@@ -8,12 +8,13 @@ use super::attempt::{Asking, Found, FoundShared, is_final};
 use super::connect::Own;
 use super::counted::{Active, Stream};
 use super::health::Failure;
+use super::http1::{self, H1Connection};
 use super::http2::H2Connection;
 use super::http2::{self, Unanswered};
 use super::lease::{Answer, Held, Lease};
 use super::places::Place;
 use super::plan::ServicePlan;
-use super::pool::{Endpoint, H1Connection, OwnSvid, Upstream};
+use super::pool::{Endpoint, OwnSvid, Upstream};
 use super::replay::{Unprocessed, copy_of, is_replayable, is_whole, may_be_kept, unprocessed};
 pub use super::version::HttpVersion;
 use crate::http::body::{Received, RequestBody};
@@ -187,7 +188,7 @@ impl Attempt<'_> {
         let (own, plan) = (self.asking.own.key(), &self.asking.upstream.plan);
         // What is sent again goes over a connection of its own: another pooled one may have been closed as well.
         let pooled = if self.was_sent { None } else { self.endpoint.take_h1(&own, Instant::now(), plan.pool_idle) };
-        let (mut connection, is_reused) = match pooled {
+        let (connection, is_reused) = match pooled {
             Some(pooled) => (pooled, true),
             // In a box, so that a request which needs no new connection does not carry the room for making one.
             None => match Box::pin(self.connection_http1(&own)).await {
@@ -195,28 +196,26 @@ impl Attempt<'_> {
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
-        let copy = (is_reused && self.may_repeat() && is_replayable(&request)).then(|| copy_of(&request));
+        let may_replay = is_reused && self.may_repeat() && is_replayable(&request);
         let _active = Active::at(self.endpoint);
-        match connection.sender.try_send_request(request).await {
+        let (head, body) = request.into_parts();
+        match http1::send(&connection, &head, body).await {
             Ok(response) => {
                 let session = connection.session.clone();
-                Ok(Sent { response: response.map(Received::Http1), session, held: Held::Http1(connection) })
+                Ok(Sent { response, session, held: Held::Http1(connection) })
             }
-            Err(mut failed) => {
+            Err(http1::Unanswered::GivenUp) => Err(given_up()),
+            Err(error) => {
                 let used = Use { is_reused, session: connection.session.as_deref() };
-                if let Some(request) = failed.take_message() {
-                    return Err(self.unsent(request, failed.error(), used));
-                }
-                let error = failed.into_error();
-                let has_ended = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
-                let again = (is_reused && has_ended).then_some(Retry::Replayed);
+                let again = (may_replay && error.is_end()).then_some(Retry::Replayed);
+                let copy = again.map(|_| Request::from_parts(head, RequestBody::Empty));
                 Err(self.failed(&error, copy, again, used))
             }
         }
     }
 
     /// One that was given back meanwhile, or a new one; and whether it was used before.
-    async fn connection_http1(&self, own: &OwnSvid) -> Result<(H1Connection, bool), Refused> {
+    async fn connection_http1(&self, own: &OwnSvid) -> Result<(Rc<H1Connection>, bool), Refused> {
         match self.asking.upstream.place_or_pooled(self.endpoint, own).await? {
             Found::Pooled(pooled) => Ok((pooled, true)),
             Found::Place(place) => Ok((self.asking.open_http1(self.endpoint, place).await?, false)),
@@ -247,9 +246,7 @@ impl Attempt<'_> {
                 connection.takes_no_more();
                 Err(self.unsent(*request, &error, used))
             }
-            Err(Unanswered::GivenUp) => {
-                Err(Failed::Sent(Refused::new(Refusal::BadRequest, "the request's body broke off")))
-            }
+            Err(Unanswered::GivenUp) => Err(given_up()),
             Err(Unanswered::Failed(error)) => {
                 let said = unprocessed(&error);
                 if said == Some(Unprocessed::GoAway) {
@@ -316,6 +313,10 @@ impl Attempt<'_> {
             _ => Failed::Sent(refused),
         }
     }
+}
+
+fn given_up() -> Failed {
+    Failed::Sent(Refused::new(Refusal::BadRequest, "the request's body broke off"))
 }
 
 /// The chain of causes, once, for the record.

@@ -4,8 +4,9 @@ use super::attempt::is_out_of_order;
 use super::connect::{Connected, UpstreamIo};
 use super::counted::{Active, Stream};
 use super::health::Failure;
+use super::http1::H1Connection;
 use super::places::Place;
-use super::pool::{Endpoint, H1Connection, OwnSvid, Upstream};
+use super::pool::{Endpoint, OwnSvid, Upstream};
 use crate::http::body::Received;
 use crate::session::{Carries, Registered, Session};
 use crate::tls::Peer;
@@ -35,7 +36,7 @@ pub struct Lease {
 }
 
 pub(super) enum Held {
-    Http1(H1Connection),
+    Http1(Rc<H1Connection>),
     Http2 {
         _stream: Stream,
     },
@@ -88,7 +89,9 @@ impl Lease {
     /// The connection never goes back: it is a tunnel now, or was asked to become one and nobody knows how it took that.
     pub fn not_again(&mut self) {
         self.held = match std::mem::replace(&mut self.held, Held::Returned) {
-            Held::Http1(connection) => Held::NotAgain { _registered: connection.registered, _place: connection.place },
+            Held::Http1(connection) => {
+                Held::NotAgain { _registered: connection.registered.clone(), _place: connection.place.clone() }
+            }
             held => held,
         };
     }

@@ -14,6 +14,7 @@ pub mod connect;
 mod counted;
 pub mod discovery;
 mod health;
+pub mod http1;
 pub mod http2;
 pub mod l4;
 pub mod lease;

@@ -1,27 +1,24 @@
-//! Opens connections for requests, each with a task that drives it.
+//! Opens connections for requests; one for HTTP/2 has a task that drives it.
 
 use super::attempt::Asking;
 use super::client::chain;
 use super::connect::{Connected, upstream_refused_us};
+use super::http1::{H1Connection, Unanswered};
 use super::http2::H2Connection;
 use super::places::Place;
 use super::plan::Security;
-use super::pool::{Endpoint, H1Connection};
+use super::pool::Endpoint;
 use super::version::HttpVersion;
 use crate::hbone::Keepalive;
 use crate::http::frames::WatchedFrames;
 use crate::http::windows::Window;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Registered, Session, Told};
+use crate::session::{Registered, Session};
 use bytes::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use std::error::Error;
-use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
 
 /// Streams at one time, before an HTTP/2 server has said how many it takes (RFC 9113 §6.5.2 recommends at least 100).
 const H2_STREAMS_UNTIL_TOLD: usize = 100;
@@ -29,33 +26,15 @@ const H2_STREAMS_UNTIL_TOLD: usize = 100;
 const H2_RESETS_LOCAL_MAX: usize = 1024;
 
 impl Asking<'_> {
-    pub async fn open_http1(&self, endpoint: &Rc<Endpoint>, place: Option<Rc<Place>>) -> Result<H1Connection, Refused> {
+    pub async fn open_http1(
+        &self,
+        endpoint: &Rc<Endpoint>,
+        place: Option<Rc<Place>>,
+    ) -> Result<Rc<H1Connection>, Refused> {
         let opening = self.open(endpoint, HttpVersion::Http1.alpn(), place);
         let Connected { io, session, registered, place, .. } = Box::pin(opening).await?;
-        let limits = self.worker.policy().limits.clone();
-        let handshake = http1::Builder::new().max_buf_size(limits.header_bytes.max(8192)).handshake(TokioIo::new(io));
-        let (sender, connection) =
-            handshake.await.map_err(|error| self.refused(endpoint, &error, session.as_deref()))?;
-        let (of_task, of_session) = ((registered.clone(), place.clone()), session.clone());
-        tokio::task::spawn_local(async move {
-            match of_session {
-                None => {
-                    // Its errors reach the request that it carries; an idle one has nobody to tell.
-                    let _ = connection.with_upgrades().await;
-                }
-                // While the caller does not read the response, nothing polls the socket: a cut has to end it here.
-                Some(session) => {
-                    let mut serving = pin!(connection.with_upgrades());
-                    poll_fn(|context| match (serving.as_mut().poll(context), session.poll_told(context)) {
-                        (Poll::Ready(_), _) | (_, Poll::Ready(Told::Cut)) => Poll::Ready(()),
-                        (Poll::Pending, _) => Poll::Pending,
-                    })
-                    .await;
-                }
-            }
-            drop::<(Option<Rc<Registered>>, Option<Rc<Place>>)>(of_task);
-        });
-        Ok(H1Connection { sender, session, registered, place })
+        let head_bytes_max = self.worker.policy().limits.header_bytes;
+        Ok(Rc::new(H1Connection::new(io, head_bytes_max, session, registered, place)))
     }
 
     pub async fn open_http2(
@@ -121,7 +100,7 @@ impl Asking<'_> {
         }
         let refusal = if session.is_some_and(Session::is_cut) {
             Refusal::TrustEnded
-        } else if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+        } else if error.downcast_ref::<Unanswered>().is_some_and(Unanswered::is_malformed) {
             Refusal::UpstreamProtocol
         } else {
             Refusal::UpstreamClosed

@@ -1,4 +1,4 @@
-//! One worker's upstreams: endpoints with their load, idle HTTP/1 senders, shared HTTP/2 connections.
+//! One worker's upstreams: endpoints with their load, idle HTTP/1 connections, shared HTTP/2 connections.
 //!
 //! A pool belongs to an endpoint of one plan (whose expected identity is fixed) and to one SVID of ours. When our SVID
 //! rotates, what was pooled with the older one takes no new request and closes when idle (DESIGN, rulings).
@@ -9,16 +9,15 @@ use super::address::EndpointAddress;
 use super::budget::RetryBudget;
 use super::discovery::{Discovery, EndpointSet, EndpointSource};
 use super::health::Health;
+use super::http1::H1Connection;
 use super::http2::H2Connection;
-use super::places::{Place, Places};
+use super::places::Places;
 use super::plan::{Requested, ServicePlan};
-use crate::http::body::RequestBody;
 use crate::lookup::Lookup;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Registered, Session};
+use crate::session::Session;
 use bytes::Bytes;
 use h2::client::SendRequest;
-use hyper::client::conn::http1;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -84,19 +83,9 @@ pub struct Endpoint {
 }
 
 struct IdleH1 {
-    connection: H1Connection,
+    connection: Rc<H1Connection>,
     own: OwnSvid,
     since: Instant,
-}
-
-/// An HTTP/1 connection that carries one request at a time.
-pub struct H1Connection {
-    pub sender: http1::SendRequest<RequestBody>,
-    pub session: Option<Arc<Session>>,
-    /// Keeps the session known after an upgrade, when hyper's own task has ended and a tunnel goes on.
-    pub registered: Option<Rc<Registered>>,
-    /// The same for its place among the service's connections.
-    pub place: Option<Rc<Place>>,
 }
 
 impl Upstreams {
@@ -162,6 +151,15 @@ impl Upstreams {
         let plan = Arc::new(app.called_from(caller));
         callers.insert(key, Instance { _template: app.clone(), plan: plan.clone() });
         Ok(plan)
+    }
+
+    /// Closes idle connections whose trust has ended, or which were replaced: nobody else looks at them.
+    pub fn let_go_of_ended(&self) {
+        for upstream in self.by_plan.borrow().values() {
+            for endpoint in upstream.endpoints.borrow().iter() {
+                endpoint.h1.borrow_mut().retain(|idle| idle.connection.is_free());
+            }
+        }
     }
 
     /// Once a second: closes what idled too long, forgets what is unused.
@@ -285,15 +283,14 @@ impl Endpoint {
     }
 
     /// The most recently used idle connection that is still good.
-    pub fn take_h1(&self, own: &OwnSvid, now: Instant, idle_max: Duration) -> Option<H1Connection> {
+    pub fn take_h1(&self, own: &OwnSvid, now: Instant, idle_max: Duration) -> Option<Rc<H1Connection>> {
         let mut idle = self.h1.borrow_mut();
         while let Some(candidate) = idle.pop() {
             let connection = candidate.connection;
             let usable = candidate.own == *own
                 && now.duration_since(candidate.since) < idle_max
-                && connection.sender.is_ready()
-                && !connection.sender.is_closed()
-                && connection.session.as_ref().is_none_or(|session| !session.is_retired() && !session.is_cut());
+                && connection.is_free()
+                && connection.is_silent();
             if usable {
                 return Some(connection);
             }
@@ -303,10 +300,10 @@ impl Endpoint {
 
     /// Puts a connection back whose response has been read to its end. Of those that were needed at one time just now, none
     /// is closed: the next burst would make it again, with a handshake.
-    pub fn give_back_h1(&self, connection: H1Connection, own: OwnSvid, idle_max: usize) {
+    pub fn give_back_h1(&self, connection: Rc<H1Connection>, own: OwnSvid, idle_max: usize) {
         let mut idle = self.h1.borrow_mut();
         let (now, before) = self.busiest.get();
-        if !connection.sender.is_closed() && idle.len() < idle_max.max(now.max(before) as usize) {
+        if connection.is_free() && idle.len() < idle_max.max(now.max(before) as usize) {
             idle.push(IdleH1 { connection, own, since: Instant::now() });
         }
     }
@@ -351,9 +348,7 @@ impl Endpoint {
     fn sweep(&self, now: Instant, idle_max: Duration) {
         self.busiest.set((self.active.get(), self.busiest.get().0));
         self.h1.borrow_mut().retain(|idle| {
-            !idle.connection.sender.is_closed()
-                && now.duration_since(idle.since) < idle_max
-                && idle.connection.session.as_ref().is_none_or(|session| !session.is_retired())
+            now.duration_since(idle.since) < idle_max && idle.connection.is_free() && idle.connection.is_silent()
         });
         self.h2.borrow_mut().retain(|connection| {
             let old = now.duration_since(connection.idle_since.get()) >= idle_max.max(H2_IDLE_MIN);

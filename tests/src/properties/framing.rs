@@ -2,12 +2,12 @@
 //!
 //! The bytes go through the watcher and hyper, as on a real connection, and through a second reader without leniencies.
 //! Of whatever is not refused before it is routed, both have to say the same: method, target, fields, body, and where the
-//! next request begins. It is then written by hyper's client, and the second reader has to find one request there, the same.
+//! next request begins. It is then written as it goes on to an application, and the second reader has to find one request there, the same.
 
 use super::head_strict::{self, Seen};
 use super::tokens::spell;
 use bytes::Bytes;
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::HOST;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Full};
@@ -18,16 +18,18 @@ use postern::capture::Remote;
 use postern::http::forward::path_of;
 use postern::http::framing::Watched;
 use postern::http::headers;
+use postern::http::http1::outgoing::Outgoing;
 use postern::http::target::read_target;
 use postern::session::{Direction, Session};
 use postern::telemetry::PortMetrics;
+use postern::upstream::http1::request::write_head;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::io::{AsyncWriteExt, duplex};
 
 const VOCABULARY: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: a\r\n",
@@ -153,7 +155,7 @@ fn sorted(mut fields: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
     fields
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -203,20 +205,14 @@ fn relay(request: &Served) {
         return;
     }
     let body = request.body.clone().unwrap_or_default();
-    let mut onward = Request::new(Full::new(Bytes::from(body.clone())));
-    *onward.method_mut() = head.method.clone();
-    *onward.headers_mut() = head.headers.clone();
-    headers::strip_request(onward.headers_mut(), true);
-    onward.headers_mut().insert(HOST, target.authority().parse().expect("a header value"));
-    *onward.uri_mut() = Uri::from(path_of(&head.uri));
+    let mut onward = head.clone();
+    headers::strip_request(&mut onward.headers, true);
+    onward.headers.insert(HOST, target.authority().parse().expect("a header value"));
+    onward.uri = Uri::from(path_of(&head.uri));
     // What decided, and the query behind it.
     let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("{}{query}", head.uri.path());
-    if !body.is_empty() && !onward.headers().contains_key(http::header::CONTENT_LENGTH) {
-        onward.headers_mut().insert(TRANSFER_ENCODING, "chunked".parse().expect("a header value"));
-    }
-    let expected = onward.headers().clone();
-    let written = run(write(onward));
+    let written = run(write(&onward, &body));
     let text = written.escape_ascii().to_string();
     let (seen, behind) = head_strict::read(&written).unwrap_or_else(|| panic!("{head:?} went on as {text}"));
     assert_eq!(behind, b"", "{head:?} went on as {text}");
@@ -224,29 +220,14 @@ fn relay(request: &Served) {
     assert_eq!(seen.body.as_ref(), Some(&body), "{text}");
     let framing = |name: &str| matches!(name, "content-length" | "transfer-encoding");
     let others = |all: Vec<(String, Vec<u8>)>| sorted(all.into_iter().filter(|(name, _)| !framing(name)).collect());
-    assert_eq!(others(seen.fields), others(fields(&expected)), "{text}");
+    assert_eq!(others(seen.fields), others(fields(&onward.headers)), "{text}");
 }
 
-/// The bytes of one request, up to where a strict reader finds its end.
-async fn write(request: Request<Full<Bytes>>) -> Vec<u8> {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let (ours, mut theirs) = duplex(1024 * 1024);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.expect("no I/O yet");
-    let mut written = Vec::new();
-    let reading = async {
-        loop {
-            let is_whole = head_strict::read(&written).is_some_and(|(seen, _)| seen.body.is_some());
-            if is_whole || theirs.read_buf(&mut written).await.expect("a pipe") == 0 {
-                break;
-            }
-        }
-        theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("a pipe");
-    };
-    let sending = async { drop(sender.send_request(request).await) };
-    let both = async { tokio::join!(reading, sending) };
-    tokio::select! {
-        _ = tokio::time::timeout(PATIENCE, both) => {}
-        _ = connection => {}
-    }
+/// As `upstream/http1` does.
+async fn write(head: &Parts, body: &[u8]) -> Vec<u8> {
+    let (lines, framing) = write_head(head, !body.is_empty()).expect("a length that was checked");
+    let body = Full::new(Bytes::copy_from_slice(body)).map_err(|never| match never {});
+    let (mut message, mut written) = (Outgoing::new(lines, body, framing), Vec::new());
+    poll_fn(|context| message.poll(&mut written, context)).await.expect("memory");
     written
 }

@@ -4,6 +4,7 @@
 //! (`tests/fuzz/corpora/NAME`) and with some seconds of random bytes in every test run (`tests/it/properties.rs`), and guided
 //! by coverage for as long as one likes (`tests/fuzz`).
 
+mod answers;
 mod bundle;
 mod configuration;
 mod detection;
@@ -31,6 +32,7 @@ pub const ALL: &[Property] = &[
     Property { name: "path", check: path::check },
     Property { name: "requests", check: framing::requests },
     Property { name: "chunks", check: framing::chunks },
+    Property { name: "answers", check: answers::check },
     Property { name: "spiffe_id", check: identity::check },
     Property { name: "svid", check: svid::check },
     Property { name: "workload_message", check: workload_message::check },

@@ -1,0 +1,78 @@
+//! Header and trailer fields (RFC 9112 §5).
+
+use super::Malformed;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use httparse::Header;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// In one message of an upstream.
+pub const FIELDS_MAX: usize = 100;
+
+/// Where [`httparse`] puts what it finds.
+pub type Room<'a> = [MaybeUninit<Header<'a>>; FIELDS_MAX];
+
+pub fn room<'a>() -> Room<'a> {
+    [const { MaybeUninit::uninit() }; FIELDS_MAX]
+}
+
+/// Where fields are in the bytes that they were read from: those are about to move.
+pub struct Places {
+    places: [Place; FIELDS_MAX],
+    count: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+impl Places {
+    /// `fields`: found in `bytes`.
+    pub fn of(bytes: &[u8], fields: &[Header<'_>]) -> Self {
+        let within = |part: &[u8]| {
+            let start = (part.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+            (start as u32, (start + part.len()) as u32)
+        };
+        let mut places = [Place::default(); FIELDS_MAX];
+        for (place, field) in places.iter_mut().zip(fields) {
+            *place = Place { name: within(field.name.as_bytes()), value: within(field.value) };
+        }
+        Self { places, count: fields.len() }
+    }
+
+    /// The fields of `head`, which share its memory. `heard` gets each of them.
+    ///
+    /// # Errors
+    /// A name or a value is none, or `heard` says so.
+    pub fn map(
+        &self,
+        head: &Bytes,
+        mut heard: impl FnMut(&HeaderName, &HeaderValue) -> Result<(), Malformed>,
+    ) -> Result<HeaderMap, Malformed> {
+        let mut fields = HeaderMap::with_capacity(self.count);
+        for place in self.places.iter().take(self.count) {
+            let name = HeaderName::from_bytes(&head[range(place.name)])?;
+            let value = HeaderValue::from_maybe_shared(head.slice(range(place.value)))?;
+            heard(&name, &value)?;
+            fields.append(name, value);
+        }
+        Ok(fields)
+    }
+}
+
+fn range((start, end): (u32, u32)) -> Range<usize> {
+    start as usize..end as usize
+}
+
+/// Writes `fields` as lines.
+pub fn write(fields: &HeaderMap, into: &mut Vec<u8>) {
+    for (name, value) in fields {
+        into.extend_from_slice(name.as_str().as_bytes());
+        into.extend_from_slice(b": ");
+        into.extend_from_slice(value.as_bytes());
+        into.extend_from_slice(b"\r\n");
+    }
+}
