@@ -21,6 +21,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Instant, SystemTime};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -43,6 +44,18 @@ impl UpstreamIo {
             Self::Tcp(tcp) => Some(tcp),
             Self::Web(tls) => Some(tls.get_ref().0),
             Self::Unix(_) | Self::Mesh(_) | Self::Tunnelled(_) => None,
+        }
+    }
+}
+
+impl UpstreamIo {
+    /// Is it known, without asking the kernel, that there is nothing to read?
+    pub fn has_nothing(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(&mut context).is_pending(),
+            Self::Mesh(tls) => tls.has_nothing(&mut context),
+            Self::Unix(_) | Self::Web(_) | Self::Tunnelled(_) => false,
         }
     }
 }

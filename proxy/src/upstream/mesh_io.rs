@@ -19,6 +19,12 @@ impl MeshIo {
         Self(tls)
     }
 
+    /// Neither rustls nor, as far as the runtime has heard, the socket has anything to be read.
+    pub fn has_nothing(&self, context: &mut Context<'_>) -> bool {
+        let (io, state) = self.0.get_ref();
+        state.wants_read() && io.stream().tcp().is_some_and(|tcp| tcp.poll_read_ready(context).is_pending())
+    }
+
     /// A peer that refuses us sends an alert and closes, and often it is a write that finds out. HTTP gives the connection
     /// up then: what the peer had said is still there to be read. A tunnel reads on by itself.
     fn wrote<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {

@@ -348,6 +348,7 @@ impl Endpoint {
     fn sweep(&self, now: Instant, idle_max: Duration) {
         self.busiest.set((self.active.get(), self.busiest.get().0));
         self.h1.borrow_mut().retain(|idle| {
+            idle.connection.rest();
             now.duration_since(idle.since) < idle_max && idle.connection.is_free() && idle.connection.is_silent()
         });
         self.h2.borrow_mut().retain(|connection| {

@@ -18,12 +18,8 @@ pub fn room<'a>() -> Room<'a> {
 }
 
 /// Where fields are in the bytes that they were read from: those are about to move.
-pub struct Places {
-    places: [Place; FIELDS_MAX],
-    count: usize,
-}
+pub struct Places(Vec<Place>);
 
-#[derive(Clone, Copy, Default)]
 struct Place {
     name: (u32, u32),
     value: (u32, u32),
@@ -36,11 +32,8 @@ impl Places {
             let start = (part.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
             (start as u32, (start + part.len()) as u32)
         };
-        let mut places = [Place::default(); FIELDS_MAX];
-        for (place, field) in places.iter_mut().zip(fields) {
-            *place = Place { name: within(field.name.as_bytes()), value: within(field.value) };
-        }
-        Self { places, count: fields.len() }
+        let place = |field: &Header<'_>| Place { name: within(field.name.as_bytes()), value: within(field.value) };
+        Self(fields.iter().map(place).collect())
     }
 
     /// The fields of `head`, which share its memory. `heard` gets each of them.
@@ -52,8 +45,8 @@ impl Places {
         head: &Bytes,
         mut heard: impl FnMut(&HeaderName, &HeaderValue) -> Result<(), Malformed>,
     ) -> Result<HeaderMap, Malformed> {
-        let mut fields = HeaderMap::with_capacity(self.count);
-        for place in self.places.iter().take(self.count) {
+        let mut fields = HeaderMap::with_capacity(self.0.len());
+        for place in &self.0 {
             let name = HeaderName::from_bytes(&head[range(place.name)])?;
             let value = HeaderValue::from_maybe_shared(head.slice(range(place.value)))?;
             heard(&name, &value)?;

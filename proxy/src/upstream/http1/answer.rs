@@ -70,6 +70,7 @@ fn take_one(bytes: &mut BytesMut, asked: &Method, bytes_max: usize) -> Result<Op
 #[derive(Default)]
 struct Framing {
     length: Option<u64>,
+    has_two_lengths: bool,
     is_chunked: bool,
     says_close: bool,
     says_keep_alive: bool,
@@ -80,10 +81,10 @@ impl Framing {
         if *name == CONTENT_LENGTH {
             let length = read_length(value.as_bytes())?;
             // RFC 9110 §8.6: the same number twice may be taken for one.
-            if self.length.is_some_and(|before| before != length) {
-                return Err(Malformed::TwoLengths);
+            match self.length.replace(length) {
+                Some(before) if before != length => return Err(Malformed::TwoLengths),
+                before => self.has_two_lengths |= before.is_some(),
             }
-            self.length = Some(length);
         } else if *name == TRANSFER_ENCODING {
             // A coding below the chunks would be lost on the way: the next hop gets the body without the word for it.
             if self.is_chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
@@ -120,7 +121,7 @@ impl Framing {
             Some(length) => Incoming::Length(length),
             None => Incoming::UntilEnd { has_ended: false },
         };
-        if let Some(length) = self.length.filter(|_| head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()) {
+        if let Some(length) = self.length.filter(|_| self.has_two_lengths) {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         let lives_on = if is_http10 { self.says_keep_alive } else { true };

@@ -67,15 +67,22 @@ impl H1Connection {
     /// Has the other side said nothing since the last answer? Neither that it has ended, nor what would be taken for the answer to
     /// the next request.
     pub fn is_silent(&self) -> bool {
-        self.wire.borrow_mut().as_mut().is_some_and(Wire::is_silent)
+        let mut wire = self.wire.borrow_mut();
+        wire.as_mut().is_some_and(|wire| wire.unread.is_empty() && (wire.io.has_nothing() || wire.is_silent()))
+    }
+
+    /// Gives memory back while nobody needs the connection.
+    pub fn rest(&self) {
+        if let Some(wire) = &mut *self.wire.borrow_mut() {
+            wire.rest();
+        }
     }
 
     /// What it carries has come whole.
     fn has_answered(&self, keeps: bool) {
-        if let Some(wire) = &mut *self.wire.borrow_mut() {
+        if let Some(wire) = &*self.wire.borrow() {
             // What came behind an answer answers nothing (THREATS SM-23).
             self.is_free.set(keeps && !self.is_sending.get() && wire.unread.is_empty());
-            wire.rest();
         }
     }
 
