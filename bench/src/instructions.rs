@@ -4,12 +4,13 @@
 //! It says nothing of the kernel, nor of caches: `compare` does.
 
 use crate::compare::certificates::Certificates;
-use crate::compare::pair::{Plan, Stage};
+use crate::compare::pair::Plan;
 use crate::compare::peers::Product;
 use crate::compare::peers::postern::Postern;
 use crate::compare::process::{Program, find};
 use crate::compare::scenario::Scenario;
 use crate::compare::setting::{Place, Protocol, Setting, Side};
+use crate::compare::stage::Stage;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use std::collections::BTreeMap;

@@ -12,15 +12,18 @@ pub mod peers;
 mod plot;
 pub mod process;
 pub mod report;
+mod round;
 pub mod scenario;
 pub mod setting;
+pub mod stage;
 mod turns;
 
 use anyhow::{Context as _, bail, ensure};
 use certificates::Certificates;
 use clap::Args;
-use pair::{Plan, Round};
+use pair::Plan;
 use peers::Product;
+use round::Round;
 use scenario::{SCENARIOS, Scenario};
 use std::path::PathBuf;
 

@@ -149,6 +149,11 @@ impl Drop for Load {
     }
 }
 
+/// This program, with another subcommand.
+pub fn ourselves(arguments: Vec<String>) -> anyhow::Result<Program> {
+    Ok(Program::new(std::env::current_exe()?, arguments))
+}
+
 /// A program on PATH or where administrators' programs are.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
