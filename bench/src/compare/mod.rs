@@ -11,6 +11,7 @@ pub mod pair;
 pub mod peers;
 mod plot;
 pub mod process;
+pub mod quota;
 pub mod report;
 mod round;
 pub mod scenario;
@@ -23,6 +24,7 @@ use certificates::Certificates;
 use clap::Args;
 use pair::Plan;
 use peers::Product;
+use quota::Quota;
 use round::Round;
 use scenario::{SCENARIOS, Scenario};
 use std::path::PathBuf;
@@ -146,8 +148,10 @@ fn compare<'a>(
     arguments: &CompareArguments,
 ) -> Outcome<'a> {
     let mut outcome = Outcome { scenario, products: Vec::new() };
+    let quota = scenario.setting.cpu_percent_max.map(|percent| Quota::new(&quota::group_name("try"), percent));
+    let no_quota = quota.and_then(Result::err).map(|error| format!("{error:#}"));
     for product in products {
-        let lacks = product.lacks(&scenario.setting).map(str::to_owned);
+        let lacks = product.lacks(&scenario.setting).map(str::to_owned).or_else(|| no_quota.clone());
         outcome.products.push((product.name(), lacks.map_or(Ok(Vec::new()), Err)));
     }
     if scenario.figure == scenario::Figure::P99 {

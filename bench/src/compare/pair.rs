@@ -39,14 +39,16 @@ pub struct Scene {
 
 /// One product alone, for the plan's seconds.
 pub fn measure(plan: &Plan<'_>, scenario: &Scenario, product: Option<&dyn Product>) -> anyhow::Result<Round> {
-    let mut scene = Scene::start(plan, scenario, product, &["--seconds", &plan.seconds.to_string()])?;
+    let seconds = plan.seconds.max(scenario.seconds_min);
+    let mut scene = Scene::start(plan, scenario, product, &["--seconds", &seconds.to_string()])?;
     let _perf = match (plan.perf, product) {
         (Some(folder), Some(product)) => Some(start_perf(folder, scenario, product, &scene.stage, plan)?),
         _ => None,
     };
     let before = scene.spent()?;
     let held = scene.stage.resident();
-    let report = scene.load.report()?;
+    let has_quota = scenario.setting.cpu_percent_max.is_some();
+    let report = if has_quota { scene.load.report_with_failures()? } else { scene.load.report()? };
     let spent = scene.spent()?.since(&before);
     // What idle connections hold is there while they are open.
     let memory = if scenario.figure == Figure::Memory { held } else { scene.stage.resident() };

@@ -1,5 +1,6 @@
 //! What came of one measurement.
 
+use super::quota::Periods;
 use super::scenario::{Figure, Scenario};
 use crate::load::Report;
 use serde::Serialize;
@@ -20,6 +21,10 @@ pub struct Round {
     pub p50: u32,
     pub p99: u32,
     pub p999: u32,
+    /// Of a hundred periods of the quota, those in which client and server used it up.
+    pub client_throttled: f64,
+    pub server_throttled: f64,
+    pub failed: u64,
     /// Resident memory after the load.
     pub client_mib: f64,
     pub server_mib: f64,
@@ -49,6 +54,9 @@ impl Round {
             p50: report.p50,
             p99: report.p99,
             p999: report.p999,
+            client_throttled: spent.periods[0].percent_throttled(),
+            server_throttled: spent.periods[1].percent_throttled(),
+            failed: report.errors,
             client_mib: after[0] / 1024.0,
             server_mib: after[1] / 1024.0,
             client_kib: growth(0),
@@ -63,7 +71,14 @@ impl fmt::Display for Round {
             formatter,
             "{:.2} (cpu {:.1}, rate {:.0}, p50 {} p99 {} p99.9 {} µs, {:.1} + {:.1} MiB)",
             self.main, self.cpu, self.rate, self.p50, self.p99, self.p999, self.client_mib, self.server_mib
-        )
+        )?;
+        if self.failed > 0 {
+            write!(formatter, ", {} FAILED", self.failed)?;
+        }
+        if self.client_throttled + self.server_throttled > 0.0 {
+            write!(formatter, ", throttled {:.0} + {:.0} %", self.client_throttled, self.server_throttled)?;
+        }
+        Ok(())
     }
 }
 
@@ -73,9 +88,12 @@ pub struct Spent {
     pub server: Duration,
     /// Load and application.
     pub ends: Duration,
+    /// Of the quotas of client and server, if they have any.
+    pub periods: [Periods; 2],
 }
 
 impl Spent {
+    /// A turn more. Scenes with quotas are not measured in turns.
     pub fn add(&mut self, more: &Self) {
         self.client += more.client;
         self.server += more.server;
@@ -87,6 +105,7 @@ impl Spent {
             client: self.client.saturating_sub(before.client),
             server: self.server.saturating_sub(before.server),
             ends: self.ends.saturating_sub(before.ends),
+            periods: [0, 1].map(|side: usize| self.periods[side].since(before.periods[side])),
         }
     }
 }

@@ -42,11 +42,13 @@ pub struct Setting {
     pub workers: usize,
     /// Routes at the server, services at the client. With more than one, hosts are `service-N.shop.svc`, paths `/service-N/`.
     pub routes: usize,
+    /// Of one core, for each sidecar; `None` is what the core gives.
+    pub cpu_percent_max: Option<u32>,
 }
 
 impl Setting {
     pub const fn of(protocol: Protocol) -> Self {
-        Self { protocol, logs: false, resumption: true, workers: 1, routes: 1 }
+        Self { protocol, logs: false, resumption: true, workers: 1, routes: 1, cpu_percent_max: None }
     }
 
     /// `(host, path prefix)` of every service.

@@ -4,6 +4,7 @@ use super::cpu;
 use super::pair::Plan;
 use super::peers::Product;
 use super::process::{Load, Program, Running, ourselves};
+use super::quota::{Periods, Quota, group_name};
 use super::round::Spent;
 use super::scenario::{Figure, Scenario};
 use super::setting::{CLIENT_ID, Place, Protocol, Setting, Side, free_address};
@@ -29,8 +30,14 @@ pub struct Stage {
 }
 
 struct Sidecars {
-    client: Running,
-    server: Running,
+    client: Sidecar,
+    server: Sidecar,
+}
+
+struct Sidecar {
+    process: Running,
+    /// After its process, which has to end first.
+    quota: Option<Quota>,
 }
 
 impl Stage {
@@ -61,8 +68,8 @@ impl Stage {
     pub fn pid(&self, side: Side) -> Option<u32> {
         let sidecars = self.sidecars.as_ref()?;
         Some(match side {
-            Side::Client => sidecars.client.pid(),
-            Side::Server => sidecars.server.pid(),
+            Side::Client => sidecars.client.process.pid(),
+            Side::Server => sidecars.server.process.pid(),
         })
     }
 
@@ -74,8 +81,13 @@ impl Stage {
     /// CPU until now, the load's too.
     pub fn spent(&self, load: u32) -> anyhow::Result<Spent> {
         let ends = cpu::time(self.app.pid())? + cpu::time(load)?;
-        let Some(sidecars) = &self.sidecars else { return Ok(Spent { ends, ..Spent::default() }) };
-        Ok(Spent { client: cpu::time(sidecars.client.pid())?, server: cpu::time(sidecars.server.pid())?, ends })
+        let Some(Sidecars { client, server }) = &self.sidecars else { return Ok(Spent { ends, ..Spent::default() }) };
+        Ok(Spent {
+            client: cpu::time(client.process.pid())?,
+            server: cpu::time(server.process.pid())?,
+            ends,
+            periods: [client.periods()?, server.periods()?],
+        })
     }
 }
 
@@ -84,18 +96,24 @@ impl Sidecars {
         let (host, path) = scenario.target();
         let request = http1::request(&host, &path, 0);
         let mut last = None;
-        let ready = self.client.wait_until("the pair", || {
+        let ready = self.client.process.wait_until("the pair", || {
             let answer = probe(entry, scenario.setting.protocol, &request);
             let ready = answer.is_ok();
             last = answer.err();
             ready
         });
-        ready.with_context(|| format!("last answer: {last:?}; the server said: {}", self.server.said()))
+        ready.with_context(|| format!("last answer: {last:?}; the server said: {}", self.server.process.said()))
     }
 
     /// KiB of client and server.
     fn resident(&self) -> [f64; 2] {
-        [&self.client, &self.server].map(|sidecar| cpu::resident_kib(sidecar.pid()) as f64)
+        [&self.client, &self.server].map(|sidecar| cpu::resident_kib(sidecar.process.pid()) as f64)
+    }
+}
+
+impl Sidecar {
+    fn periods(&self) -> anyhow::Result<Periods> {
+        self.quota.as_ref().map_or(Ok(Periods::default()), Quota::periods)
     }
 }
 
@@ -160,11 +178,14 @@ fn start_pair(
         let place =
             Place { folder: &folder, certificates: plan.certificates, entry: at.entry, mesh: at.mesh, app, extra };
         let program = product.prepare(side, setting, &place)?;
-        let mut running = Running::start(program.command(&[], cores), &folder.join("log"))?;
-        running.wait_until(&format!("{} as {}", product.name(), side.name()), || {
+        let quota = setting.cpu_percent_max.map(|percent| Quota::new(&group_name(side.name()), percent)).transpose()?;
+        let prefix = quota.as_ref().map(Quota::prefix).unwrap_or_default();
+        let process = Running::start(program.command(&prefix, cores), &folder.join("log"))?;
+        let mut sidecar = Sidecar { process, quota };
+        sidecar.process.wait_until(&format!("{} as {}", product.name(), side.name()), || {
             TcpStream::connect(place.listen(side)).is_ok()
         })?;
-        anyhow::Ok(running)
+        anyhow::Ok(sidecar)
     };
     let server = start(Side::Server, at.extra[0])?;
     let client = start(Side::Client, at.extra[1])?;

@@ -8,6 +8,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+/// A request without an answer for so long has failed; those behind it on its connection wait as long.
+const ANSWER: Duration = Duration::from_secs(5);
+
 struct Outcome {
     micros: Vec<u32>,
     errors: u64,
@@ -65,8 +68,10 @@ fn connection(
             Ok(()) => {}
             Err(error) => {
                 stream = None;
-                outcome.errors += 1;
-                outcome.first_error.get_or_insert_with(|| format!("{error:#}"));
+                if due >= counted_from {
+                    outcome.errors += 1;
+                    outcome.first_error.get_or_insert_with(|| format!("{error:#}"));
+                }
             }
         }
         due += interval;
@@ -80,6 +85,7 @@ fn exchange(to: SocketAddr, kept: &mut Option<TcpStream>, request: &[u8]) -> any
         None => {
             let stream = TcpStream::connect(to)?;
             stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(ANSWER))?;
             kept.insert(stream)
         }
     };
