@@ -54,7 +54,8 @@ pub struct CompareArguments {
     /// Session resumption off for all, in every scenario.
     #[arg(long)]
     no_resumption: bool,
-    /// Connections of the idle scenarios. Each takes two descriptors of a sidecar, of which 20,000 are asked for.
+    /// Connections of the idle scenarios without a number in their name. Each takes two descriptors of a sidecar, of which
+    /// 20,000 are asked for.
     #[arg(long, default_value_t = 2000)]
     idle_connections: usize,
     /// The core of both sidecars.

@@ -5,7 +5,7 @@ use super::cpu;
 use super::peers::Product;
 use super::process::{Load, Running};
 use super::round::{Round, Spent};
-use super::scenario::{Figure, Scenario};
+use super::scenario::Scenario;
 use super::setting::Side;
 use super::stage::Stage;
 use crate::load::Report;
@@ -51,7 +51,7 @@ pub fn measure(plan: &Plan<'_>, scenario: &Scenario, product: Option<&dyn Produc
     let report = if has_quota { scene.load.report_with_failures()? } else { scene.load.report()? };
     let spent = scene.spent()?.since(&before);
     // What idle connections hold is there while they are open.
-    let memory = if scenario.figure == Figure::Memory { held } else { scene.stage.resident() };
+    let memory = if scenario.figure.is_memory() { held } else { scene.stage.resident() };
     Ok(Round::of(scenario, &report, &spent, scene.memory_before, memory))
 }
 

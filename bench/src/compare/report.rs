@@ -31,10 +31,12 @@ fn ratio(ours: &[Round], theirs: &[Round]) -> f64 {
 pub fn table(outcome: &Outcome<'_>) -> String {
     let scenario = outcome.scenario;
     let mut text = format!("### {}: {}\n\n", scenario.name, scenario.title);
-    let rate =
-        if scenario.figure == Figure::CpuPerGigabyte { "MB/s".to_owned() } else { format!("{}s/s", scenario.unit) };
-    let memory =
-        if scenario.figure == Figure::Memory { "KiB a connection, client / server" } else { "MiB, client / server" };
+    let rate = match scenario.figure {
+        Figure::CpuPerGigabyte => "MB/s".to_owned(),
+        figure if figure.is_memory() => "connections".to_owned(),
+        _ => format!("{}s/s", scenario.unit),
+    };
+    let memory = if scenario.figure.is_memory() { "KiB a connection, client / server" } else { "MiB, client / server" };
     let has_quota = scenario.setting.cpu_percent_max.is_some();
     let (quota, rule) = if has_quota { (QUOTA_COLUMNS, "---:|---:|") } else { ("", "") };
     writeln!(
@@ -90,7 +92,7 @@ fn row(outcome: &Outcome<'_>, name: &str, ours: &[Round], rounds: &[Round]) -> S
     } else {
         String::new()
     };
-    let (client, server) = if figure == Figure::Memory {
+    let (client, server) = if figure.is_memory() {
         (of(|round| round.client_kib), of(|round| round.server_kib))
     } else {
         (of(|round| round.client_mib), of(|round| round.server_mib))

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct Round {
     /// The one that is compared; its unit is the scenario's.
     pub main: f64,
-    /// Units of work a second; bytes a second for bulk.
+    /// Units of work a second; bytes a second for bulk; the connections that idle.
     pub rate: f64,
     /// CPU-µs per unit of work of the pair, of the client sidecar, and of load and application together.
     pub cpu: f64,
@@ -46,8 +46,13 @@ impl Round {
                 Figure::CpuPerGigabyte => cpu / 1e6,
                 Figure::P99 => f64::from(report.p99),
                 Figure::Memory => growth(0) + growth(1),
+                Figure::ServerMemory => after[1] / 1024.0,
             },
-            rate: if report.bytes > 0 { report.bytes as f64 } else { report.work as f64 } / report.seconds,
+            rate: match scenario.figure {
+                Figure::CpuPerGigabyte => report.bytes as f64 / report.seconds,
+                figure if figure.is_memory() => report.work as f64,
+                _ => report.work as f64 / report.seconds,
+            },
             cpu,
             cpu_client: micros(spent.client),
             cpu_ends: micros(spent.ends),

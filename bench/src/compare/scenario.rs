@@ -13,6 +13,8 @@ pub enum Figure {
     P99,
     /// KiB of resident memory of both sidecars for a connection.
     Memory,
+    /// MiB of resident memory of the server sidecar, with what it holds.
+    ServerMemory,
 }
 
 impl Figure {
@@ -22,8 +24,23 @@ impl Figure {
             Self::CpuPerGigabyte => "CPU-s of the pair per GB".to_owned(),
             Self::P99 => "p99, µs".to_owned(),
             Self::Memory => "KiB of the pair per idle connection".to_owned(),
+            Self::ServerMemory => "MiB of the server sidecar".to_owned(),
         }
     }
+
+    /// Is it of connections that are there while it is taken?
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::Memory | Self::ServerMemory)
+    }
+}
+
+/// Where the load goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// To the client sidecar, as the caller does.
+    Client,
+    /// To the server sidecar, with mTLS and the client sidecar's certificate.
+    Server,
 }
 
 #[derive(Debug)]
@@ -31,6 +48,7 @@ pub struct Scenario {
     pub name: &'static str,
     pub title: &'static str,
     pub setting: Setting,
+    pub door: Door,
     /// The subcommand of `load` and its flags.
     pub load: &'static [&'static str],
     pub unit: &'static str,
@@ -41,7 +59,8 @@ pub struct Scenario {
 
 impl Scenario {
     pub const fn new(name: &'static str, title: &'static str, setting: Setting, load: &'static [&'static str]) -> Self {
-        Self { name, title, setting, load, unit: "request", figure: Figure::CpuPerUnit, seconds_min: 0.0 }
+        let (unit, figure) = ("request", Figure::CpuPerUnit);
+        Self { name, title, setting, door: Door::Client, load, unit, figure, seconds_min: 0.0 }
     }
 
     const fn counting(self, unit: &'static str, figure: Figure) -> Self {
@@ -137,6 +156,18 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("idle-tcp", "idle L4 connections", TCP, &["idle"]).counting("connection", Figure::Memory),
     Scenario::new("idle-http1", "idle HTTP/1.1 connections", HTTP1, &["idle", "--http"])
         .counting("connection", Figure::Memory),
+    // More than one process can hold in a pair, where each takes two descriptors: with HTTP, the sidecar in front of the
+    // application holds one each, and few to the application.
+    Scenario {
+        door: Door::Server,
+        ..Scenario::new(
+            "idle-10000",
+            "10,000 idle mTLS connections at the server sidecar, HTTP/1.1, one request each",
+            HTTP1,
+            &["idle", "--connections", "10000"],
+        )
+        .counting("connection", Figure::ServerMemory)
+    },
     Scenario::new(
         "http1-1000-routes",
         "HTTP/1.1 keep-alive, 64 connections; 1,000 services at the client, 1,000 routes at the server",

@@ -6,7 +6,7 @@ use super::peers::Product;
 use super::process::{Load, Program, Running, ourselves};
 use super::quota::{Periods, Quota, group_name};
 use super::round::Spent;
-use super::scenario::{Figure, Scenario};
+use super::scenario::{Door, Figure, Scenario};
 use super::setting::{CLIENT_ID, Place, Protocol, Setting, Side, free_address};
 use crate::load::http1;
 use anyhow::{Context as _, ensure};
@@ -24,7 +24,8 @@ const PROBE: Duration = Duration::from_secs(2);
 pub struct Stage {
     sidecars: Option<Sidecars>,
     app: Running,
-    entry: SocketAddr,
+    /// Where the load goes.
+    target: SocketAddr,
     /// Last, so that nobody misses it.
     _folder: TempDir,
 }
@@ -50,16 +51,20 @@ impl Stage {
             Some(product) => Some(start_pair(plan, setting, product, &addresses, folder.path())?),
             None => None,
         };
-        let entry = if sidecars.is_some() { addresses.entry } else { addresses.app(setting.protocol) };
         if let Some(pair) = &mut sidecars {
-            pair.wait_until_useful(scenario, entry)?;
+            pair.wait_until_useful(scenario, addresses.entry)?;
         }
-        Ok(Self { sidecars, app, entry, _folder: folder })
+        let target = match (&sidecars, scenario.door) {
+            (None, _) => addresses.app(setting.protocol),
+            (Some(_), Door::Client) => addresses.entry,
+            (Some(_), Door::Server) => addresses.mesh,
+        };
+        Ok(Self { sidecars, app, target, _folder: folder })
     }
 
     /// A load that has printed `start`.
     pub fn load(&self, plan: &Plan<'_>, scenario: &Scenario, flags: &[&str]) -> anyhow::Result<Load> {
-        let program = load_program(plan, scenario, self.entry, flags)?;
+        let program = load_program(plan, scenario, self.target, flags)?;
         let mut load = Load::start(program.command(&[], &plan.load_cores))?;
         ensure!(load.line()? == "start", "the load did not start");
         Ok(load)
@@ -213,15 +218,23 @@ fn probe(entry: SocketAddr, protocol: Protocol, request: &[u8]) -> anyhow::Resul
     Ok(())
 }
 
-fn load_program(plan: &Plan<'_>, scenario: &Scenario, entry: SocketAddr, flags: &[&str]) -> anyhow::Result<Program> {
+fn load_program(plan: &Plan<'_>, scenario: &Scenario, target: SocketAddr, flags: &[&str]) -> anyhow::Result<Program> {
     let (host, path) = scenario.target();
     let mut words: Vec<String> = ["load", "--warm-up", WARM_UP].map(str::to_owned).into();
-    words.extend(["--to".to_owned(), entry.to_string()]);
+    words.extend(["--to".to_owned(), target.to_string()]);
     words.extend(flags.iter().map(|flag| (*flag).to_owned()));
     words.extend(["--host".to_owned(), host, "--path".to_owned(), path]);
     words.extend(scenario.load.iter().map(|word| (*word).to_owned()));
     if scenario.figure == Figure::Memory {
         words.extend(["--connections".to_owned(), plan.idle_connections.to_string()]);
+    }
+    if scenario.door == Door::Server {
+        let pems = plan.certificates.of(Side::Client);
+        for (flag, path) in
+            [("--certificate", &pems.certificate), ("--key", &pems.key), ("--bundle", &plan.certificates.bundle)]
+        {
+            words.extend([flag.to_owned(), path.display().to_string()]);
+        }
     }
     ourselves(words)
 }

@@ -44,8 +44,8 @@ impl Product for Postern {
                 "access_log": if setting.logs { "stdout" } else { "off" },
             },
             "workers": setting.workers,
-            // Ten thousand idle ones are one of the measurements.
-            "limits": { "connections": 9900 },
+            // Ten thousand idle ones are one of the measurements; the default goes by two descriptors each.
+            "limits": { "connections": 12_000 },
         });
         match side {
             Side::Client => config["outbound"] = outbound(setting, place, protocol),
