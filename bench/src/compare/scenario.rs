@@ -103,6 +103,13 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .counting("connection", Figure::CpuPerUnit),
     Scenario::new(
+        "connect-tunnel",
+        "L4, a connection each; Postern's in tunnels, the others' with a handshake each as in `connect`",
+        Setting { tunnel: true, ..TCP },
+        &["connect", "--at-once", "16"],
+    )
+    .counting("connection", Figure::CpuPerUnit),
+    Scenario::new(
         "http1-connect",
         "HTTP/1.1, a connection each at the caller's side",
         HTTP1,
@@ -154,6 +161,13 @@ pub const SCENARIOS: &[Scenario] = &[
         &["http1", "--connections", "8", "--body", "1048576"],
     ),
     Scenario::new("idle-tcp", "idle L4 connections", TCP, &["idle"]).counting("connection", Figure::Memory),
+    Scenario::new(
+        "idle-tunnel",
+        "idle L4 connections; Postern's in tunnels, the others' as in `idle-tcp`",
+        Setting { tunnel: true, ..TCP },
+        &["idle"],
+    )
+    .counting("connection", Figure::Memory),
     Scenario::new("idle-http1", "idle HTTP/1.1 connections", HTTP1, &["idle", "--http"])
         .counting("connection", Figure::Memory),
     // More than one process can hold in a pair, where each takes two descriptors: with HTTP, the sidecar in front of the
