@@ -49,6 +49,8 @@ impl Quota {
 
     fn below(parent: &Path, version: Version, name: &str, percent: u32) -> anyhow::Result<Self> {
         let group = parent.join(name);
+        // One that was left behind by a run that was killed, and whose process id is ours now.
+        fs::remove_dir(&group).ok();
         fs::create_dir(&group).with_context(|| format!("making {}", group.display()))?;
         // From here on it is removed again, whatever fails.
         let quota = Self { group };
