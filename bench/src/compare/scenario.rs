@@ -134,6 +134,17 @@ pub const SCENARIOS: &[Scenario] = &[
         )
         .counting("request", Figure::P99)
     },
+    // As many at once as use up the quota's 10 ms where a request takes 50 µs of a sidecar.
+    Scenario {
+        seconds_min: 10.0,
+        ..Scenario::new(
+            "bursts-quota",
+            "200 HTTP/1.1 requests at once, every two seconds, each sidecar with a tenth of a core",
+            Setting { cpu_percent_max: Some(10), ..HTTP1 },
+            &["rate", "--rate", "100", "--connections", "200", "--bursts"],
+        )
+        .counting("request", Figure::P99)
+    },
     Scenario::new(
         "grpc-unary",
         "gRPC unary, 8 connections × 16 calls",

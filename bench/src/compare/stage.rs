@@ -18,6 +18,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const WARM_UP: &str = "1";
+/// With a tenth of a core, the handshakes of all connections take some seconds.
+const WARM_UP_WITH_QUOTA: &str = "6";
 const PROBE: Duration = Duration::from_secs(2);
 
 /// A path that is up.
@@ -220,7 +222,8 @@ fn probe(entry: SocketAddr, protocol: Protocol, request: &[u8]) -> anyhow::Resul
 
 fn load_program(plan: &Plan<'_>, scenario: &Scenario, target: SocketAddr, flags: &[&str]) -> anyhow::Result<Program> {
     let (host, path) = scenario.target();
-    let mut words: Vec<String> = ["load", "--warm-up", WARM_UP].map(str::to_owned).into();
+    let warm_up = scenario.setting.cpu_percent_max.map_or(WARM_UP, |_| WARM_UP_WITH_QUOTA);
+    let mut words: Vec<String> = ["load", "--warm-up", warm_up].map(str::to_owned).into();
     words.extend(["--to".to_owned(), target.to_string()]);
     words.extend(flags.iter().map(|flag| (*flag).to_owned()));
     words.extend(["--host".to_owned(), host, "--path".to_owned(), path]);

@@ -89,12 +89,7 @@ enum Kind {
         at_once: usize,
     },
     /// HTTP/1.1 requests at a fixed rate, timed from when they were due.
-    Rate {
-        #[arg(long, default_value_t = 1000)]
-        rate: u32,
-        #[arg(long, default_value_t = 32)]
-        connections: u32,
-    },
+    Rate(rate::RateArguments),
     /// Connections that have been used once and then idle.
     Idle {
         #[arg(long, default_value_t = 2000)]
@@ -184,8 +179,8 @@ fn percentiles(micros: &mut [u32]) -> [u32; 3] {
 }
 
 pub fn run(arguments: &LoadArguments) -> anyhow::Result<()> {
-    if let Kind::Rate { rate, connections } = arguments.kind {
-        return rate::run(arguments, rate, connections);
+    if let Kind::Rate(rate) = &arguments.kind {
+        return rate::run(arguments, rate);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, measure(arguments))
@@ -253,7 +248,7 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
                 None => hold(arguments, raw::open_many(connections, || raw::pinged(to)).await?).await,
             };
         }
-        Kind::Rate { .. } => unreachable!("it has threads instead of tasks, and was started above"),
+        Kind::Rate(_) => unreachable!("it has threads instead of tasks, and was started above"),
     };
     if let Some(answers) = arguments.answers {
         return until_answered(&meter, answers).await;
