@@ -1,15 +1,19 @@
-//! Instructions of user code for one request in one sidecar, counted by callgrind: the same on every machine to a per cent or
-//! two, whatever else it does. What CI compares with `bench/budget.json`.
+//! Instructions of user code for one request or connection in one sidecar, and for one call of each part of the request path,
+//! counted by callgrind: the same on every machine to a per cent or two, whatever else it does. What CI compares with
+//! `bench/budget.json`.
 //!
 //! It says nothing of the kernel, nor of caches: `compare` does.
 
+pub mod parts;
+
 use crate::compare::certificates::Certificates;
-use crate::compare::pair::{Plan, Stage};
+use crate::compare::pair::Plan;
 use crate::compare::peers::Product;
 use crate::compare::peers::postern::Postern;
 use crate::compare::process::{Program, find};
 use crate::compare::scenario::Scenario;
 use crate::compare::setting::{Place, Protocol, Setting, Side};
+use crate::compare::stage::Stage;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -22,24 +26,37 @@ const BUDGET: &str = "bench/budget.json";
 /// Of a figure, before it counts as another: threads beside the workers have their share in it, by the clock, and so have the
 /// machine's C library and compiler.
 const NOISE: f64 = 0.05;
-const WARM_ANSWERS: &str = "200";
 const WARM_UPS_MAX: usize = 20;
 const WARM_UP_PAUSE: Duration = Duration::from_secs(1);
-const ANSWERS: &str = "2000";
+/// Of what is counted, how much is a warm-up.
+const WARM_SHARE: u32 = 10;
 
 #[derive(Args)]
 pub struct InstructionsArguments {
     /// The program to measure: the build that the budget is of.
     #[arg(long, default_value = "target/release/postern")]
     postern: PathBuf,
+    /// Only the parts, which are of this program's own build.
+    #[arg(long)]
+    parts: bool,
     /// Write what was counted into the budget.
     #[arg(long)]
     write: bool,
 }
 
-const SCENARIOS: [Scenario; 2] = [
-    Scenario::new("http1", "HTTP/1.1", Setting::of(Protocol::Http1), &["http1", "--connections", "1"]),
-    Scenario::new("http2", "HTTP/2", Setting::of(Protocol::Http2), &["http2", "--connections", "1", "--streams", "8"]),
+/// With how many answers are counted. A handshake takes as much as forty requests.
+const SCENARIOS: [(Scenario, u32); 3] = [
+    (Scenario::new("http1", "HTTP/1.1", Setting::of(Protocol::Http1), &["http1", "--connections", "1"]), 2000),
+    (
+        Scenario::new(
+            "http2",
+            "HTTP/2",
+            Setting::of(Protocol::Http2),
+            &["http2", "--connections", "1", "--streams", "8"],
+        ),
+        2000,
+    ),
+    (Scenario::new("connect", "an L4 connection each", Setting::of(Protocol::Tcp), &["connect", "--at-once", "1"]), 50),
 ];
 
 /// # Errors
@@ -48,28 +65,40 @@ pub fn run(arguments: &InstructionsArguments) -> anyhow::Result<()> {
     for program in ["valgrind", "callgrind_control"] {
         find(program).with_context(|| format!("{program} is not installed: apt-get install valgrind"))?;
     }
-    ensure!(arguments.postern.is_file(), "{} is not there: build it, or say --postern", arguments.postern.display());
-    let mut counted = BTreeMap::new();
-    for scenario in &SCENARIOS {
-        for side in [Side::Server, Side::Client] {
-            counted.insert(format!("{}-{}", scenario.name, side.name()), count(&arguments.postern, scenario, side)?);
-        }
-    }
-    if arguments.write {
-        fs::write(BUDGET, serde_json::to_string_pretty(&counted)? + "\n")?;
+    let mut counted = if arguments.parts { BTreeMap::new() } else { count_sidecars(&arguments.postern)? };
+    let parts = parts::count()?;
+    if cfg!(debug_assertions) {
+        counted.extend(parts);
+    } else {
+        parts.iter().for_each(|(name, count)| println!("{name:<24} {count:>10} (the budget is of a debug build)"));
     }
     let budget = fs::read_to_string(BUDGET).with_context(|| format!("{BUDGET}: run this from the project's root"))?;
-    let budget: BTreeMap<String, u64> = serde_json::from_str(&budget).context(BUDGET)?;
+    let mut budget: BTreeMap<String, u64> = serde_json::from_str(&budget).context(BUDGET)?;
+    if arguments.write {
+        budget.extend(counted.clone());
+        fs::write(BUDGET, serde_json::to_string_pretty(&budget)? + "\n")?;
+    }
     compare(&counted, &budget)
 }
 
+fn count_sidecars(postern: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
+    ensure!(postern.is_file(), "{} is not there: build it, or say --postern", postern.display());
+    let mut counted = BTreeMap::new();
+    for (scenario, answers) in &SCENARIOS {
+        for side in [Side::Server, Side::Client] {
+            counted.insert(format!("{}-{}", scenario.name, side.name()), count(postern, scenario, *answers, side)?);
+        }
+    }
+    Ok(counted)
+}
+
 fn compare(counted: &BTreeMap<String, u64>, budget: &BTreeMap<String, u64>) -> anyhow::Result<()> {
-    println!("{:<16} {:>10} {:>10} {:>7}", "instructions", "counted", "budget", "");
+    println!("{:<24} {:>10} {:>10} {:>7}", "instructions", "counted", "budget", "");
     let mut above = Vec::new();
     for (name, count) in counted {
         let allowed = *budget.get(name).with_context(|| format!("{BUDGET} says nothing of {name}"))?;
         let ratio = *count as f64 / allowed as f64;
-        println!("{name:<16} {count:>10} {allowed:>10} {ratio:>7.3}");
+        println!("{name:<24} {count:>10} {allowed:>10} {ratio:>7.3}");
         if ratio > 1.0 + NOISE {
             above.push(name.as_str());
         } else if ratio < 1.0 - NOISE {
@@ -81,7 +110,7 @@ fn compare(counted: &BTreeMap<String, u64>, budget: &BTreeMap<String, u64>) -> a
 }
 
 /// Of one side; the other runs as it always does.
-fn count(postern: &Path, scenario: &Scenario, side: Side) -> anyhow::Result<u64> {
+fn count(postern: &Path, scenario: &Scenario, answers: u32, side: Side) -> anyhow::Result<u64> {
     let folder = tempfile::Builder::new().prefix("postern-instructions-").tempdir()?;
     let certificates = Certificates::make(folder.path())?;
     let plan = Plan {
@@ -98,7 +127,7 @@ fn count(postern: &Path, scenario: &Scenario, side: Side) -> anyhow::Result<u64>
     let stage = Stage::start(&plan, scenario, Some(&product))?;
     let pid = stage.pid(side).context("there is a pair")?;
     // The first handshake, with which the random numbers begin, takes longer under callgrind than a client waits.
-    let warm_up = || stage.load(&plan, scenario, &["--answers", WARM_ANSWERS])?.report();
+    let warm_up = || stage.load(&plan, scenario, &["--answers", &(answers / WARM_SHARE).to_string()])?.report();
     let is_warm = (0..WARM_UPS_MAX).any(|_| {
         let warmed = warm_up();
         std::thread::sleep(WARM_UP_PAUSE);
@@ -106,13 +135,30 @@ fn count(postern: &Path, scenario: &Scenario, side: Side) -> anyhow::Result<u64>
     });
     ensure!(is_warm, "{} {}: no requests go through", scenario.name, side.name());
     collect(pid, "on")?;
-    let report = stage.load(&plan, scenario, &["--answers", ANSWERS])?.report()?;
+    let report = stage.load(&plan, scenario, &["--answers", &answers.to_string()])?.report()?;
     collect(pid, "off")?;
     // The file is written at its end.
     drop(stage);
-    let totals = fs::read_to_string(&out).context("callgrind's output")?;
-    let totals = totals.lines().rev().find_map(|line| line.strip_prefix("totals: ")).context("callgrind's totals")?;
-    Ok(totals.trim().parse::<u64>()? / report.work)
+    Ok(totals(&out)? / report.work)
+}
+
+/// What was counted, in a file that callgrind wrote.
+fn totals(path: &Path) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("callgrind's output {}", path.display()))?;
+    let totals = text.lines().rev().find_map(|line| line.strip_prefix("totals: ")).context("callgrind's totals")?;
+    Ok(totals.trim().parse()?)
+}
+
+/// It counts when it is told to: see [`collect`].
+fn callgrind(out: &Path) -> Command {
+    let mut command = Command::new("valgrind");
+    command.args(callgrind_flags(out)).stderr(Stdio::null());
+    command
+}
+
+fn callgrind_flags(out: &Path) -> [String; 3] {
+    let out = format!("--callgrind-out-file={}", out.display());
+    ["--tool=callgrind".to_owned(), "--instr-atstart=no".to_owned(), out]
 }
 
 fn collect(pid: u32, switch: &str) -> anyhow::Result<()> {
@@ -146,8 +192,7 @@ impl Product for UnderCallgrind {
         if side != self.side {
             return Ok(program);
         }
-        let out = format!("--callgrind-out-file={}", self.out.display());
-        let mut words = ["--tool=callgrind", "--instr-atstart=no", &out].map(Into::into).to_vec();
+        let mut words = callgrind_flags(&self.out).map(Into::into).to_vec();
         words.push(program.path.into_os_string());
         words.extend(program.arguments);
         Ok(Program { arguments: words, ..Program::new("valgrind", [""; 0]) })

@@ -9,6 +9,7 @@ mod compare;
 mod instructions;
 mod load;
 mod micro;
+mod parts;
 
 use clap::{Parser, Subcommand};
 
@@ -25,10 +26,13 @@ enum Command {
     Micro,
     /// Pairs of sidecars, product by product, round by round.
     Compare(compare::CompareArguments),
-    /// Instructions of a request, compared with `bench/budget.json`; needs valgrind.
+    /// Instructions of requests, connections and parts, compared with `bench/budget.json`; needs valgrind.
     Instructions(instructions::InstructionsArguments),
     /// What capture adds to a request, in two network namespaces; needs root.
     CaptureCost(capture_cost::CaptureCostArguments),
+    /// Calls each part of the request path; started by `instructions`.
+    #[command(hide = true)]
+    Parts,
     /// The application at the end of a measured path; started by the other commands.
     #[command(hide = true)]
     App(app::AppArguments),
@@ -43,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::CaptureCost(arguments) => capture_cost::run(&arguments),
+        Command::Parts => instructions::parts::run(),
         Command::App(arguments) => app::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
     }

@@ -12,10 +12,10 @@
 mod pods;
 
 use crate::compare::certificates::Certificates;
-use crate::compare::process::{Load, Program, Running, find};
+use crate::compare::cpu;
+use crate::compare::process::{Load, Program, Running, find, ourselves};
 use crate::compare::report::median;
 use crate::compare::setting::{CLIENT_ID, SERVER_ID, SERVER_NAME, Side};
-use crate::compare::{cpu, pair::ourselves};
 use crate::load::Report;
 use anyhow::{Context as _, ensure};
 use clap::Args;

@@ -11,16 +11,21 @@ pub mod pair;
 pub mod peers;
 mod plot;
 pub mod process;
+pub mod quota;
 pub mod report;
+mod round;
 pub mod scenario;
 pub mod setting;
+pub mod stage;
 mod turns;
 
 use anyhow::{Context as _, bail, ensure};
 use certificates::Certificates;
 use clap::Args;
-use pair::{Plan, Round};
+use pair::Plan;
 use peers::Product;
+use quota::Quota;
+use round::Round;
 use scenario::{SCENARIOS, Scenario};
 use std::path::PathBuf;
 
@@ -49,7 +54,8 @@ pub struct CompareArguments {
     /// Session resumption off for all, in every scenario.
     #[arg(long)]
     no_resumption: bool,
-    /// Connections of the idle scenarios. Each takes two descriptors of a sidecar, of which 20,000 are asked for.
+    /// Connections of the idle scenarios without a number in their name. Each takes two descriptors of a sidecar, of which
+    /// 20,000 are asked for.
     #[arg(long, default_value_t = 2000)]
     idle_connections: usize,
     /// The core of both sidecars.
@@ -143,8 +149,10 @@ fn compare<'a>(
     arguments: &CompareArguments,
 ) -> Outcome<'a> {
     let mut outcome = Outcome { scenario, products: Vec::new() };
+    let quota = scenario.setting.cpu_percent_max.map(|percent| Quota::new(&quota::group_name("try"), percent));
+    let no_quota = quota.and_then(Result::err).map(|error| format!("{error:#}"));
     for product in products {
-        let lacks = product.lacks(&scenario.setting).map(str::to_owned);
+        let lacks = product.lacks(&scenario.setting).map(str::to_owned).or_else(|| no_quota.clone());
         outcome.products.push((product.name(), lacks.map_or(Ok(Vec::new()), Err)));
     }
     if scenario.figure == scenario::Figure::P99 {

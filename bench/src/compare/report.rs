@@ -10,6 +10,9 @@ use std::path::Path;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+/// Of scenarios in which the sidecars have a CPU quota, and requests may fail for it.
+const QUOTA_COLUMNS: &str = "failed | throttled, % of periods, client / server | ";
+
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);
@@ -28,17 +31,21 @@ fn ratio(ours: &[Round], theirs: &[Round]) -> f64 {
 pub fn table(outcome: &Outcome<'_>) -> String {
     let scenario = outcome.scenario;
     let mut text = format!("### {}: {}\n\n", scenario.name, scenario.title);
-    let rate =
-        if scenario.figure == Figure::CpuPerGigabyte { "MB/s".to_owned() } else { format!("{}s/s", scenario.unit) };
-    let memory =
-        if scenario.figure == Figure::Memory { "KiB a connection, client / server" } else { "MiB, client / server" };
+    let rate = match scenario.figure {
+        Figure::CpuPerGigabyte => "MB/s".to_owned(),
+        figure if figure.is_memory() => "connections".to_owned(),
+        _ => format!("{}s/s", scenario.unit),
+    };
+    let memory = if scenario.figure.is_memory() { "KiB a connection, client / server" } else { "MiB, client / server" };
+    let has_quota = scenario.setting.cpu_percent_max.is_some();
+    let (quota, rule) = if has_quota { (QUOTA_COLUMNS, "---:|---:|") } else { ("", "") };
     writeln!(
         text,
-        "| product | {} (least to most) | Postern's ratio | {rate} | p50 / p99 / p99.9 µs | {memory} | load and app, CPU-µs |",
+        "| product | {} (least to most) | Postern's ratio | {rate} | p50 / p99 / p99.9 µs | {quota}{memory} | load and app, CPU-µs |",
         scenario.figure.unit(scenario)
     )
     .ok();
-    text.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
+    writeln!(text, "|---|---:|---:|---:|---:|{rule}---:|---:|").ok();
     let ours = match outcome.products.first() {
         Some((_, Ok(rounds))) => rounds.as_slice(),
         _ => &[],
@@ -47,7 +54,10 @@ pub fn table(outcome: &Outcome<'_>) -> String {
         match rounds {
             Ok(rounds) if !rounds.is_empty() => text.push_str(&row(outcome, name, ours, rounds)),
             Ok(_) => {}
-            Err(why) => text.push_str(&format!("| {name} | – | – | {why} | – | – | – |\n")),
+            Err(why) => {
+                let none = if has_quota { " – | – |" } else { "" };
+                text.push_str(&format!("| {name} | – | – | {why} | – |{none} – | – |\n"));
+            }
         }
     }
     text
@@ -75,13 +85,20 @@ fn row(outcome: &Outcome<'_>, name: &str, ours: &[Round], rounds: &[Round]) -> S
     } else {
         "–".to_owned()
     };
-    let (client, server) = if figure == Figure::Memory {
+    let quota = if outcome.scenario.setting.cpu_percent_max.is_some() {
+        let failed: u64 = rounds.iter().map(|round| round.failed).sum();
+        let [client, server] = [of(|round| round.client_throttled), of(|round| round.server_throttled)];
+        format!("{failed} | {client:.0} / {server:.0} | ")
+    } else {
+        String::new()
+    };
+    let (client, server) = if figure.is_memory() {
         (of(|round| round.client_kib), of(|round| round.server_kib))
     } else {
         (of(|round| round.client_mib), of(|round| round.server_mib))
     };
     format!(
-        "| {name} | {main:.digits$} ({least:.digits$} to {most:.digits$}) | {ratio} | {rate:.0} | {latency} | {client:.1} / {server:.1} | {:.1} |\n",
+        "| {name} | {main:.digits$} ({least:.digits$} to {most:.digits$}) | {ratio} | {rate:.0} | {latency} | {quota}{client:.1} / {server:.1} | {:.1} |\n",
         of(|round| round.cpu_ends)
     )
 }

@@ -13,6 +13,8 @@ pub enum Figure {
     P99,
     /// KiB of resident memory of both sidecars for a connection.
     Memory,
+    /// MiB of resident memory of the server sidecar, with what it holds.
+    ServerMemory,
 }
 
 impl Figure {
@@ -22,8 +24,23 @@ impl Figure {
             Self::CpuPerGigabyte => "CPU-s of the pair per GB".to_owned(),
             Self::P99 => "p99, µs".to_owned(),
             Self::Memory => "KiB of the pair per idle connection".to_owned(),
+            Self::ServerMemory => "MiB of the server sidecar".to_owned(),
         }
     }
+
+    /// Is it of connections that are there while it is taken?
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::Memory | Self::ServerMemory)
+    }
+}
+
+/// Where the load goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// To the client sidecar, as the caller does.
+    Client,
+    /// To the server sidecar, with mTLS and the client sidecar's certificate.
+    Server,
 }
 
 #[derive(Debug)]
@@ -31,15 +48,19 @@ pub struct Scenario {
     pub name: &'static str,
     pub title: &'static str,
     pub setting: Setting,
+    pub door: Door,
     /// The subcommand of `load` and its flags.
     pub load: &'static [&'static str],
     pub unit: &'static str,
     pub figure: Figure,
+    /// A measurement takes longer than others if its figure needs that.
+    pub seconds_min: f64,
 }
 
 impl Scenario {
     pub const fn new(name: &'static str, title: &'static str, setting: Setting, load: &'static [&'static str]) -> Self {
-        Self { name, title, setting, load, unit: "request", figure: Figure::CpuPerUnit }
+        let (unit, figure) = ("request", Figure::CpuPerUnit);
+        Self { name, title, setting, door: Door::Client, load, unit, figure, seconds_min: 0.0 }
     }
 
     const fn counting(self, unit: &'static str, figure: Figure) -> Self {
@@ -82,6 +103,13 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .counting("connection", Figure::CpuPerUnit),
     Scenario::new(
+        "connect-tunnel",
+        "L4, a connection each; Postern's in tunnels, the others' with a handshake each as in `connect`",
+        Setting { tunnel: true, ..TCP },
+        &["connect", "--at-once", "16"],
+    )
+    .counting("connection", Figure::CpuPerUnit),
+    Scenario::new(
         "http1-connect",
         "HTTP/1.1, a connection each at the caller's side",
         HTTP1,
@@ -95,6 +123,28 @@ pub const SCENARIOS: &[Scenario] = &[
         &["rate", "--rate", "1000", "--connections", "32"],
     )
     .counting("request", Figure::P99),
+    // What every product can carry with a tenth of a core; as many requests as the percentiles need.
+    Scenario {
+        seconds_min: 10.0,
+        ..Scenario::new(
+            "rate-quota",
+            "100 HTTP/1.1 requests a second, each sidecar with a tenth of a core",
+            Setting { cpu_percent_max: Some(10), ..HTTP1 },
+            &["rate", "--rate", "100", "--connections", "16"],
+        )
+        .counting("request", Figure::P99)
+    },
+    // As many at once as use up the quota's 10 ms where a request takes 50 µs of a sidecar.
+    Scenario {
+        seconds_min: 10.0,
+        ..Scenario::new(
+            "bursts-quota",
+            "200 HTTP/1.1 requests at once, every two seconds, each sidecar with a tenth of a core",
+            Setting { cpu_percent_max: Some(10), ..HTTP1 },
+            &["rate", "--rate", "100", "--connections", "200", "--bursts"],
+        )
+        .counting("request", Figure::P99)
+    },
     Scenario::new(
         "grpc-unary",
         "gRPC unary, 8 connections × 16 calls",
@@ -122,8 +172,27 @@ pub const SCENARIOS: &[Scenario] = &[
         &["http1", "--connections", "8", "--body", "1048576"],
     ),
     Scenario::new("idle-tcp", "idle L4 connections", TCP, &["idle"]).counting("connection", Figure::Memory),
+    Scenario::new(
+        "idle-tunnel",
+        "idle L4 connections; Postern's in tunnels, the others' as in `idle-tcp`",
+        Setting { tunnel: true, ..TCP },
+        &["idle"],
+    )
+    .counting("connection", Figure::Memory),
     Scenario::new("idle-http1", "idle HTTP/1.1 connections", HTTP1, &["idle", "--http"])
         .counting("connection", Figure::Memory),
+    // More than one process can hold in a pair, where each takes two descriptors: with HTTP, the sidecar in front of the
+    // application holds one each, and few to the application.
+    Scenario {
+        door: Door::Server,
+        ..Scenario::new(
+            "idle-10000",
+            "10,000 idle mTLS connections at the server sidecar, HTTP/1.1, one request each",
+            HTTP1,
+            &["idle", "--connections", "10000"],
+        )
+        .counting("connection", Figure::ServerMemory)
+    },
     Scenario::new(
         "http1-1000-routes",
         "HTTP/1.1 keep-alive, 64 connections; 1,000 services at the client, 1,000 routes at the server",

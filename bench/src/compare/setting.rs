@@ -42,11 +42,15 @@ pub struct Setting {
     pub workers: usize,
     /// Routes at the server, services at the client. With more than one, hosts are `service-N.shop.svc`, paths `/service-N/`.
     pub routes: usize,
+    /// L4 connections as streams of few mTLS connections, where the product can; else one of its own for each.
+    pub tunnel: bool,
+    /// Of one core, for each sidecar; `None` is what the core gives.
+    pub cpu_percent_max: Option<u32>,
 }
 
 impl Setting {
     pub const fn of(protocol: Protocol) -> Self {
-        Self { protocol, logs: false, resumption: true, workers: 1, routes: 1 }
+        Self { protocol, logs: false, resumption: true, workers: 1, routes: 1, tunnel: false, cpu_percent_max: None }
     }
 
     /// `(host, path prefix)` of every service.

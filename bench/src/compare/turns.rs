@@ -4,8 +4,9 @@
 //! figures of CPU time differ by a third. So all pairs are up, and all loads but one are stopped (SIGSTOP): whatever else the
 //! machine does, it does to all of them. A pair without load spends next to nothing.
 
-use super::pair::{Plan, Round, Scene, Spent};
+use super::pair::{Plan, Scene};
 use super::peers::Product;
+use super::round::{Round, Spent};
 use super::scenario::{Figure, Scenario};
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use bytes::{Buf as _, BytesMut};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const BUFFER: usize = 16 * 1024;
@@ -53,6 +53,12 @@ pub async fn connection_each(to: SocketAddr, request: Rc<Vec<u8>>, meter: Rc<Met
     Ok(())
 }
 
+/// A connection that was used for one request.
+pub async fn used<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: Rc<Vec<u8>>) -> anyhow::Result<S> {
+    exchange(&mut stream, &request, &mut BytesMut::new()).await?;
+    Ok(stream)
+}
+
 pub async fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
@@ -60,7 +66,11 @@ pub async fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// One request and its whole answer, which has to be a 200 with a length.
-pub async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut BytesMut) -> anyhow::Result<()> {
+pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    request: &[u8],
+    buffer: &mut BytesMut,
+) -> anyhow::Result<()> {
     stream.write_all(request).await?;
     let length = loop {
         if let Some(length) = answer_length(buffer)? {
@@ -75,7 +85,7 @@ pub async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Bytes
     Ok(())
 }
 
-async fn more(stream: &mut TcpStream, buffer: &mut BytesMut) -> anyhow::Result<()> {
+async fn more(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> anyhow::Result<()> {
     // What was advanced over is used again only after this.
     buffer.reserve(BUFFER / 2);
     if stream.read_buf(buffer).await? == 0 {

@@ -5,16 +5,19 @@
 
 pub mod http1;
 mod http2;
+mod mesh;
 mod rate;
 mod raw;
 
 use clap::{Args, Subcommand};
+use mesh::{Mesh, MeshArguments};
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncRead;
 
 /// The warm-up goes on until every loop has had so many answers: handshakes of a thousand connections take as long as they
 /// take, and are not what a scenario of kept connections is about.
@@ -86,19 +89,16 @@ enum Kind {
         at_once: usize,
     },
     /// HTTP/1.1 requests at a fixed rate, timed from when they were due.
-    Rate {
-        #[arg(long, default_value_t = 1000)]
-        rate: u32,
-        #[arg(long, default_value_t = 32)]
-        connections: u32,
-    },
+    Rate(rate::RateArguments),
     /// Connections that have been used once and then idle.
     Idle {
         #[arg(long, default_value_t = 2000)]
         connections: usize,
-        /// HTTP/1.1 instead of raw.
+        /// HTTP/1.1 instead of raw; with mTLS it is HTTP/1.1 always.
         #[arg(long)]
         http: bool,
+        #[command(flatten)]
+        mesh: MeshArguments,
     },
 }
 
@@ -179,8 +179,8 @@ fn percentiles(micros: &mut [u32]) -> [u32; 3] {
 }
 
 pub fn run(arguments: &LoadArguments) -> anyhow::Result<()> {
-    if let Kind::Rate { rate, connections } = arguments.kind {
-        return rate::run(arguments, rate, connections);
+    if let Kind::Rate(rate) = &arguments.kind {
+        return rate::run(arguments, rate);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, measure(arguments))
@@ -228,18 +228,27 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
             }
             at_once
         }
-        Kind::Idle { connections, http } => {
-            let request = http.then(|| http1::request(&arguments.host, &arguments.path, 0));
-            let held = raw::open_many(to, connections, request).await?;
-            // Until the last handshake's garbage is gone.
-            tokio::time::sleep(Duration::from_secs_f64(arguments.warm_up)).await;
-            println!("start");
-            tokio::time::sleep(Duration::from_secs_f64(arguments.seconds)).await;
-            let report = Report { work: held.len() as u64, seconds: arguments.seconds, ..Report::default() };
-            println!("{}", serde_json::to_string(&report)?);
-            return Ok(());
+        Kind::Idle { connections, http, ref mesh } => {
+            let request = Rc::new(http1::request(&arguments.host, &arguments.path, 0));
+            return match Mesh::new(mesh, &arguments.host)? {
+                Some(mesh) => {
+                    let open = || {
+                        let (mesh, request) = (mesh.clone(), request.clone());
+                        async move { http1::used(mesh.connect(to).await?, request).await }
+                    };
+                    hold(arguments, raw::open_many(connections, open).await?).await
+                }
+                None if http => {
+                    let open = || {
+                        let request = request.clone();
+                        async move { http1::used(http1::connect(to).await?, request).await }
+                    };
+                    hold(arguments, raw::open_many(connections, open).await?).await
+                }
+                None => hold(arguments, raw::open_many(connections, || raw::pinged(to)).await?).await,
+            };
         }
-        Kind::Rate { .. } => unreachable!("it has threads instead of tasks, and was started above"),
+        Kind::Rate(_) => unreachable!("it has threads instead of tasks, and was started above"),
     };
     if let Some(answers) = arguments.answers {
         return until_answered(&meter, answers).await;
@@ -259,6 +268,20 @@ async fn measure(arguments: &LoadArguments) -> anyhow::Result<()> {
     }
     meter.open.set(false);
     println!("{}", serde_json::to_string(&meter.report(started.elapsed().as_secs_f64()))?);
+    Ok(())
+}
+
+/// Leaves open connections alone for as long as the load lasts.
+async fn hold<S: AsyncRead + Unpin>(arguments: &LoadArguments, mut open: Vec<S>) -> anyhow::Result<()> {
+    // Until the last handshake's garbage is gone.
+    tokio::time::sleep(Duration::from_secs_f64(arguments.warm_up)).await;
+    println!("start");
+    tokio::time::sleep(Duration::from_secs_f64(arguments.seconds)).await;
+    let work = open.len() as u64;
+    let errors = open.iter_mut().map(|stream| u64::from(raw::has_ended(stream))).sum();
+    let first_error = (errors > 0).then(|| "the connection was closed while it was idle".to_owned());
+    let report = Report { work, errors, first_error, seconds: arguments.seconds, ..Report::default() };
+    println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 

@@ -4,9 +4,25 @@
 
 use super::{LoadArguments, Report, http1, micros, percentiles};
 use anyhow::bail;
+use clap::Args;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+/// A request without an answer for so long has failed; those behind it on its connection wait as long.
+const ANSWER: Duration = Duration::from_secs(5);
+
+#[derive(Args)]
+pub struct RateArguments {
+    /// A second, on all connections together.
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    #[arg(long, default_value_t = 32)]
+    connections: u32,
+    /// On all connections at the same moments, instead of one after the other.
+    #[arg(long)]
+    bursts: bool,
+}
 
 struct Outcome {
     micros: Vec<u32>,
@@ -14,7 +30,8 @@ struct Outcome {
     first_error: Option<String>,
 }
 
-pub fn run(arguments: &LoadArguments, rate: u32, connections: u32) -> anyhow::Result<()> {
+pub fn run(arguments: &LoadArguments, at: &RateArguments) -> anyhow::Result<()> {
+    let RateArguments { rate, connections, bursts } = *at;
     let request = http1::request(&arguments.host, &arguments.path, 0);
     let started = Instant::now() + Duration::from_millis(50);
     let counted_from = started + Duration::from_secs_f64(arguments.warm_up);
@@ -23,7 +40,7 @@ pub fn run(arguments: &LoadArguments, rate: u32, connections: u32) -> anyhow::Re
     let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..connections)
             .map(|index| {
-                let first = started + Duration::from_secs(u64::from(index)) / rate;
+                let first = if bursts { started } else { started + Duration::from_secs(u64::from(index)) / rate };
                 let request = &request;
                 scope.spawn(move || connection(arguments.to, request, first, interval, counted_from, end))
             })
@@ -65,8 +82,10 @@ fn connection(
             Ok(()) => {}
             Err(error) => {
                 stream = None;
-                outcome.errors += 1;
-                outcome.first_error.get_or_insert_with(|| format!("{error:#}"));
+                if due >= counted_from {
+                    outcome.errors += 1;
+                    outcome.first_error.get_or_insert_with(|| format!("{error:#}"));
+                }
             }
         }
         due += interval;
@@ -80,6 +99,7 @@ fn exchange(to: SocketAddr, kept: &mut Option<TcpStream>, request: &[u8]) -> any
         None => {
             let stream = TcpStream::connect(to)?;
             stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(ANSWER))?;
             kept.insert(stream)
         }
     };

@@ -3,11 +3,13 @@
 use super::{Meter, http1};
 use crate::app::{DOWNLOAD, ECHO};
 use anyhow::Context as _;
-use bytes::BytesMut;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Instant;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
 const CHUNK: usize = 256 * 1024;
@@ -41,27 +43,49 @@ async fn ping(stream: &mut TcpStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `connections` open ones, each of which was used once: for `request`, or for an echo.
-pub async fn open_many(to: SocketAddr, connections: usize, request: Option<Vec<u8>>) -> anyhow::Result<Vec<TcpStream>> {
-    let request = Rc::new(request);
+/// Opened and used once.
+pub async fn pinged(to: SocketAddr) -> anyhow::Result<TcpStream> {
+    let mut stream = http1::connect(to).await?;
+    ping(&mut stream).await?;
+    Ok(stream)
+}
+
+/// `connections` of what `open` opens.
+pub async fn open_many<S, F>(connections: usize, open: impl Fn() -> F) -> anyhow::Result<Vec<S>>
+where
+    S: 'static,
+    F: Future<Output = anyhow::Result<S>> + 'static,
+{
     let mut opening = tokio::task::JoinSet::new();
-    let mut open = Vec::with_capacity(connections);
+    let mut opened = Vec::with_capacity(connections);
     for _ in 0..connections {
         if opening.len() >= OPENING {
-            open.push(opening.join_next().await.context("some are opening")???);
+            opened.push(opening.join_next().await.context("some are opening")???);
         }
-        let request = request.clone();
-        opening.spawn_local(async move {
-            let mut stream = http1::connect(to).await?;
-            match request.as_ref() {
-                Some(request) => http1::exchange(&mut stream, request, &mut BytesMut::new()).await?,
-                None => ping(&mut stream).await?,
-            }
-            anyhow::Ok(stream)
-        });
+        opening.spawn_local(open());
     }
-    while let Some(opened) = opening.join_next().await {
-        open.push(opened??);
+    while let Some(stream) = opening.join_next().await {
+        opened.push(stream??);
     }
-    Ok(open)
+    Ok(opened)
+}
+
+/// Has the peer closed it, or sent what nobody asked for?
+pub fn has_ended(stream: &mut (impl AsyncRead + Unpin)) -> bool {
+    let mut byte = [0];
+    let read = Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
+    read.is_ready()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_ended;
+
+    #[test]
+    fn a_stream_has_ended_when_its_other_end_has_and_not_before() {
+        let (mut ours, theirs) = tokio::io::duplex(16);
+        assert!(!has_ended(&mut ours));
+        drop(theirs);
+        assert!(has_ended(&mut ours));
+    }
 }

@@ -84,7 +84,8 @@ fn head(setting: &Setting) -> String {
     format!(
         "global
   nbthread {workers}
-  maxconn 9900
+  maxconn 12000
+  no strict-limits
 {log_to}{cache}  ssl-default-bind-options ssl-min-ver TLSv1.3{tickets}
   ssl-default-server-options ssl-min-ver TLSv1.3
 defaults

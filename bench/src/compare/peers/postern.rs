@@ -44,12 +44,17 @@ impl Product for Postern {
                 "access_log": if setting.logs { "stdout" } else { "off" },
             },
             "workers": setting.workers,
-            // Ten thousand idle ones are one of the measurements.
-            "limits": { "connections": 9900 },
+            // Ten thousand idle ones are one of the measurements; the default goes by two descriptors each.
+            "limits": { "connections": 12_000 },
         });
         match side {
             Side::Client => config["outbound"] = outbound(setting, place, protocol),
-            Side::Server => config["inbound"] = json!([inbound(setting, place, protocol)]),
+            Side::Server => {
+                config["inbound"] = json!([inbound(setting, place, protocol)]);
+                if setting.tunnel {
+                    config["tunnel"] = json!({ "listen": place.mesh });
+                }
+            }
         }
         let path = place.folder.join("postern.yaml");
         // JSON is YAML.
@@ -64,6 +69,12 @@ fn outbound(setting: &Setting, place: &Place<'_>, protocol: &str) -> Value {
     if setting.routes == 1 {
         let mut only = service("orders".to_owned());
         only["listen"] = json!(place.entry);
+        if setting.tunnel {
+            only["via"] = json!("tunnel");
+            only["tunnel_port"] = json!(place.mesh.port());
+            // The port that a stream is for, as the server side calls it.
+            only["endpoints"] = json!([place.app]);
+        }
         return json!({ "services": [only] });
     }
     let services = setting.services().into_iter().enumerate().map(|(number, (host, _))| {
@@ -76,7 +87,10 @@ fn outbound(setting: &Setting, place: &Place<'_>, protocol: &str) -> Value {
 
 fn inbound(setting: &Setting, place: &Place<'_>, protocol: &str) -> Value {
     let allow = json!([{ "spiffe": CLIENT_ID }]);
-    let mut port = json!({ "port": place.app.port(), "listen": place.mesh, "app": place.app, "protocol": protocol });
+    let mut port = json!({ "port": place.app.port(), "app": place.app, "protocol": protocol });
+    if !setting.tunnel {
+        port["listen"] = json!(place.mesh);
+    }
     if setting.protocol == Protocol::Tcp {
         port["allow"] = allow;
         return port;
