@@ -118,8 +118,6 @@ pub struct Session {
     pub requests_total: AtomicU64,
     /// HTTP/1: bytes of a request's head have arrived, and not its end.
     pub head_begun: AtomicBool,
-    /// HTTP/1: all bytes read so far are whole messages.
-    pub between_messages: AtomicBool,
     /// HTTP/1: bytes of a response wait for the caller to take them.
     pub write_pending: AtomicBool,
     /// The socket takes no more: the other side does not read.
@@ -163,7 +161,6 @@ impl Session {
             requests_active: AtomicU32::new(0),
             requests_total: AtomicU64::new(0),
             head_begun: AtomicBool::new(false),
-            between_messages: AtomicBool::new(false),
             write_pending: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),
             early_resets: AtomicU32::new(0),
@@ -317,13 +314,6 @@ impl Session {
         if early > early_resets_max && u64::from(early) * 2 > self.requests_total() {
             self.cut(EndCause::Http2Resets, Instant::now());
         }
-    }
-
-    /// HTTP/1, and nothing of a request or a response is under way.
-    pub fn is_at_rest(&self) -> bool {
-        self.requests_active.load(Relaxed) == 0
-            && self.between_messages.load(Relaxed)
-            && !self.write_pending.load(Relaxed)
     }
 
     /// Why we ended it, if we did.

@@ -3,6 +3,7 @@
 use super::headers;
 use super::kept_body::KeptBody;
 use super::record::Recorder;
+use super::serve_http1::ReceivedRequest;
 use super::streams;
 use super::upgrade;
 use crate::session::{InFlight, RequestGuard};
@@ -31,7 +32,7 @@ pub enum BodyError {
 /// A body as it comes, of a request or of a response.
 pub enum Received {
     /// Of a request in HTTP/1.
-    Http1(hyper::body::Incoming),
+    Http1(ReceivedRequest),
     Http2(streams::Incoming),
     /// Of an answer in HTTP/1.
     Answer(ReceivedAnswer),
@@ -45,9 +46,7 @@ impl Body for Received {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Http1(incoming) => Pin::new(incoming)
-                .poll_frame(context)
-                .map(|frame| frame.map(|frame| frame.map_err(|error| BodyError::Other(Box::new(error))))),
+            Self::Http1(request) => request.poll_frame(context),
             Self::Http2(stream) => Pin::new(stream).poll_frame(context),
             Self::Answer(answer) => answer.poll_frame(context),
             Self::Tunnel(_) => Poll::Ready(None),
@@ -56,7 +55,7 @@ impl Body for Received {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http1(request) => request.is_end_stream(),
             Self::Http2(stream) => stream.is_end_stream(),
             Self::Answer(answer) => answer.is_end_stream(),
             Self::Tunnel(_) => true,
@@ -65,7 +64,7 @@ impl Body for Received {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http1(request) => request.size_hint(),
             Self::Http2(stream) => stream.size_hint(),
             Self::Answer(answer) => answer.size_hint(),
             Self::Tunnel(_) => SizeHint::with_exact(0),
@@ -202,7 +201,7 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         let polled = Pin::new(&mut body.inner).poll_frame(context);
-        // hyper asks for more only when its caller takes more.
+        // More is asked for only when the caller takes more.
         body.guard.request.answer_waits(polled.is_ready());
         let frame = match ready!(polled) {
             None => {

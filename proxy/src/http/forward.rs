@@ -1,6 +1,5 @@
 //! What a request and its response look like on the next hop.
 
-use super::body::ResponseBody;
 use super::headers;
 use super::hops::{self, HOPS_HEADER, one_more};
 use super::record::Recorder;
@@ -14,8 +13,7 @@ use crate::upstream::plan::Security;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
-use hyper::body::Body;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
 /// Turns the caller's head into the one that goes on. What was decided on goes on unchanged: the path's bytes and the
 /// authority as they came.
@@ -147,22 +145,7 @@ pub fn clean_response(
     } else if connection.is_closing() && connection.version() == HttpVersion::Http1 {
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    // The hop's version is hyper's to write, by the caller's request.
     head.version = Version::default();
-}
-
-/// hyper writes the caller's version, and takes care of chunks (RFC 9112 §6.1). To an HTTP/1.0 caller that asked for
-/// `keep-alive` it promises that for every answer in HTTP/1.1, also where only the end of the connection tells the end of
-/// the body, or where we said `close`. An answer in HTTP/1.0 promises nothing.
-pub fn in_callers_version(mut response: Response<ResponseBody>, asked: Version) -> Response<ResponseBody> {
-    if asked == Version::HTTP_10 {
-        let ends_connection =
-            response.body().size_hint().exact().is_none() || response.headers().contains_key(CONNECTION);
-        if ends_connection {
-            *response.version_mut() = Version::HTTP_10;
-        }
-    }
-    response
 }
 
 /// Only HTTP/1.0 may.

@@ -10,7 +10,7 @@ mod trailers;
 pub use strip::{strip_hop_by_hop, strip_identity, strip_request, strip_response};
 pub use trailers::clean_trailers;
 
-use super::framing::AmbiguousFraming;
+use super::http1::request_head::AmbiguousFraming;
 use super::identity_headers::is_reserved;
 use crate::refusal::{Refusal, Refused};
 use http::header::{
@@ -19,7 +19,7 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Version};
 
-/// Refuses heads above the limits. HTTP/1's bytes are counted before hyper parses them; HTTP/2's are not, because h2 would
+/// Refuses heads above the limits. HTTP/1's bytes are counted where they are read; HTTP/2's are not, because h2 would
 /// refuse them without anybody knowing.
 ///
 /// # Errors
@@ -52,7 +52,7 @@ fn list_size(parts: &Parts) -> usize {
     fields + path + authority
 }
 
-/// Refuses what can still be seen of ambiguous framing after hyper's parser, and header tricks with one purpose only.
+/// Refuses ambiguous framing, and header tricks with one purpose only.
 ///
 /// # Errors
 /// `BadRequest` (answer and close), or `ExpectationRefused`.
@@ -131,7 +131,7 @@ fn check_body_length(version: Version, told: &Told<'_>) -> Result<(), Refusal> {
     if told.codings > 1 || told.lengths > 1 || (told.coding.is_some() && told.length.is_some()) {
         return Err(Refusal::BadRequest);
     }
-    // Lists such as `gzip, chunked` pass hyper; who decodes the gzip is anybody's guess.
+    // Of lists such as `gzip, chunked`, who decodes the gzip is anybody's guess.
     let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     if told.coding.is_some_and(|value| version != Version::HTTP_11 || !is_chunked(value)) {
         return Err(Refusal::BadRequest);

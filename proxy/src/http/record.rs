@@ -63,7 +63,7 @@ impl Recorder {
         })
     }
 
-    /// For a head that hyper refused, as far as it can be read: `head` is its beginning, if that is known.
+    /// For a head that cannot be read, as far as it can be read: `head` is its beginning, if that is known.
     pub fn of_refused_head(connection: &Rc<Connection>, head: &[u8]) -> Self {
         Self::begin(connection, || {
             let (method, uri) = read_request_line(head);

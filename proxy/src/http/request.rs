@@ -58,7 +58,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> R
     if form.is_grpc {
         recorder.is_grpc();
     }
-    let answer = match proxy(&connection, &policy, request, &mut recorder).await {
+    match proxy(&connection, &policy, request, &mut recorder).await {
         Ok(answered) => Ok(answered.into_response(&connection, recorder)),
         Err(_) if connection.session.is_cut() => {
             recorder.ended_early("cut");
@@ -66,7 +66,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> R
         }
         Err(refused) => {
             let asker = if connection.peer().is_some() { Asker::MeshPeer } else { Asker::Other };
-            // hyper closes after an answer when the request's body has not been read; callers have to know (RFC 9112 §9.6).
+            // We close after an answer when the request's body has not been read; callers have to know (RFC 9112 §9.6).
             let is_unread = has_body && !recorder.body_was_read();
             let close = form.close || is_connect || is_unread || breaks_framing(refused.refusal);
             let form = Form { close, ..form };
@@ -75,8 +75,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> R
             recorder.refused(refused, response.status());
             Ok(response)
         }
-    };
-    answer.map(|response| forward::in_callers_version(response, form.version))
+    }
 }
 
 /// A response, and what has to live as long as it.
@@ -167,7 +166,7 @@ async fn proxy(
     }
 
     let is_connect = head.method == Method::CONNECT;
-    let caller = upgrade::Side::take(&mut head.extensions, &mut body).filter(|_| is_connect || upgrade.is_some());
+    let caller = upgrade::Side::take(&mut body).filter(|_| is_connect || upgrade.is_some());
     if is_connect && connection.session.direction == Direction::Local {
         return open_tunnel(connection, &allowed, caller, in_flight, recorder).await;
     }
@@ -197,7 +196,7 @@ async fn proxy(
         // What follows was meant for a tunnel (THREATS SM-22).
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let far = upgrade::Side::take(&mut head.extensions, &mut body).filter(|_| switched);
+    let far = upgrade::Side::take(&mut body).filter(|_| switched);
     let then = match (caller, far) {
         (Some(caller), Some(far)) => Then::Tunnel { caller, far },
         _ if head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -366,7 +365,7 @@ async fn unless_cut<T>(
     .await
 }
 
-/// HTTP/0.9 and versions that hyper does not know never get here; 1.0, 1.1 and 2 do.
+/// HTTP/0.9 and versions that nobody knows never get here; 1.0, 1.1 and 2 do.
 pub fn version_text(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "1.0",

@@ -1,9 +1,10 @@
 //! Writes refusals: the only place that does.
 
 use super::body::ResponseBody;
+use super::http1::response_head::{self, Asked};
 use crate::refusal::Refused;
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 /// To the peer's sidecar: `code; decision=id`. It records the code and passes on the id alone.
@@ -76,22 +77,14 @@ fn words(refused: &Refused, decision: &str) -> String {
     }
 }
 
-/// The answer to a head that hyper refused: `plain` is hyper's own, which has no words and no decision, and from which
-/// status, date and `Connection` are taken.
-pub fn refuse_head(refused: &Refused, decision: &str, asker: Asker, plain: &[u8]) -> Vec<u8> {
-    let form = Form { is_grpc: false, version: Version::HTTP_11, close: false };
+/// The answer to a head that cannot be read, behind which the connection ends.
+pub fn refuse_head(refused: &Refused, decision: &str, asker: Asker) -> Vec<u8> {
+    let form = Form { is_grpc: false, version: Version::HTTP_11, close: true };
+    let (head, _) = refuse(refused, decision, asker, form).into_parts();
     let text = words(refused, decision);
-    let mut bytes = Vec::with_capacity(plain.len() + text.len() + 256);
-    for line in plain.split_inclusive(|byte| *byte == b'\n') {
-        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        if line != b"\r\n" && !name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) {
-            bytes.extend_from_slice(line);
-        }
-    }
-    for (name, value) in refuse(refused, decision, asker, form).headers() {
-        bytes.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-    }
-    bytes.extend_from_slice(format!("{CONTENT_LENGTH}: {}\r\n\r\n{text}", text.len()).as_bytes());
+    let asked = Asked { version: Version::HTTP_11, is_head: false, is_connect: false, keeps: false };
+    let mut bytes = response_head::write(&head, Some(text.len() as u64), asked).lines;
+    bytes.extend_from_slice(text.as_bytes());
     bytes
 }
 
@@ -146,24 +139,23 @@ mod tests {
     }
 
     #[test]
-    fn hd_23_the_answer_to_a_head_that_hyper_refused_names_limit_and_decision() {
-        let plain = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\nContent-Length: 0\r\ndate: x\r\n\r\n";
+    fn hd_23_the_answer_to_a_head_that_cannot_be_read_names_limit_and_decision() {
         let refused = Refused::new(Refusal::HeadersTooLarge, "more than 100 header fields");
-        let answer = String::from_utf8(refuse_head(&refused, "ab-1", Asker::Other, plain)).expect("text");
+        let answer = String::from_utf8(refuse_head(&refused, "ab-1", Asker::Other)).expect("text");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
         assert_eq!(body, "refused, more than 100 header fields, decision ab-1\n");
-        let lines: Vec<_> = head.split("\r\n").collect();
+        let lines: Vec<_> = head.split("\r\n").filter(|line| !line.starts_with("date: ")).collect();
         assert_eq!(
             lines,
             [
                 "HTTP/1.1 431 Request Header Fields Too Large",
-                "connection: close",
-                "date: x",
                 "content-type: text/plain; charset=utf-8",
                 "x-postern-decision: ab-1",
+                "connection: close",
                 &format!("content-length: {}", body.len()),
             ]
         );
+        assert_eq!(head.matches("\r\ndate: ").count(), 1);
     }
 
     #[test]

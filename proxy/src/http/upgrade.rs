@@ -1,19 +1,19 @@
 //! WebSocket and other upgrades (RFC 9110 §7.8), and CONNECT: after the upstream agreed, the connection is a tunnel.
 //!
 //! Nothing that the caller sends after its head reaches the upstream before the upstream's own answer (THREATS SM-21):
-//! hyper holds it back until the upgrade is taken, and a stream of HTTP/2 is a tunnel only when it has been answered.
+//! a connection is handed over when its answer has been written, and a stream of HTTP/2 is a tunnel only when it has been answered.
 
 use super::body::Received;
 use super::record::Recorder;
+use crate::capture::caller::CallerIo;
 use crate::connection::Connection;
+use crate::detect::Rewind;
 use crate::hbone::TunnelStream;
 use crate::session::{Carries, EndCause, RequestGuard};
 use crate::tunnel;
 use crate::upstream::client::HttpVersion;
 use crate::upstream::lease::Lease;
-use http::{Extensions, StatusCode};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 use std::error::Error;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ pub fn is_switched(status: StatusCode, is_connect: bool) -> bool {
 /// One side of a tunnel, or what becomes one when it has been told that the other agreed.
 pub enum Side {
     /// An HTTP/1 connection.
-    Upgrade(OnUpgrade),
+    Upgrade(oneshot::Receiver<Rewind<CallerIo>>),
     /// A stream of an HTTP/2 connection.
     Stream(oneshot::Receiver<TunnelStream>),
     /// It is one: a connection of its own, or a stream whose other end has agreed.
@@ -37,18 +37,19 @@ pub enum Side {
 }
 
 impl Side {
-    /// Of a request, or of an answer that agrees; of HTTP/1, hyper left it in the extensions.
-    pub fn take(extensions: &mut Extensions, body: &mut Received) -> Option<Self> {
+    /// Of a request, or of an answer that agrees.
+    pub fn take(body: &mut Received) -> Option<Self> {
         match body {
             Received::Tunnel(side) => side.take(),
-            Received::Http1(_) => extensions.remove::<OnUpgrade>().map(Self::Upgrade),
-            Received::Http2(_) | Received::Answer(_) => None,
+            Received::Http1(_) | Received::Http2(_) | Received::Answer(_) => None,
         }
     }
 
     async fn switched(self) -> Result<Box<dyn Duplex>, Box<dyn Error + Send + Sync>> {
         Ok(match self {
-            Self::Upgrade(upgrade) => Box::new(TokioIo::new(upgrade.await?)),
+            Self::Upgrade(upgrade) => {
+                Box::new(upgrade.await.map_err(|_| "the connection ended before it was a tunnel")?)
+            }
             Self::Stream(stream) => Box::new(stream.await.map_err(|_| "the stream ended before it was a tunnel")?),
             Self::Open(io) => io,
         })

@@ -3,7 +3,7 @@
 use crate::http::body::RequestBody;
 use http::header::UPGRADE;
 use http::{Method, Request};
-use hyper::body::Body;
+use http_body::Body as _;
 
 const IDEMPOTENT: [Method; 6] =
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];

@@ -1,6 +1,6 @@
 //! What we understand of a stream of requests is what the next hop will understand (THREATS SM-01 to SM-13).
 //!
-//! The bytes go through the watcher and hyper, as on a real connection, and through a second reader without leniencies.
+//! The bytes are read as on a real connection, and by a second reader without leniencies.
 //! Of whatever is not refused before it is routed, both have to say the same: method, target, fields, body, and where the
 //! next request begins. It is then written as it goes on to an application, and the second reader has to find one request there, the same.
 
@@ -9,27 +9,18 @@ use super::tokens::spell;
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use postern::capture::Remote;
+use http::{Method, Uri};
+use http_body_util::{BodyExt, Full};
 use postern::http::forward::path_of;
-use postern::http::framing::Watched;
 use postern::http::headers;
 use postern::http::http1::outgoing::Outgoing;
+use postern::http::http1::request_head::{self, HeadLimits};
+use postern::http::http1::wire::Wire;
 use postern::http::target::read_target;
-use postern::session::{Direction, Session};
-use postern::telemetry::PortMetrics;
 use postern::upstream::http1::request::write_head;
-use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::rc::Rc;
-use std::sync::Arc;
-use tokio::io::{AsyncWriteExt, duplex};
+
+const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 64 << 10 };
 
 const VOCABULARY: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: a\r\n",
@@ -80,11 +71,11 @@ pub(super) fn chunks(bytes: &[u8]) {
     compare(&stream);
 }
 
-/// A request as hyper handed it on.
+/// A request as it was handed on.
 struct Served {
     head: Parts,
+    /// `None`: it broke off.
     body: Option<Vec<u8>>,
-    ambiguous: bool,
 }
 
 /// More are not written anew: it takes its time.
@@ -95,25 +86,16 @@ fn compare(stream: &[u8]) {
     let mut rest = stream;
     for (number, request) in served.iter().enumerate() {
         // What is refused for its framing ends the connection.
-        if request.ambiguous || headers::check_framing(&request.head).is_err() {
+        if headers::check_framing(&request.head).is_err() {
             return;
         }
         let text = || stream.escape_ascii().to_string();
         let Some((seen, behind)) = head_strict::read(rest) else {
             panic!("request {number} of {}: served as {:?}, and a strict reader refuses it", text(), request.head);
         };
-        if seen.body.is_none() && request.body.is_some() {
-            // A body that ends oddly goes on as what hyper made of it, with an end of our writing; what follows is refused.
-            let later = &served[number + 1..];
-            assert!(
-                later.iter().all(|request| request.ambiguous),
-                "what follows a body without a clear end in {}",
-                text()
-            );
-            return;
-        }
-        if request.body.is_none() && seen.body.is_some() {
-            // Within the grammar and beyond hyper's limits (a hundred trailers, say): it is refused, and nothing may follow.
+        if seen.body.is_none() || request.body.is_none() {
+            // It has no clear end, or is within the grammar and beyond our limits (a hundred trailers, say): nothing may follow.
+            assert!(request.body.is_none() || seen.body.is_some(), "a body that is none was taken in {}", text());
             assert_eq!(served.len(), number + 1, "a request behind one that was given up in {}", text());
             return;
         }
@@ -163,38 +145,36 @@ pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// hyper behind the watcher, as `http/serve.rs` has it.
+/// As `http/serve_http1.rs` does, for an application that reads every body and answers.
 async fn serve(stream: &[u8]) -> Vec<Served> {
-    let (mut caller, callee) = duplex(stream.len() + 64 * 1024);
-    caller.write_all(stream).await.expect("room for all of it");
-    caller.shutdown().await.expect("it is open");
-    let remote = Remote::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    let metrics = Arc::new(PortMetrics::default());
-    let session = Session::new(1, Direction::Inbound, Arc::from("orders"), remote, metrics);
-    let (io, findings) = Watched::new(callee, session, 100);
-    let (number, served) = (Cell::new(0), Rc::new(RefCell::new(Vec::new())));
-    let service = service_fn(|request: Request<Incoming>| {
-        number.set(number.get() + 1);
-        findings.request_begins();
-        let ambiguous = findings.is_ambiguous(number.get());
-        let served = served.clone();
-        async move {
-            let (head, body) = request.into_parts();
-            let refuses = head.method == Method::CONNECT;
-            let body = body.collect().await.ok().map(|body| body.to_bytes().to_vec());
-            served.borrow_mut().push(Served { head, body, ambiguous });
-            let mut response = Response::new(Empty::<Bytes>::new());
-            if refuses {
-                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    let mut wire = Wire::new(stream);
+    let mut served = Vec::new();
+    loop {
+        let head = match wire.take_head(LIMITS.bytes, |unread| request_head::take(unread, LIMITS)) {
+            Ok(Some(head)) => head,
+            Ok(None) => match poll_fn(|context| wire.poll_fill(context)).await.expect("memory") {
+                0 => return served,
+                _ => continue,
+            },
+            Err(_) => return served,
+        };
+        let mut incoming = head.body;
+        let mut body = Some(Vec::new());
+        while let (Some(bytes), Some(frame)) =
+            (&mut body, poll_fn(|context| incoming.poll_frame(&mut wire, context)).await)
+        {
+            match frame.map(|frame| frame.into_data()) {
+                Ok(Ok(data)) => bytes.extend_from_slice(&data),
+                Ok(Err(_trailers)) => {}
+                Err(_) => body = None,
             }
-            Ok::<_, Infallible>(response)
         }
-    });
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.half_close(true).header_read_timeout(None);
-    let _ = builder.serve_connection(TokioIo::new(io), service).await;
-    drop(caller);
-    served.take()
+        let goes_on = head.keeps && body.is_some() && head.parts.method != Method::CONNECT;
+        served.push(Served { head: head.parts, body });
+        if !goes_on {
+            return served;
+        }
+    }
 }
 
 /// Writes the request as it would go on, and reads it as the next hop.

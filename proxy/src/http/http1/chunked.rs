@@ -131,6 +131,9 @@ fn take_trailers(bytes: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
         httparse::Status::Partial if bytes.len() < TRAILER_BYTES_MAX => return Ok(None),
         httparse::Status::Partial => return Err(Malformed::LongTrailers),
     };
+    if fields::has_bare_line_feed(&bytes[..length]) {
+        return Err(Malformed::BareLineFeed);
+    }
     let head = bytes.split_to(length).freeze();
     places.map(&head, |_, _| Ok(())).map(Some)
 }

@@ -63,9 +63,26 @@ fn range((start, end): (u32, u32)) -> Range<usize> {
 /// Writes `fields` as lines.
 pub fn write(fields: &HeaderMap, into: &mut Vec<u8>) {
     for (name, value) in fields {
-        into.extend_from_slice(name.as_str().as_bytes());
-        into.extend_from_slice(b": ");
-        into.extend_from_slice(value.as_bytes());
-        into.extend_from_slice(b"\r\n");
+        write_one(name, value, into);
     }
+}
+
+pub fn write_one(name: &HeaderName, value: &HeaderValue, into: &mut Vec<u8>) {
+    into.extend_from_slice(name.as_str().as_bytes());
+    into.extend_from_slice(b": ");
+    into.extend_from_slice(value.as_bytes());
+    into.extend_from_slice(b"\r\n");
+}
+
+/// RFC 9112 §2.2 leaves it to the recipient whether that is a line break. Two hops that choose differently are what smuggling
+/// lives on.
+pub fn has_bare_line_feed(lines: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', lines).any(|at| at == 0 || lines[at - 1] != b'\r')
+}
+
+/// May a head end behind the first `seen` of `bytes`, in which it did not? It is not to be read anew for every byte that comes.
+pub fn may_end(bytes: &[u8], seen: usize) -> bool {
+    let from = seen.min(bytes.len()).saturating_sub(2);
+    let is_end = |at: usize| matches!(bytes[from + at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]);
+    seen == 0 || memchr::memchr_iter(b'\n', &bytes[from..]).any(is_end)
 }

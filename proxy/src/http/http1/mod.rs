@@ -7,6 +7,8 @@ pub mod chunked;
 pub mod fields;
 pub mod incoming;
 pub mod outgoing;
+pub mod request_head;
+pub mod response_head;
 pub mod wire;
 
 use http::header::{InvalidHeaderName, InvalidHeaderValue};
@@ -15,11 +17,11 @@ use std::io;
 /// Why a message is none.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
-    #[error("no HTTP/1: {0}")]
+    #[error("no HTTP/1")]
     Syntax(#[from] httparse::Error),
-    #[error("a field's name is none: {0}")]
+    #[error("a field's name is none")]
     Name(#[from] InvalidHeaderName),
-    #[error("a field's value is none: {0}")]
+    #[error("a field's value is none")]
     Value(#[from] InvalidHeaderValue),
     #[error("a head of more than {0} bytes")]
     LongHead(usize),
@@ -41,6 +43,8 @@ pub enum Malformed {
     LongChunkLine,
     #[error("a chunk is longer or shorter than its size")]
     ChunkEnd,
+    #[error("a line of the trailers that ends in a bare line feed")]
+    BareLineFeed,
     #[error("trailers of more than {} bytes", chunked::TRAILER_BYTES_MAX)]
     LongTrailers,
 }
@@ -50,8 +54,8 @@ pub enum Malformed {
 pub enum Broken {
     #[error("the connection ended before the message did")]
     Ended,
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Malformed(#[from] Malformed),
 }

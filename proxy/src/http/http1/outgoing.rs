@@ -15,6 +15,8 @@ pub enum Framing {
     /// So many bytes are still to come.
     Length(u64),
     Chunks,
+    /// By the end of the connection.
+    UntilEnd,
 }
 
 pub struct Outgoing<B> {
@@ -26,6 +28,7 @@ pub struct Outgoing<B> {
     data: Bytes,
     tail: &'static [u8],
     is_last: bool,
+    has_trailers: bool,
 }
 
 /// Why a message did not go out whole.
@@ -41,7 +44,18 @@ pub enum Unwritten {
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
     pub fn new(head: Vec<u8>, body: B, framing: Framing) -> Self {
         let is_last = framing == Framing::Length(0);
-        Self { body, framing, lines: head, written: 0, data: Bytes::new(), tail: b"", is_last }
+        Self { body, framing, lines: head, written: 0, data: Bytes::new(), tail: b"", is_last, has_trailers: true }
+    }
+
+    /// To somebody who does not take trailers.
+    pub fn without_trailers(mut self) -> Self {
+        self.has_trailers = false;
+        self
+    }
+
+    /// Has it more to write than is taken now?
+    pub fn has_unwritten(&self) -> bool {
+        self.written < self.lines.len() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
     /// Ready when all of it has been written.
@@ -79,6 +93,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
                 *left = left.checked_sub(data.len() as u64).ok_or(Unwritten::Length)?;
                 self.is_last = *left == 0;
             }
+            Framing::UntilEnd => {}
             // One of size 0 would end the body.
             Framing::Chunks if data.is_empty() => {}
             Framing::Chunks => {
@@ -94,11 +109,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
 
     fn end(&mut self, trailers: Option<&http::HeaderMap>) -> Result<(), Unwritten> {
         match self.framing {
-            Framing::Length(0) => {}
+            Framing::Length(0) | Framing::UntilEnd => {}
             Framing::Length(_) => return Err(Unwritten::Length),
             Framing::Chunks => {
                 self.lines.extend_from_slice(b"0\r\n");
-                if let Some(trailers) = trailers {
+                if let Some(trailers) = trailers.filter(|_| self.has_trailers) {
                     fields::write(trailers, &mut self.lines);
                 }
                 self.lines.extend_from_slice(b"\r\n");

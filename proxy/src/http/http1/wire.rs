@@ -1,5 +1,6 @@
 //! A connection and what was read from it ahead.
 
+use super::fields;
 use bytes::BytesMut;
 use std::future::Future as _;
 use std::io;
@@ -10,17 +11,35 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 /// Read at once, at first; twice as much after each read that filled it.
 const ROOM_MIN: usize = 8 << 10;
 const ROOM_MAX: usize = 64 << 10;
+/// Of whoever has been silent for long, at first.
+const WAKE_BYTES: usize = 64;
 
 pub struct Wire<IO> {
     pub io: IO,
     /// Read, and not yet understood.
     pub unread: BytesMut,
+    /// So many of those were looked through in vain for the end of a head.
+    seen: usize,
     room: usize,
 }
 
 impl<IO: AsyncRead + Unpin> Wire<IO> {
     pub fn new(io: IO) -> Self {
-        Self { io, unread: BytesMut::new(), room: ROOM_MIN }
+        Self::with(BytesMut::new(), io)
+    }
+
+    /// `unread`: was read from it before.
+    pub fn with(unread: BytesMut, io: IO) -> Self {
+        Self { io, unread, seen: 0, room: ROOM_MIN }
+    }
+
+    /// As [`poll_fill`](Self::poll_fill), and takes no memory while it waits.
+    pub fn poll_wake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut first = [0; WAKE_BYTES];
+        let mut read = ReadBuf::new(&mut first);
+        ready!(Pin::new(&mut self.io).poll_read(context, &mut read))?;
+        self.unread.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
     }
 
     /// Reads more. 0: the other side has ended its side.
@@ -43,6 +62,25 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         let mut context = Context::from_waker(Waker::noop());
         self.unread.is_empty()
             && Pin::new(&mut self.io).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Takes a head from the front of what is unread, by `take`, which says `None` where it has not come whole: then that is not
+    /// asked again for every byte that comes. `bytes_max`: with more, it is asked all the same.
+    ///
+    /// # Errors
+    /// What `take` says.
+    pub fn take_head<T, E>(
+        &mut self,
+        bytes_max: usize,
+        take: impl FnOnce(&mut BytesMut) -> Result<Option<T>, E>,
+    ) -> Result<Option<T>, E> {
+        let may_end = fields::may_end(&self.unread, self.seen) || self.unread.len() > bytes_max;
+        if self.unread.is_empty() || !may_end {
+            return Ok(None);
+        }
+        let taken = take(&mut self.unread)?;
+        self.seen = if taken.is_some() { 0 } else { self.unread.len() };
+        Ok(taken)
     }
 
     /// Gives the memory back until something is read again.

@@ -179,7 +179,9 @@ impl H1Connection {
         let mut wire = self.wire.borrow_mut();
         let Some(wire) = &mut *wire else { return Poll::Ready(Err(Broken::Ended)) };
         loop {
-            if let Some(answer) = answer::take(&mut wire.unread, asked, self.head_bytes_max)? {
+            if let Some(answer) =
+                wire.take_head(self.head_bytes_max, |unread| answer::take(unread, asked, self.head_bytes_max))?
+            {
                 return Poll::Ready(Ok(answer));
             }
             if ready!(wire.poll_fill(context))? == 0 {

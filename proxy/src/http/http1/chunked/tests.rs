@@ -70,6 +70,8 @@ fn what_has_no_clear_end_is_refused() {
         "3\r\nabc\r\r\n",
         "0\r\nbad name: x\r\n\r\n",
         "0\r\nno colon\r\n\r\n",
+        "0\r\na: b\n\r\n",
+        "0\r\na: b\r\n\n",
         "g\r\n",
     ] {
         for at_once in [1, 1000] {
