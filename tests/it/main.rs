@@ -11,6 +11,7 @@ mod framing;
 mod framing_http2;
 mod hardening;
 mod hbone;
+mod http1_callers;
 mod http1_upstreams;
 mod http2_abuse;
 mod http2_streams;

@@ -1,7 +1,7 @@
 //! Header fields: what a strict proxy refuses, and what does not go on.
 //!
-//! Hyper has parsed the head when we see it, and it is lenient: what it lets through and the next hop may read differently
-//! is refused here (THREATS SM and HD). Stripping comes before anything of ours is added, so that no caller can take
+//! The head has been parsed when we see it: what could be parsed, and the next hop may read differently, is refused here
+//! (THREATS SM and HD). Stripping comes before anything of ours is added, so that no caller can take
 //! away, or forge, what we say. Pure.
 
 mod strip;

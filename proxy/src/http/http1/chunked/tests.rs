@@ -49,7 +49,7 @@ fn the_end_is_known_with_the_last_data_where_it_has_come() {
 }
 
 #[test]
-fn what_has_no_clear_end_is_refused() {
+fn sm_10_sm_12_sm_13_what_has_no_clear_end_is_refused() {
     for bytes in [
         "\r\n",
         ";a\r\n",
@@ -81,7 +81,7 @@ fn what_has_no_clear_end_is_refused() {
 }
 
 #[test]
-fn lines_and_trailers_have_an_end() {
+fn sm_10_lines_and_trailers_have_an_end() {
     let long = format!("5;{}", "a".repeat(LINE_BYTES_MAX));
     assert!(matches!(read(long.as_bytes(), 1), Err(Malformed::LongChunkLine)));
     let long = format!("0\r\nx: {}", "a".repeat(TRAILER_BYTES_MAX));
