@@ -122,8 +122,7 @@ async fn serve_all(connection: &Rc<Connection>, caller: &Rc<Caller>) -> Result<(
             None => break,
         };
         connection.session.request_begins();
-        // Boxed, for most connections have none under way most of the time.
-        if !Box::pin(exchange(connection, caller, head)).await? {
+        if !exchange(connection, caller, head).await? {
             break;
         }
     }
@@ -262,8 +261,9 @@ async fn exchange(connection: &Rc<Connection>, caller: &Rc<Caller>, head: Head) 
         _ => (Received::Http1(ReceivedRequest { caller: caller.clone(), body }), None),
     };
     let request = Request::from_parts(parts, body);
-    // It ends without an answer: its trust has ended.
-    let Ok(response) = request::handle(connection.clone(), request).await else { return Ok(false) };
+    // Boxed: most connections have none under way most of the time, and it takes the most room. Without an answer it ends when its
+    // trust has ended.
+    let Ok(response) = Box::pin(request::handle(connection.clone(), request)).await else { return Ok(false) };
 
     let (head, body) = response.into_parts();
     let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };

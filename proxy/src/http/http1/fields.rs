@@ -10,6 +10,9 @@ use std::ops::Range;
 /// In one message of an upstream.
 pub const FIELDS_MAX: usize = 100;
 
+/// Room for what is added on the way.
+const ADDED: usize = 4;
+
 /// Where [`httparse`] puts what it finds.
 pub type Room<'a> = [MaybeUninit<Header<'a>>; FIELDS_MAX];
 
@@ -45,7 +48,7 @@ impl Places {
         head: &Bytes,
         mut heard: impl FnMut(&HeaderName, &HeaderValue) -> Result<(), Malformed>,
     ) -> Result<HeaderMap, Malformed> {
-        let mut fields = HeaderMap::with_capacity(self.0.len());
+        let mut fields = HeaderMap::with_capacity(self.0.len() + ADDED);
         for place in &self.0 {
             let name = HeaderName::from_bytes(&head[range(place.name)])?;
             let value = HeaderValue::from_maybe_shared(head.slice(range(place.value)))?;

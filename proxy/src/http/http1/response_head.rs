@@ -7,7 +7,6 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, TRANSFER_ENCOD
 use http::response::Parts;
 use http::{Method, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
-use std::io::Write as _;
 
 /// Room for a head of the usual length.
 const HEAD_BYTES: usize = 512;
@@ -101,10 +100,11 @@ fn write_framing(head: &Parts, length: Option<u64>, framing: Framing, has_no_bod
                 fields::write_one(&CONTENT_LENGTH, &said, lines);
             }
         }
-        Framing::Length(length) => {
-            // Into memory: it cannot fail.
-            let _ = write!(lines, "content-length: {length}\r\n");
-        }
+        Framing::Length(length) => match head.headers.get(CONTENT_LENGTH) {
+            // What it is the length of was read by it.
+            Some(said) => fields::write_one(&CONTENT_LENGTH, said, lines),
+            None => fields::write_one(&CONTENT_LENGTH, &HeaderValue::from(length), lines),
+        },
         Framing::Chunks => lines.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::UntilEnd => {}
     }
