@@ -11,12 +11,12 @@ use std::rc::Rc;
 pub async fn serve(connection: Rc<Connection>, io: Rewind<CallerIo>, version: HttpVersion) {
     connection.set_version(version);
     match version {
+        // Boxed, as the next one: a connection's future lives long, these are large, and most connections need neither.
         HttpVersion::Http1 => {
-            if let Err(error) = serve_http1::serve(&connection, io).await {
+            if let Err(error) = Box::pin(serve_http1::serve(&connection, io)).await {
                 connection.ended(chain(&error));
             }
         }
-        // Boxed: a connection's future lives long, and this one is large.
         HttpVersion::Http2 => {
             if let Err(error) = Box::pin(serve_http2::serve(&connection, io)).await {
                 connection.ended(chain(&error));
