@@ -41,11 +41,11 @@ pub fn table(outcome: &Outcome<'_>) -> String {
     let (quota, rule) = if has_quota { (QUOTA_COLUMNS, "---:|---:|") } else { ("", "") };
     writeln!(
         text,
-        "| product | {} (least to most) | Postern's ratio | {rate} | p50 / p99 / p99.9 µs | {quota}{memory} | load and app, CPU-µs |",
+        "| product | {} (least to most) | Postern's ratio | user code, % | {rate} | p50 / p99 / p99.9 µs | {quota}{memory} | load and app, CPU-µs |",
         scenario.figure.unit(scenario)
     )
     .ok();
-    writeln!(text, "|---|---:|---:|---:|---:|{rule}---:|---:|").ok();
+    writeln!(text, "|---|---:|---:|---:|---:|---:|{rule}---:|---:|").ok();
     let ours = match outcome.products.first() {
         Some((_, Ok(rounds))) => rounds.as_slice(),
         _ => &[],
@@ -56,7 +56,7 @@ pub fn table(outcome: &Outcome<'_>) -> String {
             Ok(_) => {}
             Err(why) => {
                 let none = if has_quota { " – | – |" } else { "" };
-                text.push_str(&format!("| {name} | – | – | {why} | – |{none} – | – |\n"));
+                text.push_str(&format!("| {name} | – | – | – | {why} | – |{none} – | – |\n"));
             }
         }
     }
@@ -85,6 +85,9 @@ fn row(outcome: &Outcome<'_>, name: &str, ours: &[Round], rounds: &[Round]) -> S
     } else {
         "–".to_owned()
     };
+    let user = of(|round| round.user_percent);
+    // The row of no sidecars has none.
+    let user = if user.is_finite() { format!("{user:.0}") } else { "–".to_owned() };
     let quota = if outcome.scenario.setting.cpu_percent_max.is_some() {
         let failed: u64 = rounds.iter().map(|round| round.failed).sum();
         let [client, server] = [of(|round| round.client_throttled), of(|round| round.server_throttled)];
@@ -98,7 +101,7 @@ fn row(outcome: &Outcome<'_>, name: &str, ours: &[Round], rounds: &[Round]) -> S
         (of(|round| round.client_mib), of(|round| round.server_mib))
     };
     format!(
-        "| {name} | {main:.digits$} ({least:.digits$} to {most:.digits$}) | {ratio} | {rate:.0} | {latency} | {quota}{client:.1} / {server:.1} | {:.1} |\n",
+        "| {name} | {main:.digits$} ({least:.digits$} to {most:.digits$}) | {ratio} | {user} | {rate:.0} | {latency} | {quota}{client:.1} / {server:.1} | {:.1} |\n",
         of(|round| round.cpu_ends)
     )
 }

@@ -18,6 +18,8 @@ pub struct Round {
     pub cpu: f64,
     pub cpu_client: f64,
     pub cpu_ends: f64,
+    /// Of the pair's CPU, what was spent in user code; the rest is the kernel's.
+    pub user_percent: f64,
     pub p50: u32,
     pub p99: u32,
     pub p999: u32,
@@ -56,6 +58,7 @@ impl Round {
             cpu,
             cpu_client: micros(spent.client),
             cpu_ends: micros(spent.ends),
+            user_percent: spent.user.as_secs_f64() / (spent.client + spent.server).as_secs_f64() * 100.0,
             p50: report.p50,
             p99: report.p99,
             p999: report.p999,
@@ -91,6 +94,8 @@ impl fmt::Display for Round {
 pub struct Spent {
     pub client: Duration,
     pub server: Duration,
+    /// Of both, in user code.
+    pub user: Duration,
     /// Load and application.
     pub ends: Duration,
     /// Of the quotas of client and server, if they have any.
@@ -102,6 +107,7 @@ impl Spent {
     pub fn add(&mut self, more: &Self) {
         self.client += more.client;
         self.server += more.server;
+        self.user += more.user;
         self.ends += more.ends;
     }
 
@@ -109,6 +115,7 @@ impl Spent {
         Self {
             client: self.client.saturating_sub(before.client),
             server: self.server.saturating_sub(before.server),
+            user: self.user.saturating_sub(before.user),
             ends: self.ends.saturating_sub(before.ends),
             periods: [0, 1].map(|side: usize| self.periods[side].since(before.periods[side])),
         }

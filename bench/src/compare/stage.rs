@@ -92,6 +92,7 @@ impl Stage {
         Ok(Spent {
             client: cpu::time(client.process.pid())?,
             server: cpu::time(server.process.pid())?,
+            user: cpu::user_time(client.process.pid()) + cpu::user_time(server.process.pid()),
             ends,
             periods: [client.periods()?, server.periods()?],
         })
