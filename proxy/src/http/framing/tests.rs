@@ -1,3 +1,5 @@
+mod watched;
+
 use super::{Findings, Watch};
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
