@@ -233,6 +233,24 @@ fn finds_the_requested_upgrade() {
         Ok(Some("a/1, b")),
     );
     check_upgrade(H11, &[("connection", "upgrade"), ("upgrade", "web socket")], Err(Refusal::BadRequest));
+    // It has asked for a tunnel already.
+    let mut connect = head(H11, &websocket);
+    connect.method = http::Method::CONNECT;
+    assert_eq!(requested_upgrade(&connect), Ok(None));
+}
+
+#[test]
+fn a_checked_head_says_whether_it_has_an_upgrade() {
+    for (fields, expected) in [
+        (&[][..], false),
+        (&[("x", "1"), ("connection", "upgrade")], false),
+        (&[("upgrade", "foo")], true),
+        (&[("upgrade", "foo"), ("x", "1")], true),
+        (&[("x", "1"), ("upgrade", "foo")], true),
+    ] {
+        let found = check_framing(&head(H11, fields)).map(|checked| checked.has_upgrade);
+        assert_eq!(found, Ok(expected), "{fields:?}");
+    }
 }
 
 #[test]
