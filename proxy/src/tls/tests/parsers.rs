@@ -6,7 +6,7 @@ use super::side::{GENERATION, bundles};
 use crate::tls::authority::{AuthorityFault, AuthorityRules};
 use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
 use crate::tls::certificate::Fields;
-use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError};
+use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError, SEQUENCE, only};
 use crate::tls::path::{Terms, verify_path_by};
 use crate::tls::{Role, Strictness, verify_svid};
 use postern_config::{SpiffeId, TrustDomain};
@@ -34,6 +34,31 @@ fn splits_concatenated_der() {
     ];
     for (bytes, expected) in table {
         assert_eq!(split_der(bytes), Err(expected));
+    }
+}
+
+/// X.690 §10.1, at the least and the most that each form may say.
+#[test]
+fn takes_lengths_in_their_shortest_form_only() {
+    let table: [(&[u8], usize, Result<(), DerError>); 13] = [
+        (&[0], 0, Ok(())),
+        (&[0x7f], 0x7f, Ok(())),
+        (&[0x80], 0, Err(DerError::Length)),
+        (&[0x81, 0x7f], 0x7f, Err(DerError::Length)),
+        (&[0x81, 0x80], 0x80, Ok(())),
+        (&[0x81, 0xff], 0xff, Ok(())),
+        (&[0x82, 0, 0xff], 0xff, Err(DerError::Length)),
+        (&[0x82, 1, 0], 0x100, Ok(())),
+        (&[0x82, 0xff, 0xff], 0xffff, Ok(())),
+        (&[0x83, 0, 0xff, 0xff], 0xffff, Err(DerError::Length)),
+        (&[0x83, 1, 0, 0], 0x01_0000, Ok(())),
+        (&[0x83, 0x12, 0x34, 0x56], 0x12_3456, Ok(())),
+        (&[0x84, 1, 0, 0, 0], 0x100_0000, Err(DerError::Length)),
+    ];
+    for (length, content_bytes, expected) in table {
+        let element = [&[SEQUENCE], length, &vec![0; content_bytes]].concat();
+        let read = only(&element, SEQUENCE).map(<[u8]>::len);
+        assert_eq!(read, expected.map(|()| content_bytes), "{length:02x?}");
     }
 }
 
