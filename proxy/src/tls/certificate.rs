@@ -208,7 +208,7 @@ fn extension<'a>(certificate: &X509Certificate<'a>, oid: &Oid<'_>) -> Option<(bo
 /// Counts by tag before any decoding (SPIFFE checklist A2.2): a second URI SAN counts even if its bytes are not text.
 fn read_uris(value: &[u8]) -> Result<Vec<&[u8]>, DerError> {
     const URI_TAG_NUMBER: u8 = 6;
-    const CONTEXT_PRIMITIVE_URI: u8 = 0x80 | URI_TAG_NUMBER;
+    const CONTEXT_PRIMITIVE_URI: u8 = 0x80 + URI_TAG_NUMBER;
     let mut names = Reader::new(der::only(value, der::SEQUENCE)?);
     let mut uris = Vec::new();
     while !names.at_end() {
