@@ -177,15 +177,21 @@ impl Watch {
         let Some(end) = end else { return &bytes[bytes.len()..] };
         let mut line = std::mem::take(&mut self.line);
         let has_carriage_return = std::mem::take(&mut self.ends_in_cr);
-        if has_carriage_return && std::mem::take(&mut self.line_bytes) <= LINE_BYTES_KEPT as u64 {
+        if has_carriage_return && !self.is_cut() {
             line.pop();
         }
-        self.line_bytes = 0;
         self.head.has_bare_line_feed |= !has_carriage_return;
         self.end_line(&line);
+        self.line_bytes = 0;
         line.clear();
         self.line = line;
         &bytes[end + 1..]
+    }
+
+    /// Less is known of the line than there was. A number in it may be another: hyper reads zeros before the digits of a
+    /// length for as long as they come.
+    fn is_cut(&self) -> bool {
+        self.line_bytes > LINE_BYTES_KEPT as u64
     }
 
     fn end_line(&mut self, line: &[u8]) {
@@ -195,7 +201,11 @@ impl Watch {
             State::RequestLine => self.state = State::HeaderLine,
             State::HeaderLine if line.is_empty() => self.end_head(),
             State::HeaderLine => self.header(line),
-            State::ChunkSize => self.state = chunk_size(line).map_or_else(|| self.lose(), after_chunk_size),
+            State::ChunkSize => {
+                // Behind a semicolon only an extension is cut off.
+                let size = chunk_size(line).filter(|_| !self.is_cut() || line.contains(&b';'));
+                self.state = size.map_or_else(|| self.lose(), after_chunk_size);
+            }
             State::TrailerLine if line.is_empty() => {
                 // A line of the body that ended oddly is held against the request that follows.
                 self.state = State::RequestLine;
@@ -217,11 +227,12 @@ impl Watch {
         if name.eq_ignore_ascii_case(b"content-length") {
             self.head.has_two_lengths |= std::mem::replace(&mut self.head.has_length, true);
             // `parse` takes a plus sign.
-            let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            let is_number = !self.is_cut() && value.iter().all(u8::is_ascii_digit);
+            let digits = std::str::from_utf8(value).ok().filter(|_| is_number);
             self.head.length = digits.and_then(|text| text.parse().ok());
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.head.has_coding = true;
-            self.head.is_chunked = value.eq_ignore_ascii_case(b"chunked");
+            self.head.is_chunked = !self.is_cut() && value.eq_ignore_ascii_case(b"chunked");
         }
     }
 

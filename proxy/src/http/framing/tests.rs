@@ -40,6 +40,34 @@ fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
     }
 }
 
+/// Whoever keeps the beginning of a long line reads another number than hyper, and takes a body for the next requests: the
+/// ambiguous one behind them would have another number.
+#[test]
+fn sm_01_sm_10_a_number_that_is_cut_off_is_no_number() {
+    let head = |field: &str| format!("POST / HTTP/1.1\r\n{field}\r\n\r\n");
+    let both = "POST / HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX";
+    let chunked = head("transfer-encoding: chunked");
+    let body = "\r\nX\r\n\r\nab";
+    let is_found = |bytes: String, expected: u64| {
+        for step in [1, 7, bytes.len()] {
+            assert_eq!(first_ambiguous(bytes.as_bytes(), step), expected, "{bytes:?} in steps of {step}");
+        }
+    };
+    for zeros in [0, 50, 106, 126] {
+        let zeros = "0".repeat(zeros);
+        // Few enough to be read to their end: the ambiguous request stands behind two others.
+        is_found(format!("{chunked}{zeros}9\r\n{body}\r\n0\r\n\r\n{}{both}", head("x: y")), 3);
+    }
+    for zeros in [128, 200, 4000] {
+        let zeros = "0".repeat(zeros);
+        is_found(format!("{}{body}{}{both}", head(&format!("content-length: {zeros}9")), head("x: y")), 2);
+        is_found(format!("{chunked}{zeros}9\r\n{body}\r\n0\r\n\r\n{}{both}", head("x: y")), 2);
+        is_found(format!("{chunked}9;{zeros}\r\n{body}\r\n0\r\n\r\n{}{both}", head("x: y")), 3);
+        is_found(format!("{}{zeros}\r\n", head(&format!("transfer-encoding: chunked{}x", " ".repeat(200)))), 2);
+        is_found(format!("{}{body}{}{both}", head(&format!("x: {zeros}\r\ncontent-length: 9")), head("x: y")), 3);
+    }
+}
+
 #[test]
 fn pn_07_finds_a_fragment_in_a_target_of_any_length_and_nowhere_else() {
     let long = "a".repeat(500);
