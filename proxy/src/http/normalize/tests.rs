@@ -158,6 +158,9 @@ fn only_what_readers_disagree_about_is_read_in_several_ways() {
         let features = super::scan(path, true).expect("lax");
         assert_eq!((features.encoded, features.parameters), (encoded, parameters), "{path}");
     }
+    for (path, expected) in [("/a/b.c:d/", false), ("/a//b", true), ("/a/.b", true), ("/a/../b", true)] {
+        assert_eq!(super::is_unresolved(path), expected, "{path}");
+    }
 }
 
 #[test]
