@@ -1,6 +1,6 @@
 mod watched;
 
-use super::{Findings, Watch};
+use super::{Findings, LINE_BYTES_KEPT, Watch};
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
 /// The number of the first ambiguous head in `bytes`, fed in pieces of `step`.
@@ -30,6 +30,7 @@ fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
         ("GET / HTTP/1.1\nhost: a\n\n".to_owned(), 1),
         ("GET / HTTP/1.1\r\nhost: a\r\nx: 1\n\r\n".to_owned(), 1),
         (format!("{plain}GET / HTTP/1.1\r\nhost: a\r\n\n"), 2),
+        ("X\n\n".to_owned(), 1),
         // What hyper refuses: no request may follow it.
         (format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x3\r\nabc{plain}"), 2),
         (format!("POST / HTTP/1.1\r\ncontent-length: +5\r\n\r\n{plain}"), 2),
@@ -42,6 +43,18 @@ fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
 
 /// Whoever keeps the beginning of a long line reads another number than hyper, and takes a body for the next requests: the
 /// ambiguous one behind them would have another number.
+#[test]
+fn no_more_of_a_line_is_kept_than_tells_its_name() {
+    for step in [1, 100, 127, 128, 129, 5000] {
+        let mut watch = Watch::default();
+        for piece in [b'a'; 10_000].chunks(step) {
+            watch.observe(piece);
+            assert!(watch.line.len() <= LINE_BYTES_KEPT, "{} in steps of {step}", watch.line.len());
+        }
+        assert_eq!((watch.line.len(), watch.line_bytes), (LINE_BYTES_KEPT, 10_000));
+    }
+}
+
 #[test]
 fn sm_01_sm_10_a_number_that_is_cut_off_is_no_number() {
     let head = |field: &str| format!("POST / HTTP/1.1\r\n{field}\r\n\r\n");
