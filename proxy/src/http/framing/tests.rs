@@ -14,8 +14,7 @@ fn first_ambiguous(bytes: &[u8], step: usize) -> u64 {
 fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
     let plain = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     let both = "POST / HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX";
-    let chunked =
-        "POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0A \r\n0123456789\r\n0\r\nx: y\r\n\r\n";
+    let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0A \r\n0123456789\r\n0\r\nx: y\r\nz: 1\r\n\r\n";
     let long = format!("GET /{} HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(500), "b".repeat(500));
     for (bytes, expected) in [
         (String::new(), 0),
@@ -24,6 +23,7 @@ fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
         (both.to_owned(), 1),
         ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 6\r\n\r\n".to_owned(), 1),
         (format!("{plain}{chunked}{plain}{both}"), 4),
+        ("POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nX".to_owned(), 1),
         (format!("{long}{long}{both}"), 3),
         (format!("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n\n\n\n\nx{both}"), 2),
         (format!("\r\n\r\n{plain}{both}"), 2),
@@ -34,6 +34,7 @@ fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
         // What hyper refuses: no request may follow it.
         (format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x3\r\nabc{plain}"), 2),
         (format!("POST / HTTP/1.1\r\ncontent-length: +5\r\n\r\n{plain}"), 2),
+        (format!("POST / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n0\r\n\r\n{plain}"), 2),
     ] {
         for step in [1, 2, 7, bytes.len().max(1)] {
             assert_eq!(first_ambiguous(bytes.as_bytes(), step), expected, "{bytes:?} in steps of {step}");
