@@ -273,8 +273,9 @@ impl Watch {
 /// RFC 9112 §7.1, extensions left aside.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let size = line.split(|byte| *byte == b';').next()?.trim_ascii();
-    let is_hex = !size.is_empty() && size.iter().all(u8::is_ascii_hexdigit);
-    is_hex.then(|| std::str::from_utf8(size).ok().and_then(|text| u64::from_str_radix(text, 16).ok())).flatten()
+    // `from_str_radix` takes a plus sign, but not nothing.
+    let digits = std::str::from_utf8(size).ok().filter(|_| size.iter().all(u8::is_ascii_hexdigit));
+    digits.and_then(|text| u64::from_str_radix(text, 16).ok())
 }
 
 fn after_chunk_size(size: u64) -> State {

@@ -33,6 +33,8 @@ fn sm_01_02_08_finds_the_first_head_with_two_lengths_or_a_bare_line_feed() {
         ("X\n\n".to_owned(), 1),
         // What hyper refuses: no request may follow it.
         (format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x3\r\nabc{plain}"), 2),
+        (format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n+3\r\nabc\r\n0\r\n\r\n{plain}"), 2),
+        (format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n;\r\n\r\n{plain}"), 2),
         (format!("POST / HTTP/1.1\r\ncontent-length: +5\r\n\r\n{plain}"), 2),
         (format!("POST / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n0\r\n\r\n{plain}"), 2),
     ] {
