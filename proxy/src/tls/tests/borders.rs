@@ -27,7 +27,7 @@ fn a_certificate_lives_from_its_first_second_through_its_last() {
         let fields = Fields::read(shorter).expect("a certificate");
         let (first, last) = (fields.not_before, fields.not_after);
         let judge = |now| {
-            verify_svid(&[leaf.clone()], &known, GENERATION, Role::Client, now, Strictness::Strict)
+            verify_svid(std::slice::from_ref(&leaf), &known, GENERATION, Role::Client, now, Strictness::Strict)
                 .map(drop)
                 .map_err(|error| error.code())
         };

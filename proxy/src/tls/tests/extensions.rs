@@ -20,10 +20,13 @@ fn extension(oid: &'static [u8], value: &[u8]) -> Extension {
     Extension { oid, critical: true, value: value.to_vec() }
 }
 
+/// An extension's bytes, and what is read from them.
+type Row<T> = (&'static [u8], Result<T, DerError>);
+
 /// RFC 5280 §4.2.1.3; X.690 §8.6.2 for the unused bits, which are zero in DER (§11.2.1).
 #[test]
 fn reads_the_bits_of_key_usage() {
-    let table: [(&[u8], Result<[bool; 3], DerError>); 15] = [
+    let table: [Row<[bool; 3]>; 15] = [
         (&[3, 2, 7, 0x80], Ok([true, false, false])),
         (&[3, 2, 2, 0x04], Ok([false, true, false])),
         (&[3, 2, 1, 0x02], Ok([false, false, true])),
@@ -51,7 +54,7 @@ fn reads_the_bits_of_key_usage() {
 /// RFC 5280 §4.2.1.9. A length above 127 limits nothing that we would accept, however long it is written.
 #[test]
 fn reads_basic_constraints() {
-    let table: [(&[u8], Result<(bool, Option<usize>), DerError>); 19] = [
+    let table: [Row<(bool, Option<usize>)>; 19] = [
         (&[], Ok((false, None))),
         (&[1, 1, 0], Ok((false, None))),
         (&[1, 1, 0xff], Ok((true, None))),
