@@ -261,6 +261,29 @@ async fn sm_10_sm_12_sm_13_broken_chunks_never_end_cleanly_at_the_application() 
     assert_eq!(honest.get("a", "/honest").await.status, 200);
 }
 
+/// A length with zeros before it is a number, however many they are; a chunk's size has room for sixteen digits.
+#[tokio::test]
+async fn sm_01_zeros_before_a_length_hide_no_ambiguous_request() {
+    let app = RawApp::ok().await;
+    let pair = Pair::raw_to_http(app.address).await;
+    let zeros = "0".repeat(200);
+    let body = "\r\nX\r\n\r\nab";
+    let both = "POST /evil HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nX";
+    for (first, statuses) in [
+        (format!("content-length: {zeros}9\r\n\r\n{body}"), &[200, 400][..]),
+        (format!("transfer-encoding: chunked\r\n\r\n0000009\r\n{body}\r\n0\r\n\r\n"), &[200, 400]),
+        (format!("transfer-encoding: chunked\r\n\r\n{zeros}9\r\n{body}\r\n0\r\n\r\n"), &[400]),
+    ] {
+        let mut client = RawClient::connect(pair.outbound).await;
+        client.send(format!("POST /ok HTTP/1.1\r\nhost: a\r\n{first}{both}")).await;
+        for status in statuses {
+            assert_eq!(client.response().await.status, *status, "{first:?}");
+        }
+        assert!(client.until_ended().await.is_empty(), "{first:?}");
+    }
+    assert!(!app.text().contains("evil"), "{}", app.text());
+}
+
 #[tokio::test]
 async fn sm_11_a_quoted_line_break_in_a_chunk_extension_hides_no_request() {
     let app = RawApp::ok().await;

@@ -134,16 +134,12 @@ impl Rule {
         if self.never || !(self.methods.is_empty() || self.methods.contains(method)) {
             return false;
         }
-        match readings.raw() {
-            // THREATS PN-15: `OPTIONS *` asks about the server as a whole; only a rule that names OPTIONS speaks of that.
-            "*" => !self.methods.is_empty() && self.names_every_path(),
-            "" => self.names_every_path(),
-            _ => self.paths.is_empty() || readings.all(|path| self.paths.iter().any(|pattern| pattern.matches(path))),
+        // THREATS PN-15: `OPTIONS *` asks about the server as a whole; only a rule that names OPTIONS speaks of that.
+        if readings.raw() == "*" && self.methods.is_empty() {
+            return false;
         }
-    }
-
-    fn names_every_path(&self) -> bool {
-        self.paths.is_empty() || self.paths.iter().any(is_every_path)
+        // What is no path, `*` and the nothing of a CONNECT, is matched by `/**` alone: all others ask for a `/`.
+        self.paths.is_empty() || readings.all(|path| self.paths.iter().any(|pattern| pattern.matches(path)))
     }
 }
 

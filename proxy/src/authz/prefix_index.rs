@@ -72,6 +72,15 @@ mod tests {
     }
 
     #[test]
+    fn pn25_a_text_is_looked_up_no_deeper_than_patterns_go() {
+        let mut index = PrefixIndex::default();
+        for (pattern, slashes_max) in [("/**", 0), ("/long-name/*/a/b/c", 1), ("/a/b/{id}", 2), ("/d", 2)] {
+            index.insert(pattern, ());
+            assert_eq!(index.slashes_max, slashes_max, "{pattern}");
+        }
+    }
+
+    #[test]
     fn finds_every_pattern_that_can_match_and_no_other() {
         let mut index = PrefixIndex::default();
         for pattern in ["/**", "/orders", "/orders/", "/orders/**", "/orders/{id}/items", "/admin/**"] {

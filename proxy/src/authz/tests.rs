@@ -208,10 +208,14 @@ fn pn15_and_pn28_targets_without_a_path_need_a_rule_that_speaks_of_them() {
         rules.decide_http(&Principal::Spiffe(&web), &method, &Readings::of_no_path(target)).is_allowed()
     };
     assert!(!decide(&[], &[], Method::OPTIONS, "*"));
-    assert!(!decide(&["OPTIONS"], &["/public/**"], Method::OPTIONS, "*"));
     assert!(decide(&["OPTIONS"], &[], Method::OPTIONS, "*"));
     assert!(decide(&["OPTIONS"], &["/**"], Method::OPTIONS, "*"));
-    assert!(!decide(&["CONNECT"], &["/"], Method::CONNECT, ""));
+    for pattern in ["/", "/*", "/{name}", "/public/**"] {
+        assert!(!decide(&["OPTIONS"], &[pattern], Method::OPTIONS, "*"), "{pattern}");
+        assert!(!decide(&["CONNECT"], &[pattern], Method::CONNECT, ""), "{pattern}");
+    }
+    assert!(decide(&["CONNECT"], &["/**"], Method::CONNECT, ""));
+    assert!(decide(&[], &["/**"], Method::CONNECT, ""));
     assert!(decide(&["CONNECT"], &[], Method::CONNECT, ""));
 }
 

@@ -222,7 +222,7 @@ fn scan(path: &str, lax: bool) -> Result<Features, PathProblem> {
             b';' => features.parameters = true,
             _ => {}
         }
-        features.encoded |= width == 3 || byte == b'%' || !byte.is_ascii();
+        features.encoded |= width == 3 || byte == b'%';
         index += width;
     }
     Ok(features)
@@ -231,7 +231,7 @@ fn scan(path: &str, lax: bool) -> Result<Features, PathProblem> {
 /// The byte that a percent code at the start of `bytes` stands for.
 fn percent_code(bytes: &[u8]) -> Option<u8> {
     match bytes {
-        [b'%', high, low, ..] => Some(hexadecimal(*high)? << 4 | hexadecimal(*low)?),
+        [b'%', high, low, ..] => Some(16 * hexadecimal(*high)? + hexadecimal(*low)?),
         _ => None,
     }
 }

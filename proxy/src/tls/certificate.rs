@@ -208,7 +208,7 @@ fn extension<'a>(certificate: &X509Certificate<'a>, oid: &Oid<'_>) -> Option<(bo
 /// Counts by tag before any decoding (SPIFFE checklist A2.2): a second URI SAN counts even if its bytes are not text.
 fn read_uris(value: &[u8]) -> Result<Vec<&[u8]>, DerError> {
     const URI_TAG_NUMBER: u8 = 6;
-    const CONTEXT_PRIMITIVE_URI: u8 = 0x80 | URI_TAG_NUMBER;
+    const CONTEXT_PRIMITIVE_URI: u8 = 0x80 + URI_TAG_NUMBER;
     let mut names = Reader::new(der::only(value, der::SEQUENCE)?);
     let mut uris = Vec::new();
     while !names.at_end() {
@@ -254,7 +254,7 @@ fn read_basic_constraints(value: &[u8]) -> Result<BasicConstraints, DerError> {
         Some(der::INTEGER) => match fields.expect(der::INTEGER)? {
             [length @ 0..=0x7f] => Some(usize::from(*length)),
             [0, rest @ ..] if rest.first().is_some_and(|byte| byte & 0x80 != 0) => Some(usize::from(u8::MAX)),
-            [first @ 1..=0x7f, _, ..] if *first != 0 => Some(usize::from(u8::MAX)),
+            [1..=0x7f, _, ..] => Some(usize::from(u8::MAX)),
             _ => return Err(DerError::Value),
         },
         _ => None,
@@ -327,6 +327,8 @@ pub fn has_ended(not_after: SystemTime, now: SystemTime) -> bool {
 }
 
 fn system_time(seconds: i64) -> SystemTime {
-    let distance = Duration::from_secs(seconds.unsigned_abs());
-    if seconds >= 0 { SystemTime::UNIX_EPOCH + distance } else { SystemTime::UNIX_EPOCH - distance }
+    match u64::try_from(seconds) {
+        Ok(after) => SystemTime::UNIX_EPOCH + Duration::from_secs(after),
+        Err(_before) => SystemTime::UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs()),
+    }
 }

@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
             0x81..=0x83 => {
                 let count = usize::from(first_length & 0x7f);
                 let digits = after_first.get(..count).ok_or(DerError::Truncated)?;
-                let length = digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit));
+                let length = digits.iter().fold(0, |sum, digit| 256 * sum + usize::from(*digit));
                 // X.690 §10.1: the shortest form, so nothing that one byte fewer would have held.
                 let least = if count == 1 { 0x80 } else { 1 << (8 * (count - 1)) };
                 if length < least {

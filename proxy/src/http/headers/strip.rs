@@ -153,3 +153,41 @@ pub fn strip_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     strip_identity(headers);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Found;
+    use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+    /// Whatever is found has its price: each name is looked for, in every request.
+    #[test]
+    fn nothing_is_found_in_a_head_that_has_none_of_it() {
+        let names = [
+            "accept",
+            "cache-control",
+            "content-length",
+            "cookie",
+            "etag",
+            "expires",
+            "host",
+            "if-match",
+            "keep",
+            "origin",
+            "pragma",
+            "priority",
+            "range",
+            "tea",
+            "trailer",
+            "upgrade-insecure-requests",
+            "user-agent",
+            "via",
+            "warning",
+            "x-forwarded-for",
+            "x-request-id",
+        ];
+        let headers: HeaderMap =
+            names.into_iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).collect();
+        let Found { connection, te, hop_by_hop, expectation, hops, reserved, path_override } = Found::among(&headers);
+        assert_eq!([connection, te, hop_by_hop, expectation, hops, reserved, path_override], [false; 7]);
+    }
+}

@@ -1,7 +1,8 @@
 use super::{
-    check_framing, clean_trailers, merge_cookies, requested_upgrade, strip_hop_by_hop, strip_identity, strip_response,
+    check_framing, check_size, clean_trailers, merge_cookies, requested_upgrade, strip_hop_by_hop, strip_identity,
+    strip_response,
 };
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Version};
@@ -30,6 +31,26 @@ const H10: Version = Version::HTTP_10;
 const H11: Version = Version::HTTP_11;
 const H2: Version = Version::HTTP_2;
 const BAD: Result<(), Refusal> = Err(Refusal::BadRequest);
+
+/// RFC 9113 §6.5.2 counts 32 bytes more than it has for each field; of HTTP/1, hyper has counted the bytes.
+#[test]
+fn refuses_a_head_above_its_limits_and_says_which() {
+    let bytes = ":path".len() + "/a?b".len() + ":authority".len() + "good".len() + "x12".len() + "yy3".len() + 4 * 32;
+    for (version, fields_max, bytes_max, expected) in [
+        (H2, 2, bytes, Ok(())),
+        (H2, 2, bytes - 1, Err(format!("a head of more than {} bytes", bytes - 1))),
+        (H2, 3, bytes, Ok(())),
+        (H2, 1, bytes, Err("more than 1 header fields".to_owned())),
+        (H11, 2, bytes - 1, Ok(())),
+        (H11, 1, bytes, Err("more than 1 header fields".to_owned())),
+    ] {
+        let mut parts = head(version, &[("x", "12"), ("yy", "3")]);
+        parts.uri = "http://good/a?b".parse().expect("a target");
+        let found = check_size(&parts, fields_max, bytes_max);
+        let expected = expected.map_err(|detail| Refused::new(Refusal::HeadersTooLarge, detail));
+        assert_eq!(found, expected, "{version:?}, at most {fields_max} fields and {bytes_max} bytes");
+    }
+}
 
 #[test]
 fn sm01_refuses_length_with_coding() {
@@ -74,6 +95,23 @@ fn sm06_refuses_look_alikes_of_framing() {
         check(H11, &[(name, "1")], BAD);
     }
     check(H11, &[("content-language", "en"), ("contentxlength", "1")], Ok(()));
+}
+
+/// RFC 9110 §9.3.6: what follows the head is the tunnel's, so no length and no coding may claim it.
+#[test]
+fn refuses_a_connect_with_a_body() {
+    for (method, fields, expected) in [
+        ("CONNECT", &[][..], Ok(())),
+        ("CONNECT", &[("content-length", "0")], Ok(())),
+        ("CONNECT", &[("content-length", "1")], BAD),
+        ("CONNECT", &[("transfer-encoding", "chunked")], BAD),
+        ("POST", &[("content-length", "1")], Ok(())),
+        ("POST", &[("transfer-encoding", "chunked")], Ok(())),
+    ] {
+        let mut parts = head(H11, fields);
+        parts.method = method.parse().expect("a method");
+        assert_eq!(check_framing(&parts).map(drop), expected, "{method} {fields:?}");
+    }
 }
 
 #[test]
@@ -195,6 +233,24 @@ fn finds_the_requested_upgrade() {
         Ok(Some("a/1, b")),
     );
     check_upgrade(H11, &[("connection", "upgrade"), ("upgrade", "web socket")], Err(Refusal::BadRequest));
+    // It has asked for a tunnel already.
+    let mut connect = head(H11, &websocket);
+    connect.method = http::Method::CONNECT;
+    assert_eq!(requested_upgrade(&connect), Ok(None));
+}
+
+#[test]
+fn a_checked_head_says_whether_it_has_an_upgrade() {
+    for (fields, expected) in [
+        (&[][..], false),
+        (&[("x", "1"), ("connection", "upgrade")], false),
+        (&[("upgrade", "foo")], true),
+        (&[("upgrade", "foo"), ("x", "1")], true),
+        (&[("x", "1"), ("upgrade", "foo")], true),
+    ] {
+        let found = check_framing(&head(H11, fields)).map(|checked| checked.has_upgrade);
+        assert_eq!(found, Ok(expected), "{fields:?}");
+    }
 }
 
 #[test]

@@ -120,6 +120,49 @@ fn pn09_decodes_exactly_once() {
     }
 }
 
+/// Who decodes leaves `%2F` as it is or does not, and never decodes what is left a second time.
+#[test]
+fn pn09_no_reading_is_decoded_in_two_steps() {
+    check("/a%2fb/x%2fy/%2e%2e/c", &["/a%2fb/x%2fy/%2e%2e/c", "/a%2Fb/c", "/a/b/x/c"]);
+}
+
+#[test]
+fn a_route_may_permit_two_problems_and_no_other() {
+    for problem in [
+        PathProblem::NotAbsolute,
+        PathProblem::Control,
+        PathProblem::Backslash,
+        PathProblem::Delimiter,
+        PathProblem::PercentCode,
+        PathProblem::NonAscii,
+        PathProblem::NotUtf8,
+        PathProblem::AboveRoot,
+    ] {
+        let expected = problem == PathProblem::PercentCode || problem == PathProblem::NonAscii;
+        assert_eq!(problem.is_lax(), expected, "{problem:?}");
+    }
+}
+
+/// Else a path with a colon, of which there are many, would cost as much as one with codes.
+#[test]
+fn only_what_readers_disagree_about_is_read_in_several_ways() {
+    for (path, encoded, parameters) in [
+        ("/a:b/c", false, false),
+        ("/café", false, false),
+        ("/a%41", true, false),
+        ("/100%", true, false),
+        ("/a%25", true, false),
+        ("/a;b", false, true),
+        ("/a%3Bb", true, true),
+    ] {
+        let features = super::scan(path, true).expect("lax");
+        assert_eq!((features.encoded, features.parameters), (encoded, parameters), "{path}");
+    }
+    for (path, expected) in [("/a/b.c:d/", false), ("/a//b", true), ("/a/.b", true), ("/a/../b", true)] {
+        assert_eq!(super::is_unresolved(path), expected, "{path}");
+    }
+}
+
 #[test]
 fn pn10_refuses_overlong_and_other_bad_utf8() {
     for path in ["/%c0%ae%c0%ae/admin", "/%c1%9cadmin", "/%e0%80%afadmin", "/caf%E9", "/%ff"] {
@@ -144,6 +187,8 @@ fn pn20_refuses_broken_percent_codes_unless_lax() {
         assert!(PathProblem::PercentCode.is_lax());
         assert!(read_path(path, true).is_ok());
     }
+    let read = read_path("/100%", true).expect("lax");
+    assert_eq!(read.iter().collect::<Vec<_>>(), ["/100%", "/100%25"], "as whoever writes it anew has it");
     let read = read_path("/100%/%2e%2e/%%32e", true).expect("lax");
     assert!(read.any(|path| path == "/%252e"), "a stray `%` is data, also before what looks like a code: {read:?}");
 }

@@ -151,6 +151,10 @@ fn pn18_absolute_form_and_host_have_to_agree() {
     check(&absolute("http://good/admin", "good"), Ok(Expected("good", None, "/admin", Form::Absolute)));
     check(&absolute("http://good:80/admin?x", "GOOD"), Ok(Expected("good", None, "/admin", Form::Absolute)));
     check(&absolute("http://evil/admin", "good"), Err(Refusal::BadHost));
+    check(&absolute("http://good:8443/", "good:8443"), Ok(Expected("good", Some(8443), "/", Form::Absolute)));
+    // Only the Host of a CONNECT may leave the port out.
+    check(&absolute("http://good:8443/", "good"), Err(Refusal::BadHost));
+    check(&absolute("http://good/", "good:8443"), Err(Refusal::BadHost));
     check(&absolute("http://good@evil:80/admin", "evil"), Err(Refusal::BadHost));
     check(&absolute("http://u@good/", "good"), Err(Refusal::BadHost));
     check(&absolute("http://h?x=/admin", "h"), Ok(Expected("h", None, "/", Form::Absolute)));
@@ -194,6 +198,9 @@ fn pn28_connect_names_an_authority_and_no_path() {
     check(&connect(Version::HTTP_2, "good", &[]), Err(Refusal::BadHost));
     check(&connect(Version::HTTP_11, "/", &[b"good"]), Err(Refusal::BadHost));
     check(&connect(Version::HTTP_2, "http://good/chat", &[]), Ok(Expected("good", None, "/chat", Form::Origin)));
+    // What nobody can ask for need not be refused.
+    assert!(http::Uri::builder().authority("good:80").path_and_query("/admin").build().is_err());
+    assert!("good:80/admin".parse::<http::Uri>().is_err());
     let parts = connect(Version::HTTP_2, "good:80", &[]);
     let target = read_target(&parts, None, None).expect("it is a target");
     assert_eq!(target.readings(false).map(|readings| readings.raw().to_owned()), Ok(String::new()));
@@ -227,5 +234,9 @@ fn a_target_is_read_again_as_it_was_read_before() {
         assert!(read.is_ok());
         assert_eq!(read_again(&parts.method, &parts.uri, false), read);
     }
-    assert!(read_again(&Method::GET, &"*".parse().expect("a target"), false).is_err());
+    for (method, target) in
+        [(Method::GET, "*"), (Method::CONNECT, "*"), (Method::GET, "good:80"), (Method::OPTIONS, "good:80")]
+    {
+        assert!(read_again(&method, &target.parse().expect("a target"), false).is_err(), "{method} {target}");
+    }
 }

@@ -129,9 +129,12 @@ fn extensions(world: &World) -> Vec<Case> {
     let explicit_false =
         Extension { value: super::certificates::sequence(&[tlv(1, &[0])]), ..basic_constraints(false, None) };
     let unknown = |critical| Extension { oid: UNKNOWN, critical, value: tlv(5, &[]) };
+    // The rule is named, not what follows from it.
+    let signing_ca = base().with(basic_constraints(true, None)).with(key_usage(KEY_CERT_SIGN | CRL_SIGN));
     let torn = Extension { value: tlv(3, &[9, 0x80]), ..key_usage(DIGITAL_SIGNATURE) };
     vec![
         world.leaf("X-12", base().with(basic_constraints(true, None)), Refused("leaf_is_ca")),
+        world.leaf("X-12 as authorities are", signing_ca, Refused("leaf_is_ca")),
         compat(world.leaf("X-13", base().without(BASIC_CONSTRAINTS), Refused("basic_constraints_missing"))),
         world.leaf("X-13 explicit FALSE", base().with(explicit_false), Accepted),
         world.leaf("X-14", base().with(key_usage(DIGITAL_SIGNATURE | KEY_CERT_SIGN)), Refused("key_cert_sign")),

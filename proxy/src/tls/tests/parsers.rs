@@ -3,13 +3,13 @@
 use super::cases::{ID, World};
 use super::certificates::{Draft, URI, bit_string, critical, empty_name, sequence, subject_alt_name, tlv};
 use super::side::{GENERATION, bundles};
-use crate::tls::authority::AuthorityRules;
+use crate::tls::authority::{AuthorityFault, AuthorityRules};
 use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
 use crate::tls::certificate::Fields;
-use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError};
+use crate::tls::der::{CONCATENATED_BYTES_MAX, CONCATENATED_COUNT_MAX, DerError, SEQUENCE, only};
 use crate::tls::path::{Terms, verify_path_by};
 use crate::tls::{Role, Strictness, verify_svid};
-use postern_config::TrustDomain;
+use postern_config::{SpiffeId, TrustDomain};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
 use rustls_pki_types::{AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,16 +37,63 @@ fn splits_concatenated_der() {
     }
 }
 
+/// X.690 §10.1, at the least and the most that each form may say.
+#[test]
+fn takes_lengths_in_their_shortest_form_only() {
+    let table: [(&[u8], usize, Result<(), DerError>); 13] = [
+        (&[0], 0, Ok(())),
+        (&[0x7f], 0x7f, Ok(())),
+        (&[0x80], 0, Err(DerError::Length)),
+        (&[0x81, 0x7f], 0x7f, Err(DerError::Length)),
+        (&[0x81, 0x80], 0x80, Ok(())),
+        (&[0x81, 0xff], 0xff, Ok(())),
+        (&[0x82, 0, 0xff], 0xff, Err(DerError::Length)),
+        (&[0x82, 1, 0], 0x100, Ok(())),
+        (&[0x82, 0xff, 0xff], 0xffff, Ok(())),
+        (&[0x83, 0, 0xff, 0xff], 0xffff, Err(DerError::Length)),
+        (&[0x83, 1, 0, 0], 0x01_0000, Ok(())),
+        (&[0x83, 0x12, 0x34, 0x56], 0x12_3456, Ok(())),
+        (&[0x84, 1, 0, 0, 0], 0x100_0000, Err(DerError::Length)),
+    ];
+    for (length, content_bytes, expected) in table {
+        let element = [&[SEQUENCE], length, &vec![0; content_bytes]].concat();
+        let read = only(&element, SEQUENCE).map(<[u8]>::len);
+        assert_eq!(read, expected.map(|()| content_bytes), "{length:02x?}");
+    }
+}
+
 #[test]
 fn bounds_concatenated_der() {
     let at_most = [0x30, 0].repeat(CONCATENATED_COUNT_MAX);
     assert_eq!(split_der(&at_most).map(|all| all.len()), Ok(CONCATENATED_COUNT_MAX));
     let one_more = [0x30, 0].repeat(CONCATENATED_COUNT_MAX + 1);
     assert_eq!(split_der(&one_more), Err(DerError::TooMany { max: CONCATENATED_COUNT_MAX }));
+    // The largest certificate, as often as makes 16 MiB.
+    let at_most = tlv(0x30, &vec![0; 65_532]).repeat(256);
+    assert_eq!((at_most.len(), split_der(&at_most).map(|all| all.len())), (CONCATENATED_BYTES_MAX, Ok(256)));
     let large = vec![0x30; CONCATENATED_BYTES_MAX + 1];
-    assert!(matches!(split_der(&large), Err(DerError::TooLarge { .. })));
+    assert!(matches!(split_der(&large), Err(DerError::TooLarge { bytes: 16_777_217, .. })));
     let large = tlv(0x30, &vec![0; 65_533]);
     assert!(matches!(split_der(&large), Err(DerError::TooLarge { .. })));
+}
+
+/// The words and the field of the record name one section.
+#[test]
+fn each_fault_of_an_authority_names_its_section() {
+    let id = SpiffeId::parse(ID).expect("an ID");
+    let invalid = SpiffeId::parse("spiffe://").expect_err("no ID");
+    for fault in [
+        AuthorityFault::NotCa,
+        AuthorityFault::KeyUsageMissing,
+        AuthorityFault::KeyUsageNotCritical,
+        AuthorityFault::NoKeyCertSign,
+        AuthorityFault::UnknownCriticalExtension { oid: "1.2.3.4".to_owned() },
+        AuthorityFault::IdHasPath { id },
+        AuthorityFault::IdInvalid(invalid),
+        AuthorityFault::IdNotText,
+    ] {
+        assert!(fault.to_string().ends_with(&format!("({})", fault.section())), "{fault}: {}", fault.section());
+    }
 }
 
 #[test]
