@@ -282,6 +282,7 @@ async fn an_identity_that_is_withdrawn_ends_every_stream() {
     let mut client = RawClient::connect(scene.tcp).await;
     client.send("ping").await;
     assert_eq!(client.take(4).await.unwrap(), b"ping");
+    let before = [scene.web.own_fingerprint(), scene.orders.own_fingerprint()];
     scene.mesh.replace_authority("shop.example");
     assert_eq!(client.until_ended().await, b"");
     // Whoever hears of it first says why; to the other one the connection is gone.
@@ -291,7 +292,11 @@ async fn an_identity_that_is_withdrawn_ends_every_stream() {
     });
     record.await;
     assert!(matches!(scene.web.shared.identity.load().source, SourceStatus::Connected));
-    // And it works again, with the new ones.
+    // And it works again, with the new ones, when both sides have heard of them.
+    for (sidecar, before) in [&scene.web, &scene.orders].into_iter().zip(before) {
+        sidecar.until_identity("a new SVID", |snapshot| snapshot.svids[0].fingerprint != before).await;
+        sidecar.until_settled().await;
+    }
     let mut client = RawClient::connect(scene.tcp).await;
     client.send("ping").await;
     assert_eq!(client.take(4).await.unwrap(), b"ping");

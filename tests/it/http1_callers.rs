@@ -81,3 +81,41 @@ async fn sm_14_what_follows_a_body_that_nobody_reads_is_no_request() {
     assert_eq!(orders.records_of("request", 1).await.len(), 1);
     app.assert_nothing_arrived();
 }
+
+#[tokio::test]
+async fn a_tunnel_may_live_longer_than_an_answer_may_wait() {
+    let app = TcpApp::start(|mut stream, _, _| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await?;
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.map(drop)
+    })
+    .await;
+    let (mesh, listen) = (Mesh::start(), ports::free());
+    let port = "protocol: http\ntls: off\nallow: [{ anonymous: true }]";
+    let section = inbound_section(listen, &app.address.to_string(), port);
+    let _orders = mesh.sidecar("orders", &format!("{section}timeouts: {{ write_stall: 1s, stream_idle: 1s }}\n")).await;
+    let mut client = RawClient::connect(listen).await;
+    client.send("GET /echo HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").await;
+    assert_eq!(client.head().await.unwrap().status, 101);
+    for _ in 0..8 {
+        client.send("ping").await;
+        assert_eq!(client.take(4).await.unwrap(), b"ping");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test]
+async fn sm_03_a_length_that_no_body_has_is_refused_before_it_is_decided() {
+    let app = RawApp::ok().await;
+    let (_mesh, orders, listen) = in_front_of(app.address).await;
+    let mut client = RawClient::connect(listen).await;
+    client.send("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 18446744073709551616\r\n\r\n").await;
+    assert_eq!(client.response().await.status, 400);
+    let record = &orders.records_of("request", 1).await[0];
+    assert!(record["refusal"] == "bad_request" && record.get("rule").is_none(), "{record}");
+    app.assert_nothing_arrived();
+}

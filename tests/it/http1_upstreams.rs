@@ -230,6 +230,50 @@ async fn sm_14_an_upload_goes_on_behind_a_whole_answer() {
     within("the whole body", arrived.notified()).await;
 }
 
+#[tokio::test]
+async fn sm_14_a_connection_whose_request_broke_off_behind_the_answers_head_carries_no_other() {
+    // What the application still waits for would be taken from the next request.
+    for (kind, part, end) in [
+        ("content-length: 100\r\n\r\n", "ten bytes.", ""),
+        ("transfer-encoding: chunked\r\n\r\n", "a\r\nten bytes.\r\n", "zz\r\n"),
+    ] {
+        let go_on = Arc::new(Notify::new());
+        let of_app = go_on.clone();
+        let app = TcpApp::start(move |mut stream, _, number| {
+            let go_on = of_app.clone();
+            async move {
+                if number > 0 {
+                    loop {
+                        head(&mut stream).await?;
+                        stream.write_all(OK).await?;
+                    }
+                }
+                head(&mut stream).await?;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha").await?;
+                go_on.notified().await;
+                stream.write_all(b"lf").await?;
+                let mut rest = Vec::new();
+                stream.read_to_end(&mut rest).await?;
+                assert!(!String::from_utf8_lossy(&rest).contains("GET"), "{}", String::from_utf8_lossy(&rest));
+                Ok(())
+            }
+        })
+        .await;
+        let it = Caller::of(app.address).await;
+        let mut client = RawClient::connect(it.listen).await;
+        client.send(format!("POST /early HTTP/1.1\r\nhost: a\r\n{kind}{part}")).await;
+        assert_eq!(client.head().await.unwrap().status, 200);
+        client.send(end).await;
+        client.end().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        go_on.notify_one();
+        let _ = within("an end", client.until_ended()).await;
+        for _ in 0..3 {
+            assert_eq!(RawClient::connect(it.listen).await.get("a", "/next").await.text(), "ok", "{kind:?}");
+        }
+    }
+}
+
 /// Answers without end; `blocked` is told when nobody takes more of it, `ended` when its connection is gone.
 async fn endless(blocked: Arc<Notify>, ended: Arc<Notify>) -> TcpApp {
     TcpApp::start(move |mut stream, _, _| {

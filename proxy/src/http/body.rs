@@ -1,9 +1,9 @@
 //! Bodies on their way through: counted, ended with their request's trust, and their trailers cleaned.
 
+use super::caller::ReceivedRequest;
 use super::headers;
 use super::kept_body::KeptBody;
 use super::record::Recorder;
-use super::serve_http1::ReceivedRequest;
 use super::streams;
 use super::upgrade;
 use crate::session::{InFlight, RequestGuard};

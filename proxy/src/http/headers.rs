@@ -136,7 +136,10 @@ fn check_body_length(version: Version, told: &Told<'_>) -> Result<(), Refusal> {
     if told.coding.is_some_and(|value| version != Version::HTTP_11 || !is_chunked(value)) {
         return Err(Refusal::BadRequest);
     }
-    let is_number = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    let is_number = |value: &HeaderValue| {
+        let is_small = value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok());
+        is_small && value.as_bytes().iter().all(u8::is_ascii_digit)
+    };
     if told.length.is_some_and(|value| !is_number(value)) { Err(Refusal::BadRequest) } else { Ok(()) }
 }
 

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 const KEPT_BYTES_MAX: usize = 64 << 10;
 /// Frames may be small, and each costs more than its bytes.
 const KEPT_FRAMES_MAX: usize = 64;
+const SHARED_BYTES_MIN: usize = 4 << 10;
 
 /// One of the times that a body is sent.
 pub struct KeptBody {
@@ -101,7 +102,9 @@ impl Source {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if let Some(bytes) = frame.data_ref() {
             self.kept_bytes += bytes.len();
-            self.kept.push(bytes.clone());
+            // A small part would hold all of what it was read with.
+            let is_small = bytes.len() < SHARED_BYTES_MIN;
+            self.kept.push(if is_small { Bytes::copy_from_slice(bytes) } else { bytes.clone() });
         }
     }
 

@@ -1,6 +1,7 @@
 //! HTTP: `serve` runs a connection, `request` is the life of one request, the rest are its steps.
 
 pub mod body;
+mod caller;
 mod date;
 pub mod forward;
 pub mod frames;

@@ -129,24 +129,11 @@ pub struct Incoming {
 }
 
 /// Ends a task with whatever it goes beside.
-pub struct AbortOnDrop(Option<AbortHandle>);
-
-impl AbortOnDrop {
-    pub fn new(task: AbortHandle) -> Self {
-        Self(Some(task))
-    }
-
-    /// It does not end with it after all.
-    pub fn goes_on(mut self) {
-        self.0 = None;
-    }
-}
+pub struct AbortOnDrop(pub AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
+        self.0.abort();
     }
 }
 

@@ -68,6 +68,8 @@ pub fn start(
     let connection = connection.clone();
     guard.request.allow_quiet();
     guard.request.time_limit.lift();
+    // Nobody waits for the caller to take anything but what the tunnel itself writes.
+    guard.request.answer_waits(false);
     // An HTTP/2 connection stays one: CONNECT on one stream must not lift expiry from the others.
     if connection.version() == HttpVersion::Http1 {
         connection.session.set_carries(Carries::Stream);

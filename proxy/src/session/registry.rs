@@ -207,7 +207,7 @@ fn watch_http(entry: &mut Entry, timeouts: &Timeouts, draining: bool) {
         return;
     }
     entry.idle_ticks += 1;
-    if entry.idle_ticks >= PARK_TICKS && session.carries() == Carries::Http1 {
+    if entry.idle_ticks == PARK_TICKS && session.carries() == Carries::Http1 {
         session.park();
     }
     // HTTP/2's preface counts as a head too; behind it a caller may wait before its first request.

@@ -157,7 +157,7 @@ async fn exchange(
     let answer = answer.await?;
     let rest = (!is_sent).then(|| {
         let sending = tokio::task::spawn_local(async move { poll_fn(|context| upload.poll(context)).await });
-        AbortOnDrop::new(sending.abort_handle())
+        AbortOnDrop(sending.abort_handle())
     });
     Ok(answered(answer, rest))
 }

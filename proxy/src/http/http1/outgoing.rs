@@ -29,6 +29,7 @@ pub struct Outgoing<B> {
     tail: &'static [u8],
     is_last: bool,
     has_trailers: bool,
+    is_flushing: bool,
 }
 
 /// Why a message did not go out whole.
@@ -44,7 +45,17 @@ pub enum Unwritten {
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
     pub fn new(head: Vec<u8>, body: B, framing: Framing) -> Self {
         let is_last = framing == Framing::Length(0);
-        Self { body, framing, lines: head, written: 0, data: Bytes::new(), tail: b"", is_last, has_trailers: true }
+        Self {
+            body,
+            framing,
+            lines: head,
+            written: 0,
+            data: Bytes::new(),
+            tail: b"",
+            is_last,
+            has_trailers: true,
+            is_flushing: false,
+        }
     }
 
     /// To somebody who does not take trailers.
@@ -55,7 +66,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
 
     /// Has it more to write than is taken now?
     pub fn has_unwritten(&self) -> bool {
-        self.written < self.lines.len() || !self.data.is_empty() || !self.tail.is_empty()
+        self.is_flushing || self.written < self.lines.len() || !self.data.is_empty() || !self.tail.is_empty()
     }
 
     /// Ready when all of it has been written.
@@ -76,7 +87,9 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
             }
             ready!(self.poll_write(io, context)).map_err(Unwritten::Io)?;
             if self.is_last || waits {
-                ready!(Pin::new(&mut *io).poll_flush(context)).map_err(Unwritten::Io)?;
+                let flushed = Pin::new(&mut *io).poll_flush(context);
+                self.is_flushing = flushed.is_pending();
+                ready!(flushed).map_err(Unwritten::Io)?;
                 return if waits { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
         }

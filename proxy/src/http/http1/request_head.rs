@@ -89,12 +89,21 @@ pub fn take(bytes: &mut BytesMut, limits: HeadLimits) -> Result<Option<Head>, Un
     let target = start..start + target.len();
     let places = Places::of(bytes, found.headers);
 
-    let bytes = bytes.split_to(length).freeze();
-    let uri = Uri::from_maybe_shared(bytes.slice(target))?;
+    let head = bytes.split_to(length).freeze();
     let mut said = Said::default();
-    let fields = places.map(&bytes, |name, value| {
-        said.hear(name, value);
-        Ok(())
+    let uri = Uri::from_maybe_shared(head.slice(target)).map_err(Unreadable::from);
+    let read = uri.and_then(|uri| {
+        let heard = |name: &HeaderName, value: &HeaderValue| {
+            said.hear(name, value);
+            Ok(())
+        };
+        Ok((uri, places.map(&head, heard)?))
+    });
+    let (uri, fields) = read.inspect_err(|_| {
+        // Whoever records it wants to see it.
+        let behind = std::mem::take(bytes);
+        bytes.extend_from_slice(&head);
+        bytes.unsplit(behind);
     })?;
     let (mut parts, ()) = Request::new(()).into_parts();
     (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, fields);

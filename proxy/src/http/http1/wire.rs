@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 /// Read at once, at first; twice as much after each read that filled it.
 const ROOM_MIN: usize = 8 << 10;
 const ROOM_MAX: usize = 64 << 10;
+const ROOM_LEFT_MIN: usize = 4 << 10;
 /// Of whoever has been silent for long, at first.
 const WAKE_BYTES: usize = 64;
 
@@ -47,7 +48,10 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     /// # Errors
     /// Of the connection.
     pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.unread.reserve(self.room);
+        // What is left of a buffer is used before there is another: callers that send a byte at a time would have one for each.
+        if self.unread.capacity() - self.unread.len() < ROOM_LEFT_MIN {
+            self.unread.reserve(self.room);
+        }
         let free = self.unread.capacity() - self.unread.len();
         let count = ready!(pin!(self.io.read_buf(&mut self.unread)).poll(context))?;
         if count == free {
@@ -86,5 +90,6 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
     /// Gives the memory back until something is read again.
     pub fn rest(&mut self) {
         self.unread = BytesMut::new();
+        self.room = ROOM_MIN;
     }
 }

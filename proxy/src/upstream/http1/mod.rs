@@ -24,7 +24,7 @@ use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -36,7 +36,7 @@ pub struct H1Connection {
     wire: RefCell<Option<Wire<UpstreamIo>>>,
     /// What it carries last has come whole, and gone out whole, and both sides want to go on.
     is_free: Cell<bool>,
-    is_sending: Cell<bool>,
+    sending: Cell<Sending>,
     /// Of an answer's head.
     head_bytes_max: usize,
     pub session: Option<Arc<Session>>,
@@ -55,8 +55,8 @@ impl H1Connection {
         place: Option<Rc<Place>>,
     ) -> Self {
         let wire = RefCell::new(Some(Wire::new(io)));
-        let (is_free, is_sending) = (Cell::new(true), Cell::new(false));
-        Self { wire, is_free, is_sending, head_bytes_max, session, registered, place }
+        let (is_free, sending) = (Cell::new(true), Cell::new(Sending::Done));
+        Self { wire, is_free, sending, head_bytes_max, session, registered, place }
     }
 
     /// May it carry another request? Whoever asks has none under way on it.
@@ -68,7 +68,11 @@ impl H1Connection {
     /// the next request.
     pub fn is_silent(&self) -> bool {
         let mut wire = self.wire.borrow_mut();
-        wire.as_mut().is_some_and(|wire| wire.unread.is_empty() && (wire.io.has_nothing() || wire.is_silent()))
+        let Some(wire) = wire.as_mut() else { return false };
+        let looking = poll_fn(|_| Poll::Ready(wire.unread.is_empty() && (wire.io.has_nothing() || wire.is_silent())));
+        // A task that has had its turn would be told that there is nothing, whatever there is.
+        let looking = pin!(tokio::task::coop::unconstrained(looking));
+        looking.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(true)
     }
 
     /// Gives memory back while nobody needs the connection.
@@ -82,7 +86,7 @@ impl H1Connection {
     fn has_answered(&self, keeps: bool) {
         if let Some(wire) = &*self.wire.borrow() {
             // What came behind an answer answers nothing (THREATS SM-23).
-            self.is_free.set(keeps && !self.is_sending.get() && wire.unread.is_empty());
+            self.is_free.set(keeps && self.sending.get() == Sending::Done && wire.unread.is_empty());
         }
     }
 
@@ -106,6 +110,22 @@ impl Drop for H1Connection {
             // Whoever does not listen any more needs no goodbye.
             let _ = Pin::new(&mut wire.io).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
+    }
+}
+
+/// How far a request has gone out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    UnderWay,
+    /// All of it.
+    Done,
+    /// Not all of it, and no more will: the other side waits for bytes that never come, or would take the next request's for them.
+    BrokenOff,
+}
+
+impl Sending {
+    fn of(sent: &Result<(), Unwritten>) -> Self {
+        if sent.is_ok() { Self::Done } else { Self::BrokenOff }
     }
 }
 
@@ -143,13 +163,13 @@ pub async fn send(
     connection.is_free.set(false);
     let (lines, framing) = request::write_head(head, !body.is_end_stream()).ok_or(Unanswered::GivenUp)?;
     let mut message = Outgoing::new(lines, body, framing);
-    connection.is_sending.set(true);
+    connection.sending.set(Sending::UnderWay);
     let mut unwritten = None;
     let answer = poll_fn(|context| {
-        if connection.is_sending.get()
+        if connection.sending.get() == Sending::UnderWay
             && let Poll::Ready(sent) = connection.poll_send(&mut message, context)
         {
-            connection.is_sending.set(false);
+            connection.sending.set(Sending::of(&sent));
             unwritten = sent.err();
         }
         if matches!(unwritten, Some(Unwritten::Body(_) | Unwritten::Length)) {
@@ -168,8 +188,9 @@ pub async fn send(
     if switches {
         return Ok(Response::from_parts(head, Received::Tunnel(connection.become_tunnel())));
     }
-    let rest = connection.is_sending.get().then(|| send_rest(connection, message));
-    let mut body = ReceivedAnswer { connection: connection.clone(), body, keeps, rest, broken: None };
+    let rest = (connection.sending.get() == Sending::UnderWay).then(|| send_rest(connection, message));
+    let mut body =
+        ReceivedAnswer { connection: connection.clone(), body, keeps, is_over: false, _rest: rest, broken: None };
     body.look_at_end();
     Ok(Response::from_parts(head, Received::Answer(body)))
 }
@@ -195,11 +216,11 @@ impl H1Connection {
 fn send_rest(connection: &Rc<H1Connection>, mut message: Outgoing<RequestBody>) -> AbortOnDrop {
     let connection = connection.clone();
     let sending = tokio::task::spawn_local(async move {
-        // Where it fails, the answer is what there is to say.
-        let _ = poll_fn(|context| connection.poll_send(&mut message, context)).await;
-        connection.is_sending.set(false);
+        // Where it fails, the answer is what there is to say, and the last that this connection carries.
+        let sent = poll_fn(|context| connection.poll_send(&mut message, context)).await;
+        connection.sending.set(Sending::of(&sent));
     });
-    AbortOnDrop::new(sending.abort_handle())
+    AbortOnDrop(sending.abort_handle())
 }
 
 /// An answer's body.
@@ -207,7 +228,9 @@ pub struct ReceivedAnswer {
     connection: Rc<H1Connection>,
     body: Incoming,
     keeps: bool,
-    rest: Option<AbortOnDrop>,
+    is_over: bool,
+    /// Sends on what is left of the request, as long as there is somebody for whom.
+    _rest: Option<AbortOnDrop>,
     broken: Option<Broken>,
 }
 
@@ -242,11 +265,8 @@ impl ReceivedAnswer {
     }
 
     fn look_at_end(&mut self) {
-        if self.body.has_ended() {
+        if self.body.has_ended() && !std::mem::replace(&mut self.is_over, true) {
             self.connection.has_answered(self.keeps);
-            if let Some(rest) = self.rest.take() {
-                rest.goes_on();
-            }
         }
     }
 }
