@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod bursts;
 mod concurrency;
 mod deadlines;
 mod dependencies;

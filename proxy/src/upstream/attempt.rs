@@ -13,6 +13,12 @@ use crate::worker::Worker;
 use std::rc::Rc;
 use std::time::Instant;
 
+/// What came of waiting for a turn to make a connection for HTTP/1.
+pub enum Turn {
+    Pooled(Rc<H1Connection>),
+    Ours(Place),
+}
+
 /// Who is asked, and as whom.
 pub struct Asking<'a> {
     pub worker: &'a Rc<Worker>,
@@ -186,6 +192,40 @@ impl Asking<'_> {
 }
 
 impl Asking<'_> {
+    /// A turn to make a connection to `endpoint`.
+    ///
+    /// # Errors
+    /// So many are being made that none had a turn for as long as making one may take.
+    pub async fn turn(&self, endpoint: &Endpoint) -> Result<Place, Refused> {
+        match endpoint.opening.try_take() {
+            Some(turn) => Ok(turn),
+            None => Box::pin(endpoint.opening.wait(|turns| turns.take_free()))
+                .await
+                .map_err(|none| self.no_turn(endpoint, none)),
+        }
+    }
+
+    /// The same, or one of `endpoint`'s connections that is given back meanwhile.
+    ///
+    /// # Errors
+    /// As [`turn`](Self::turn).
+    pub async fn turn_or_pooled(&self, endpoint: &Endpoint, own: &OwnSvid) -> Result<Turn, Refused> {
+        if let Some(turn) = endpoint.opening.try_take() {
+            return Ok(Turn::Ours(turn));
+        }
+        let idle_max = self.upstream.plan.pool_idle;
+        let look = |turns: &Rc<_>| match endpoint.take_h1(own, Instant::now(), idle_max) {
+            Some(pooled) => Some(Turn::Pooled(pooled)),
+            None => Places::take_free(turns).map(Turn::Ours),
+        };
+        Box::pin(endpoint.opening.wait(look)).await.map_err(|none| self.no_turn(endpoint, none))
+    }
+
+    fn no_turn(&self, endpoint: &Endpoint, none: NoPlace) -> Refused {
+        let why = format!("{}: {}: turns to make a connection: {none}", self.upstream.plan.name, endpoint.address);
+        Refused::new(Refusal::OverLimit, why)
+    }
+
     pub fn not_worth_connecting(&self, endpoint: &Endpoint) -> Refused {
         let plan = &self.upstream.plan;
         let refusal = if plan.is_app() { Refusal::AppUnreachable } else { Refusal::UpstreamUnreachable };

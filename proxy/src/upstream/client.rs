@@ -4,7 +4,7 @@
 //! out again on another connection. One that was sent goes out again once, within the service's budget, if the other side
 //! says that it did not process it (RFC 9113 §8.7), or if it is idempotent and has no body (RFC 9110 §9.2.2).
 
-use super::attempt::{Asking, Found, FoundShared, is_final};
+use super::attempt::{Asking, Found, FoundShared, Turn, is_final};
 use super::connect::Own;
 use super::counted::{Active, Stream};
 use super::health::Failure;
@@ -216,9 +216,13 @@ impl Attempt<'_> {
 
     /// One that was given back meanwhile, or a new one; and whether it was used before.
     async fn connection_http1(&self, own: &OwnSvid) -> Result<(Rc<H1Connection>, bool), Refused> {
-        match self.asking.upstream.place_or_pooled(self.endpoint, own).await? {
-            Found::Pooled(pooled) => Ok((pooled, true)),
-            Found::Place(place) => Ok((self.asking.open_http1(self.endpoint, place).await?, false)),
+        let place = match self.asking.upstream.place_or_pooled(self.endpoint, own).await? {
+            Found::Pooled(pooled) => return Ok((pooled, true)),
+            Found::Place(place) => place,
+        };
+        match self.asking.turn_or_pooled(self.endpoint, own).await? {
+            Turn::Pooled(pooled) => Ok((pooled, true)),
+            Turn::Ours(_turn) => Ok((self.asking.open_http1(self.endpoint, place).await?, false)),
         }
     }
 

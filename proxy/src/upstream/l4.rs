@@ -114,7 +114,10 @@ pub async fn reach(worker: &Rc<Worker>, plan: &Arc<ServicePlan>, host: Option<&s
         let endpoint = upstream.pick(&tried).await?;
         let own = Own::of(plan, worker.identity())?;
         let asking = Asking { worker, upstream: &upstream, host, own: &own };
-        match asking.open(&endpoint, ClientAlpn::None, place.clone()).await {
+        let turn = asking.turn(&endpoint).await?;
+        let opened = asking.open(&endpoint, ClientAlpn::None, place.clone()).await;
+        drop(turn);
+        match opened {
             Ok(connected) => {
                 endpoint.health.answered();
                 return Ok(Reached { upstream, endpoint, connected });

@@ -31,6 +31,10 @@ const INSTANCES_MAX: usize = 1024;
 const CALLERS_MAX: usize = 8192;
 /// What nobody used for this long is forgotten, with its refresh of names.
 const UNUSED_FOR: Duration = Duration::from_secs(600);
+/// Connections to one endpoint that are being made at the same time. A burst of callers would otherwise ask for more handshakes than
+/// the peer's sidecar lets be under way (`limits.handshakes`), and lose the oldest of them. There, up to twice as many are: our side of
+/// a handshake is over before the peer's.
+const OPENING_MAX: usize = 256;
 
 /// SHA-256 of our own leaf, zero where no SVID of ours is used.
 pub type OwnSvid = [u8; 32];
@@ -73,6 +77,8 @@ pub struct Endpoint {
     /// Requests and tunnels under way.
     pub active: Cell<u32>,
     pub health: Health,
+    /// Who makes a connection to it.
+    pub(super) opening: Rc<Places>,
     /// Most requests and tunnels at one time, in this second and the one before.
     pub(super) busiest: Cell<(u32, u32)>,
     h1: RefCell<Vec<IdleH1>>,
@@ -181,11 +187,12 @@ impl Upstreams {
 
 impl Upstream {
     fn new(plan: Arc<ServicePlan>, discovery: &Arc<Discovery>) -> Result<Self, Refused> {
+        let wait = plan.connect_timeout;
         let (names, endpoints) = match &plan.source {
             EndpointSource::Static(addresses) => {
-                (None, addresses.iter().map(|address| Endpoint::new(EndpointAddress::Tcp(*address))).collect())
+                (None, addresses.iter().map(|address| Endpoint::new(EndpointAddress::Tcp(*address), wait)).collect())
             }
-            EndpointSource::Unix(path) => (None, vec![Endpoint::new(EndpointAddress::Unix(path.clone()))]),
+            EndpointSource::Unix(path) => (None, vec![Endpoint::new(EndpointAddress::Unix(path.clone()), wait)]),
             EndpointSource::Dns { host, port, of_template } => {
                 let names = discovery.resolve(host, *port, *of_template);
                 let names = names.ok_or(Refused::new(Refusal::OverLimit, "too many names in use"))?;
@@ -264,18 +271,20 @@ impl Upstream {
         for address in names.addresses().iter() {
             let address = EndpointAddress::Tcp(*address);
             let kept = known.iter().find(|endpoint| endpoint.address == address).cloned();
-            endpoints.push(kept.unwrap_or_else(|| Endpoint::new(address)));
+            endpoints.push(kept.unwrap_or_else(|| Endpoint::new(address, self.plan.connect_timeout)));
         }
     }
 }
 
 impl Endpoint {
-    fn new(address: EndpointAddress) -> Rc<Self> {
+    /// `wait`: for a turn to make a connection.
+    fn new(address: EndpointAddress, wait: Duration) -> Rc<Self> {
         Rc::new(Self {
             address,
             active: Cell::new(0),
             busiest: Cell::new((0, 0)),
             health: Health::default(),
+            opening: Places::new(OPENING_MAX, usize::MAX, wait),
             h1: RefCell::default(),
             h2: RefCell::default(),
             h2_connecting: tokio::sync::Mutex::new(None),
@@ -305,6 +314,7 @@ impl Endpoint {
         let (now, before) = self.busiest.get();
         if connection.is_free() && idle.len() < idle_max.max(now.max(before) as usize) {
             idle.push(IdleH1 { connection, own, since: Instant::now() });
+            self.opening.something_freed();
         }
     }
 
