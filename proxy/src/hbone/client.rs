@@ -65,7 +65,7 @@ struct Far {
     connecting: Mutex<Option<(Instant, Refused)>>,
 }
 
-/// A connection that carries streams. It stays on its worker; only hyper wants what it reads from to be `Send`.
+/// A connection that carries streams. It stays on its worker.
 struct Carrier {
     requests: SendRequest<Bytes>,
     session: Arc<Session>,

@@ -32,7 +32,7 @@ const H11: Version = Version::HTTP_11;
 const H2: Version = Version::HTTP_2;
 const BAD: Result<(), Refusal> = Err(Refusal::BadRequest);
 
-/// RFC 9113 §6.5.2 counts 32 bytes more than it has for each field; of HTTP/1, hyper has counted the bytes.
+/// RFC 9113 §6.5.2 counts 32 bytes more than it has for each field; of HTTP/1, the bytes have been counted.
 #[test]
 fn refuses_a_head_above_its_limits_and_says_which() {
     let bytes = ":path".len() + "/a?b".len() + ":authority".len() + "good".len() + "x12".len() + "yy3".len() + 4 * 32;

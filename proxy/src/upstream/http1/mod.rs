@@ -1,7 +1,7 @@
 //! HTTP/1 towards an upstream: one request at a time on a connection, written and read by the task that asks.
 //!
-//! hyper's client would be a task of its own for each connection, with two channels between it and the one that asks: half of
-//! what a request cost.
+//! hyper's client would be a task of its own for each connection, with two channels between it and the one that asks: a sixth
+//! of what a request cost.
 
 pub mod answer;
 pub mod request;
