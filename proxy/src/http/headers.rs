@@ -10,6 +10,7 @@ mod trailers;
 pub use strip::{strip_hop_by_hop, strip_identity, strip_request, strip_response};
 pub use trailers::clean_trailers;
 
+use super::http1::fields::read_length;
 use super::http1::request_head::AmbiguousFraming;
 use super::identity_headers::is_reserved;
 use crate::refusal::{Refusal, Refused};
@@ -136,11 +137,7 @@ fn check_body_length(version: Version, told: &Told<'_>) -> Result<(), Refusal> {
     if told.coding.is_some_and(|value| version != Version::HTTP_11 || !is_chunked(value)) {
         return Err(Refusal::BadRequest);
     }
-    let is_number = |value: &HeaderValue| {
-        let is_small = value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok());
-        is_small && value.as_bytes().iter().all(u8::is_ascii_digit)
-    };
-    if told.length.is_some_and(|value| !is_number(value)) { Err(Refusal::BadRequest) } else { Ok(()) }
+    if told.length.is_some_and(|value| read_length(value).is_none()) { Err(Refusal::BadRequest) } else { Ok(()) }
 }
 
 fn is_blank(byte: &u8) -> bool {

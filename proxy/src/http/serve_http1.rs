@@ -20,7 +20,6 @@ use crate::refusal::{Refusal, Refused};
 use crate::session::Told;
 use crate::upstream::client::chain;
 use http::Request;
-use http::header::UPGRADE;
 use http_body::Body as _;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -92,12 +91,12 @@ async fn serve_all(connection: &Rc<Connection>, caller: &Rc<Caller>) -> Result<(
 
 /// One request and its answer. True: another may follow.
 async fn exchange(connection: &Rc<Connection>, caller: &Rc<Caller>, head: Head) -> Result<bool, Ended> {
-    let Head { parts, body, keeps, expects_continue, takes_trailers } = head;
+    let Head { parts, body, keeps, expects_continue, takes_trailers, asks_upgrade } = head;
     let asked = Asked::of(&parts.method, parts.version, keeps);
     let has_body = !body.has_ended();
     caller.begins(has_body, expects_continue);
     let (body, become_tunnel) = match has_body {
-        false if asked.is_connect || parts.headers.contains_key(UPGRADE) => {
+        false if asked.is_connect || asks_upgrade => {
             let (give, taken) = oneshot::channel();
             (Received::Tunnel(Some(Side::Upgrade(taken))), Some(give))
         }

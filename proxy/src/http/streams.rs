@@ -1,6 +1,7 @@
 //! Bodies as the streams of HTTP/2 (RFC 9113 §8.1), in both directions and on both sides of the proxy.
 
 use super::body::BodyError;
+use super::http1::fields::read_length;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
@@ -112,11 +113,7 @@ fn reason_of(error: &BodyError) -> Reason {
 pub fn length_of(headers: &HeaderMap) -> Option<u64> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (first, second) = (lengths.next()?, lengths.next());
-    let digits = first.as_bytes();
-    if second.is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    first.to_str().ok()?.parse().ok()
+    if second.is_none() { read_length(first) } else { None }
 }
 
 /// A body as it comes in.

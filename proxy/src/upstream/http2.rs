@@ -1,6 +1,7 @@
 //! HTTP/2 towards an upstream: many requests on one connection, each written to h2 and read from it by the task that asks.
 //! hyper's client would have two channels and a task of its own between the two for each.
 
+use super::http1::request::may_have_body;
 use super::pool::OwnSvid;
 use crate::hbone::TunnelStream;
 use crate::http::body::{Received, RequestBody};
@@ -132,12 +133,9 @@ pub async fn send(
     exchange(response, Outgoing::new(stream, body)).await
 }
 
-/// The other side has to be able to tell a body's end from its beginning, where the method says that there may be one (RFC 9110
-/// §8.6).
 fn set_length(method: &Method, headers: &mut HeaderMap, body: &RequestBody) {
     let Some(length) = body.size_hint().exact() else { return };
-    let is_expected = !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
-    if (length > 0 || is_expected) && !headers.contains_key(CONTENT_LENGTH) {
+    if (length > 0 || may_have_body(method)) && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }

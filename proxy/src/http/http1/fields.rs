@@ -63,6 +63,33 @@ fn range((start, end): (u32, u32)) -> Range<usize> {
     start as usize..end as usize
 }
 
+/// `Content-Length` (RFC 9110 §8.6): digits alone, and no more than a body may have.
+pub fn read_length(value: &HeaderValue) -> Option<u64> {
+    // `parse` takes a plus sign.
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// What `Connection` says of the time behind a message (RFC 9112 §9.3).
+#[derive(Default)]
+pub struct Persistence {
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Persistence {
+    pub fn hear(&mut self, connection: &HeaderValue) {
+        for option in connection.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    pub fn lasts(&self, is_http10: bool) -> bool {
+        !self.close && (self.keep_alive || !is_http10)
+    }
+}
+
 /// Writes `fields` as lines.
 pub fn write(fields: &HeaderMap, into: &mut Vec<u8>) {
     for (name, value) in fields {

@@ -2,10 +2,10 @@
 
 use super::Malformed;
 use super::chunked::Chunks;
-use super::fields::{self, Places};
+use super::fields::{self, Persistence, Places};
 use super::incoming::Incoming;
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
 use httparse::{Header, ParserConfig, Status};
@@ -28,6 +28,7 @@ pub struct Head {
     pub keeps: bool,
     pub expects_continue: bool,
     pub takes_trailers: bool,
+    pub asks_upgrade: bool,
 }
 
 /// Why a head is none.
@@ -120,33 +121,30 @@ struct Said {
     length: Option<u64>,
     codings: usize,
     is_chunked: bool,
-    says_close: bool,
-    says_keep_alive: bool,
+    persistence: Persistence,
     expects_continue: bool,
     takes_trailers: bool,
+    asks_upgrade: bool,
 }
 
 impl Said {
     fn hear(&mut self, name: &HeaderName, value: &HeaderValue) {
         let bytes = value.as_bytes();
-        let mut options = bytes.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         if *name == CONTENT_LENGTH {
             self.lengths += 1;
-            // `parse` takes a plus sign.
-            let digits = std::str::from_utf8(bytes).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-            self.length = digits.and_then(|text| text.parse().ok());
+            self.length = fields::read_length(value);
         } else if *name == TRANSFER_ENCODING {
             self.codings += 1;
             self.is_chunked = bytes.eq_ignore_ascii_case(b"chunked");
         } else if *name == CONNECTION {
-            for option in options {
-                self.says_close |= option.eq_ignore_ascii_case(b"close");
-                self.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-            }
+            self.persistence.hear(value);
         } else if *name == EXPECT {
             self.expects_continue = bytes.eq_ignore_ascii_case(b"100-continue");
         } else if *name == TE {
-            self.takes_trailers |= options.any(|option| option.eq_ignore_ascii_case(b"trailers"));
+            let mut codings = bytes.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            self.takes_trailers |= codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        } else {
+            self.asks_upgrade |= *name == UPGRADE;
         }
     }
 
@@ -160,13 +158,13 @@ impl Said {
             (0, 1) if self.is_chunked && is_http11 => Some(Incoming::Chunks(Chunks::default())),
             _ => None,
         };
-        let lives_on = if is_http11 { !self.says_close } else { self.says_keep_alive && !self.says_close };
         Head {
             parts,
-            keeps: lives_on && body.is_some(),
+            keeps: self.persistence.lasts(!is_http11) && body.is_some(),
             body: body.unwrap_or(Incoming::NONE),
             expects_continue: self.expects_continue && is_http11,
             takes_trailers: self.takes_trailers,
+            asks_upgrade: self.asks_upgrade,
         }
     }
 }

@@ -52,21 +52,26 @@ pub fn write(head: &Parts, length: Option<u64>, asked: Asked) -> Written {
         // RFC 9112 §6.1: HTTP/1.0 knows no chunks.
         None => Framing::UntilEnd,
     };
-    let says_close = head.headers.get_all(CONNECTION).iter().any(|value| value == "close");
-    let keeps = asked.keeps && !says_close && framing != Framing::UntilEnd;
-
     let mut lines = Vec::with_capacity(HEAD_BYTES);
     write_status(head, asked.version, &mut lines);
+    // One walk: a look-up for each of these would hash each of them, for every answer.
+    let (mut said_length, mut says_close, mut has_date) = (None, false, false);
     for (name, value) in &head.headers {
-        if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
+        if *name == CONTENT_LENGTH {
+            said_length = Some(value);
+        } else if *name != TRANSFER_ENCODING {
+            says_close |= *name == CONNECTION && value == "close";
+            has_date |= *name == DATE;
             fields::write_one(name, value, &mut lines);
         }
     }
-    if !head.headers.contains_key(DATE) {
+    let keeps = asked.keeps && !says_close && framing != Framing::UntilEnd;
+    if !has_date {
         fields::write_one(&DATE, &date::now(), &mut lines);
     }
     if !switches {
-        write_framing(head, length, framing, has_no_body, &mut lines);
+        let said = said_length.cloned().or_else(|| length.filter(|length| *length > 0).map(HeaderValue::from));
+        write_framing(status, said, framing, has_no_body, &mut lines);
         match asked.version {
             Version::HTTP_11 if !keeps && !says_close => lines.extend_from_slice(b"connection: close\r\n"),
             // RFC 9112 §9.3: who asked for it has to be told.
@@ -89,24 +94,21 @@ fn write_status(head: &Parts, version: Version, lines: &mut Vec<u8>) {
     lines.extend_from_slice(b"\r\n");
 }
 
-fn write_framing(head: &Parts, length: Option<u64>, framing: Framing, has_no_body: bool, lines: &mut Vec<u8>) {
-    match framing {
-        // RFC 9110 §8.6: of the body that there would have been, with HEAD and 304; never with 1xx and 204.
-        Framing::Length(_) if has_no_body => {
-            let is_allowed = !head.status.is_informational() && head.status != StatusCode::NO_CONTENT;
-            let said = head.headers.get(CONTENT_LENGTH).cloned();
-            let said = said.or_else(|| length.filter(|length| *length > 0).map(HeaderValue::from));
-            if let Some(said) = said.filter(|_| is_allowed) {
-                fields::write_one(&CONTENT_LENGTH, &said, lines);
-            }
-        }
-        Framing::Length(length) => match head.headers.get(CONTENT_LENGTH) {
-            // What it is the length of was read by it.
-            Some(said) => fields::write_one(&CONTENT_LENGTH, said, lines),
-            None => fields::write_one(&CONTENT_LENGTH, &HeaderValue::from(length), lines),
-        },
-        Framing::Chunks => lines.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::UntilEnd => {}
+/// `said`: the length that the head says, which is how its body was read, else that of the body.
+fn write_framing(
+    status: StatusCode,
+    said: Option<HeaderValue>,
+    framing: Framing,
+    has_no_body: bool,
+    lines: &mut Vec<u8>,
+) {
+    // RFC 9110 §8.6: of the body that there would have been, with HEAD and 304; never with 1xx and 204.
+    let never_has_one = status.is_informational() || status == StatusCode::NO_CONTENT;
+    match (framing, said) {
+        (Framing::Length(_), Some(said)) if !never_has_one => fields::write_one(&CONTENT_LENGTH, &said, lines),
+        (Framing::Length(_), None) if !has_no_body => lines.extend_from_slice(b"content-length: 0\r\n"),
+        (Framing::Length(_) | Framing::UntilEnd, _) => {}
+        (Framing::Chunks, _) => lines.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
 }
 

@@ -60,12 +60,11 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         Poll::Ready(Ok(count))
     }
 
-    /// Has nothing come, and not the end either? What it finds is lost: such a connection is of no use.
+    /// Does nothing come, and not the end either? What it finds is lost: such a connection is of no use.
     pub fn is_silent(&mut self) -> bool {
         let mut byte = [0];
         let mut context = Context::from_waker(Waker::noop());
-        self.unread.is_empty()
-            && Pin::new(&mut self.io).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+        Pin::new(&mut self.io).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
     /// Takes a head from the front of what is unread, by `take`, which says `None` where it has not come whole: then that is not

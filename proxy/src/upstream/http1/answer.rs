@@ -2,9 +2,9 @@
 
 use crate::http::http1::Malformed;
 use crate::http::http1::chunked::Chunks;
-use crate::http::http1::fields::{self, Places};
+use crate::http::http1::fields::{self, Persistence, Places};
 use crate::http::http1::incoming::Incoming;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
@@ -72,14 +72,13 @@ struct Framing {
     length: Option<u64>,
     has_two_lengths: bool,
     is_chunked: bool,
-    says_close: bool,
-    says_keep_alive: bool,
+    persistence: Persistence,
 }
 
 impl Framing {
     fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
         if *name == CONTENT_LENGTH {
-            let length = read_length(value.as_bytes())?;
+            let length = fields::read_length(value).ok_or(Malformed::Length)?;
             // RFC 9110 §8.6: the same number twice may be taken for one.
             match self.length.replace(length) {
                 Some(before) if before != length => return Err(Malformed::TwoLengths),
@@ -92,11 +91,7 @@ impl Framing {
             }
             self.is_chunked = true;
         } else if *name == CONNECTION {
-            let mut options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            options.by_ref().for_each(|option| {
-                self.says_close |= option.eq_ignore_ascii_case(b"close");
-                self.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-            });
+            self.persistence.hear(value);
         }
         Ok(())
     }
@@ -124,21 +119,9 @@ impl Framing {
         if let Some(length) = self.length.filter(|_| self.has_two_lengths) {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        let lives_on = if is_http10 { self.says_keep_alive } else { true };
-        let keeps = lives_on && !self.says_close && !switches && !matches!(body, Incoming::UntilEnd { .. });
+        let keeps = self.persistence.lasts(is_http10) && !switches && !matches!(body, Incoming::UntilEnd { .. });
         Ok(Answer { head, body, keeps, switches })
     }
-}
-
-fn read_length(value: &[u8]) -> Result<u64, Malformed> {
-    // `parse` takes a plus sign.
-    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits.and_then(|text| text.parse().ok()).ok_or(Malformed::Length)
-}
-
-/// Of what was read behind a head that switches: it belongs to what follows.
-pub fn rest(bytes: &mut BytesMut) -> Bytes {
-    bytes.split().freeze()
 }
 
 #[cfg(test)]

@@ -98,8 +98,8 @@ impl H1Connection {
     }
 
     fn become_tunnel(&self) -> Option<upgrade::Side> {
-        let Wire { io, mut unread, .. } = self.wire.borrow_mut().take()?;
-        Some(upgrade::Side::Open(Box::new(Rewind::new(answer::rest(&mut unread), io))))
+        let Wire { io, unread, .. } = self.wire.borrow_mut().take()?;
+        Some(upgrade::Side::Open(Box::new(Rewind::new(unread.freeze(), io))))
     }
 }
 
@@ -241,7 +241,7 @@ impl ReceivedAnswer {
         }
         let frame = match &mut *self.connection.wire.borrow_mut() {
             Some(wire) => ready!(self.body.poll_frame(wire, context)),
-            None => None,
+            None => Some(Err(Broken::Ended)),
         };
         self.look_at_end();
         Poll::Ready(match frame {

@@ -16,13 +16,17 @@ pub fn write_head(head: &Parts, has_body: bool) -> Option<(Vec<u8>, Framing)> {
     lines.push(b' ');
     lines.extend_from_slice(target(&head.method, &head.uri).as_bytes());
     lines.extend_from_slice(b" HTTP/1.1\r\n");
-    fields::write(&head.headers, &mut lines);
-    let framing = match head.headers.get(CONTENT_LENGTH) {
-        Some(length) => Framing::Length(length.to_str().ok()?.parse().ok()?),
+    let mut length = None;
+    for (name, value) in &head.headers {
+        if *name == CONTENT_LENGTH {
+            length = Some(value);
+        }
+        fields::write_one(name, value, &mut lines);
+    }
+    let framing = match length {
+        Some(length) => Framing::Length(fields::read_length(length)?),
         None if !has_body => {
-            // The other side has to be able to tell that there is none, where the method says that there may be one (RFC 9110
-            // §8.6).
-            if !matches!(head.method, Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT) {
+            if may_have_body(&head.method) {
                 lines.extend_from_slice(b"content-length: 0\r\n");
             }
             Framing::Length(0)
@@ -34,6 +38,11 @@ pub fn write_head(head: &Parts, has_body: bool) -> Option<(Vec<u8>, Framing)> {
     };
     lines.extend_from_slice(b"\r\n");
     Some((lines, framing))
+}
+
+/// Then the other side has to be told where there is none (RFC 9110 §8.6).
+pub fn may_have_body(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT)
 }
 
 /// RFC 9112 §3.2: origin form, or the authority of a CONNECT.
