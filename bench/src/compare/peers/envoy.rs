@@ -29,7 +29,9 @@ impl Product for Envoy {
     }
 
     fn version(&self) -> String {
-        says(&Program::new(&self.path, ["--version"]))
+        let said = says(&Program::new(&self.path, ["--version"]));
+        // Its own path stands first.
+        said.split_once("version: ").map_or_else(|| said.clone(), |(_, version)| format!("Envoy {version}"))
     }
 
     fn lacks(&self, _setting: &Setting) -> Option<&'static str> {
