@@ -4,6 +4,7 @@
 //! is configured. `README.md` beside this says what each figure means.
 
 mod app;
+mod audit;
 mod capture_cost;
 mod compare;
 mod instructions;
@@ -30,6 +31,8 @@ enum Command {
     Instructions(instructions::InstructionsArguments),
     /// What capture adds to a request, in two network namespaces; needs root.
     CaptureCost(capture_cost::CaptureCostArguments),
+    /// What a log of a million records takes to write, and to verify
+    Audit(audit::AuditArguments),
     /// Calls each part of the request path; started by `instructions`.
     #[command(hide = true)]
     Parts,
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::CaptureCost(arguments) => capture_cost::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Parts => instructions::parts::run(),
         Command::App(arguments) => app::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),

@@ -1,6 +1,7 @@
 //! Rules between sections: what is right by itself and wrong beside something else.
 
 use crate::Config;
+use crate::audit::AuditTarget;
 use crate::capture;
 use crate::listen::ListenAddress;
 use crate::listener::{AppAddress, Inbound};
@@ -8,6 +9,7 @@ use crate::network::Destination;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
 use crate::route::Route;
+use crate::telemetry::AccessLog;
 use crate::upstream::{Endpoints, Service};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -32,7 +34,23 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
         let hint = "declare ports below `inbound:`, or remove `tunnel`";
         reader.problem(&tunnel.place, "nothing can be reached through the tunnel: no port is declared", hint);
     }
+    log_files(config, reader);
     listeners(reader);
+}
+
+/// Two logs in one place cannot be told apart, and one of them is to be proven whole.
+fn log_files(config: &Config, reader: &mut Reader) {
+    let Some(audit) = &config.audit else { return };
+    let (shared, hint) = match (&audit.to, &config.telemetry.access_log) {
+        (AuditTarget::Stdout, AccessLog::Stdout) => {
+            ("standard output".to_owned(), "write `telemetry: { access_log: off }`, or give one of the two a file")
+        }
+        (AuditTarget::File { path, .. }, AccessLog::File(other)) if path == other => {
+            (path.display().to_string(), "give each a file of its own")
+        }
+        _ => return,
+    };
+    reader.problem(&audit.place, format!("`audit` and `telemetry.access_log` both write to {shared}"), hint);
 }
 
 /// A service that is reached at one of our own outbound listeners is this proxy calling itself without end.

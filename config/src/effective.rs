@@ -1,11 +1,12 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
+mod audit;
 mod bounds;
+mod rule;
 mod service;
 mod write_yaml;
 
 use crate::Config;
-use crate::authz::{Allow, Principal};
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listen::ListenAddress;
@@ -34,6 +35,7 @@ impl Config {
             self.tunnel.as_ref().map(|it| json!({ "listen": words(&it.listen), "svid": svid(&it.svid) })),
         );
         root.insert("telemetry".into(), telemetry(self));
+        put(&mut root, "audit", self.audit.as_ref().map(audit::audit));
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
         put(&mut root, "drain_timeout", self.drain_timeout.map(|span| json!(print_duration(span))));
@@ -160,22 +162,11 @@ fn inbound(port: &Inbound) -> Value {
     put(&mut section, "app_http", has_http.then_some(app_http));
     put(&mut section, "svid", (port.tls != InboundTls::Off).then(|| svid(&port.svid)));
     put(&mut section, "identity_headers", has_http.then_some(headers));
-    section.insert("allow".into(), port.allow.iter().map(rule).collect());
+    rule::rules(&mut section, &port.rules);
     let routes: Value = port.routes.iter().map(route).collect();
     put(&mut section, "routes", (!port.routes.is_empty()).then_some(routes));
     section.insert("on_expiry".into(), json!(on_expiry(port.on_expiry)));
-    Value::Object(section)
-}
-
-fn rule(rule: &Allow) -> Value {
-    let mut section = Map::new();
-    section.insert("name".into(), json!(rule.name));
-    match &rule.who {
-        Principal::Spiffe(patterns) => section.insert("spiffe".into(), words(patterns)),
-        Principal::Anonymous => section.insert("anonymous".into(), json!(true)),
-    };
-    put(&mut section, "methods", (!rule.methods.is_empty()).then(|| words(&rule.methods)));
-    put(&mut section, "paths", (!rule.paths.is_empty()).then(|| words(&rule.paths)));
+    put(&mut section, "request_timeout", port.request_timeout.map(|span| json!(print_duration(span))));
     Value::Object(section)
 }
 
@@ -184,13 +175,14 @@ fn route(route: &Route) -> Value {
     put(&mut matching, "hosts", (!route.hosts.is_empty()).then(|| words(&route.hosts)));
     matching.insert("path".into(), json!(route.path.to_string()));
     put(&mut matching, "methods", (!route.methods.is_empty()).then(|| words(&route.methods)));
-    json!({
-        "name": route.name,
-        "match": matching,
-        "allow": route.allow.iter().map(rule).collect::<Value>(),
-        "connect": route.connect,
-        "lax_path": route.lax_path,
-    })
+    let mut section = Map::new();
+    section.insert("name".into(), json!(route.name));
+    section.insert("match".into(), Value::Object(matching));
+    rule::rules(&mut section, &route.rules);
+    section.insert("connect".into(), json!(route.connect));
+    section.insert("lax_path".into(), json!(route.lax_path));
+    put(&mut section, "request_timeout", route.request_timeout.map(|span| json!(print_duration(span))));
+    Value::Object(section)
 }
 
 fn outbound(config: &Config) -> Value {

@@ -7,6 +7,7 @@
 //! `include` and `yaml` make one tree of all files, `read` and `values` read it without stopping at a problem, `root`
 //! makes the sections a [`Config`], and `cross_check` holds them against each other.
 
+pub mod audit;
 pub mod authz;
 pub mod bounds;
 pub mod capture;
@@ -39,7 +40,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use authz::{Allow, Principal};
+pub use audit::{Audit, AuditTarget};
+pub use authz::{Principal, Rule, Rules};
 pub use bounds::{Limits, Timeouts};
 pub use capture::{Capture, CaptureMode, Dns};
 pub use hardening::Hardening;
@@ -69,6 +71,8 @@ pub struct Config {
     /// `None`: peers have an mTLS connection for each of theirs.
     pub tunnel: Option<Tunnel>,
     pub telemetry: Telemetry,
+    /// `None`: decisions are not recorded for proof.
+    pub audit: Option<Audit>,
     pub admin: Admin,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.
     pub workers: Option<NonZeroUsize>,
@@ -126,13 +130,16 @@ impl Config {
             for route in &mut port.routes {
                 route.place = nowhere.clone();
             }
-            let routes = port.routes.iter_mut().flat_map(|route| &mut route.allow);
-            for rule in port.allow.iter_mut().chain(routes) {
+            let routes = port.routes.iter_mut().flat_map(|route| route.rules.all_mut());
+            for rule in port.rules.all_mut().chain(routes) {
                 rule.place = nowhere.clone();
             }
         }
         if let Some(dns) = config.capture.as_mut().and_then(|capture| capture.dns.as_mut()) {
             dns.place = nowhere.clone();
+        }
+        if let Some(audit) = &mut config.audit {
+            audit.place = nowhere.clone();
         }
         if let Some(tunnel) = &mut config.tunnel {
             tunnel.place = nowhere.clone();

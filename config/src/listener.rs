@@ -2,7 +2,7 @@
 
 mod raw;
 
-use crate::authz::Allow;
+use crate::authz::{Rule, Rules};
 use crate::identity::SvidSelector;
 use crate::problem::Place;
 use crate::read::{FromNode, Reader};
@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[cfg(test)]
 pub(crate) use raw::RawIdentityHeaders;
@@ -32,13 +33,27 @@ pub struct Inbound {
     pub app_http: AppHttp,
     pub svid: SvidSelector,
     pub identity_headers: IdentityHeaders,
-    /// Rules of the port: decide L4 connections, and the routes that have none of their own.
-    pub allow: Vec<Allow>,
+    /// Decide L4 connections, and routes as [`Rules`] says.
+    pub rules: Rules,
     /// Most specific wins, whatever the order. Empty: one route for everything, with the port's rules.
     pub routes: Vec<Route>,
     /// L4 connections whose SVID (ours or the peer's) expires.
     pub on_expiry: OnExpiry,
+    /// From a request's head to the end of its answer, in routes that do not say. `None`: no limit.
+    pub request_timeout: Option<Duration>,
     pub place: Place,
+}
+
+impl Inbound {
+    /// The port's and its routes'.
+    pub fn rule_sets(&self) -> impl Iterator<Item = &Rules> {
+        std::iter::once(&self.rules).chain(self.routes.iter().map(|route| &route.rules))
+    }
+
+    /// Some rule or route looks at requests: then nothing that is not HTTP passes (DESIGN, "detection memory").
+    pub fn is_about_requests(&self) -> bool {
+        self.protocol == Protocol::Http || !self.routes.is_empty() || self.rules.all().any(Rule::is_about_requests)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -43,6 +43,12 @@ impl Segment {
         }
     }
 
+    /// As [`Segment::matches`]; a capture that `given` has a value for matches that value alone.
+    fn matches_given(&self, text: &str, given: &[(String, &str)]) -> bool {
+        let value = self.capture().and_then(|name| given.iter().find(|(other, _)| other == name));
+        value.map_or_else(|| self.matches(text), |(_, value)| *value == text)
+    }
+
     /// The name, if this is a capture.
     fn capture(&self) -> Option<&str> {
         match self {

@@ -1,5 +1,6 @@
 //! The file as a whole: its sections, and the [`Config`] that they make.
 
+use crate::audit::RawAudit;
 use crate::bounds::{Count, Limits, RawLimits, RawTimeouts, Timeouts};
 use crate::capture::RawCapture;
 use crate::hardening::RawHardening;
@@ -30,6 +31,8 @@ pub(crate) struct RawConfig {
     tunnel: Field<RawTunnel>,
     /// Metrics, readiness and logs.
     telemetry: Field<RawTelemetry>,
+    /// The log that proves what was decided.
+    audit: Field<RawAudit>,
     /// Where the running program is asked and told.
     admin: Field<RawAdmin>,
     /// Threads that carry traffic.
@@ -61,6 +64,7 @@ impl Section for RawConfig {
             capture: keys.optional("capture"),
             tunnel: keys.optional("tunnel"),
             telemetry: keys.optional("telemetry"),
+            audit: keys.optional("audit"),
             admin: keys.optional("admin"),
             workers: keys.optional("workers"),
             drain_timeout: keys.optional("drain_timeout"),
@@ -95,6 +99,7 @@ impl RawConfig {
             tunnel: self.tunnel.into_option().and_then(|tunnel| tunnel.check(reader)),
             // Its defaults are listeners, so it is checked also when nobody wrote it.
             telemetry: self.telemetry.or_default().check(reader),
+            audit: self.audit.into_option().and_then(|audit| audit.check(reader)),
             admin: self.admin.into_option().map_or_else(Admin::default, |admin| admin.check(reader)),
             workers: self.workers.into_option().and_then(|count| NonZeroUsize::new(count.as_usize())),
             drain_timeout: self.drain_timeout.into_option().map(|span| span.0),

@@ -1,11 +1,12 @@
 //! `routes:` of an inbound port.
 
-use crate::authz::{Allow, RawAllow, check_rules};
+use crate::authz::{Effect, RawRule, Rule, Rules, check_rules};
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
-use crate::values::{Method, Name, OneOrMany};
+use crate::values::{Method, Name, OneOrMany, Span};
 use schemars::JsonSchema;
+use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -16,12 +17,15 @@ pub struct Route {
     pub path: PathPattern,
     /// Upper case as in RFC 9110 §9.1, compared exactly. Empty: any method but CONNECT.
     pub methods: Vec<String>,
-    /// Never empty: a route without rules of its own has got its port's.
-    pub allow: Vec<Allow>,
+    /// Without what the port denies and requires, which holds here too. `allow` is never empty: a route without one has got its
+    /// port's.
+    pub rules: Rules,
     /// CONNECT may use this route. Default false.
     pub connect: bool,
     /// Paths with raw non-ASCII bytes or a stray `%` may use this route. Default false.
     pub lax_path: bool,
+    /// From a request's head to the end of its answer. `None`: what the port says.
+    pub request_timeout: Option<Duration>,
     pub place: Place,
 }
 
@@ -73,15 +77,23 @@ pub(crate) struct RawRoute {
     /// Which requests take this route.
     #[schemars(rename = "match")]
     matching: Field<RawMatch>,
-    /// Who may. Without it the port's rules hold.
+    /// What is refused, whatever allows it; beside what the port denies.
+    deny: Field<Vec<RawRule>>,
+    /// What has to hold, all of it; beside what the port requires.
+    require: Field<Vec<RawRule>>,
+    /// Who may. Without it the port's `allow` holds.
     #[schemars(extend("x-default" = "the port's rules"))]
-    allow: Field<Vec<RawAllow>>,
+    allow: Field<Vec<RawRule>>,
     /// Let the CONNECT method use this route; elsewhere it is answered with 405.
     #[schemars(extend("default" = false))]
     connect: Field<bool>,
     /// Let paths with raw non-ASCII bytes or a stray `%` use this route; elsewhere they are answered with 400.
     #[schemars(extend("default" = false))]
     lax_path: Field<bool>,
+    /// From a request's head to the end of its answer. When it passes first, the request is refused with 504, or its
+    /// answer breaks off.
+    #[schemars(extend("x-default" = "the port's"))]
+    request_timeout: Field<Span>,
     #[schemars(skip)]
     pub place: Place,
 }
@@ -93,9 +105,12 @@ impl Section for RawRoute {
         Self {
             name: keys.optional("name"),
             matching: keys.required("match", "say which requests take this route: `match: { path: \"/orders/**\" }`"),
+            deny: keys.optional("deny"),
+            require: keys.optional("require"),
             allow: keys.optional("allow"),
             connect: keys.optional("connect"),
             lax_path: keys.optional("lax_path"),
+            request_timeout: keys.optional("request_timeout"),
             place: keys.place(),
         }
     }
@@ -127,8 +142,11 @@ impl Section for RawMatch {
 impl RawRoute {
     /// `number` counts the routes of a port from 1; `port_rules` is `None` where the port's could not all be read.
     /// `None`: this route's problems have been told.
-    pub fn check(self, number: usize, port_rules: Option<&[Allow]>, reader: &mut Reader) -> Option<Route> {
+    pub fn check(self, number: usize, port_rules: Option<&[Rule]>, reader: &mut Reader) -> Option<Route> {
         let place = self.place;
+        let name = self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0);
+        let deny = check_rules(self.deny.into_option().unwrap_or_default(), Effect::Deny, "", reader);
+        let require = check_rules(self.require.into_option().unwrap_or_default(), Effect::Require, "", reader);
         let allow_place = self.allow.place().cloned();
         let allow = match (&allow_place, self.allow.into_option()) {
             (Some(place), Some(rules)) if rules.is_empty() => {
@@ -136,9 +154,9 @@ impl RawRoute {
                 reader.problem(place, "the route allows nobody", hint);
                 Vec::new()
             }
-            (Some(_), rules) => check_rules(rules.unwrap_or_default(), reader),
+            (Some(_), rules) => check_rules(rules.unwrap_or_default(), Effect::Allow, "", reader),
             (None, _) => {
-                if port_rules.is_some_and(<[Allow]>::is_empty) {
+                if port_rules.is_some_and(<[Rule]>::is_empty) {
                     let hint = "add `allow:` with who may call, here or at its port";
                     reader.problem(&place, "the route has no rules, and neither has its port", hint);
                 }
@@ -162,16 +180,17 @@ impl RawRoute {
             reader.problem(&place, "the route names the method CONNECT, which it does not let through", hint);
         }
         Some(Route {
-            name: self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0),
+            name,
             hosts: matching.hosts.or_default().0,
             path: match matching.path.is_written() {
                 true => matching.path.into_option()?,
                 false => PathPattern::everything(),
             },
             methods,
-            allow,
+            rules: Rules { deny, require, allow },
             connect,
             lax_path: self.lax_path.or(false),
+            request_timeout: self.request_timeout.into_option().map(|span| span.0),
             place,
         })
     }

@@ -33,7 +33,7 @@ fn load(text: &str) -> Result<Config, Problems> {
 #[test]
 fn every_example_loads() {
     let names = examples();
-    assert_eq!(names.len(), 15, "{names:?}");
+    assert_eq!(names.len(), 17, "{names:?}");
     for path in names {
         if let Err(problems) = Config::load(&path) {
             panic!("{problems}");
@@ -141,7 +141,7 @@ fn what_nobody_wrote_is_the_default() {
     let port = &config.inbound[0];
     assert_eq!((port.name.as_str(), port.app.to_string().as_str()), ("inbound-8080", "127.0.0.1:8080"));
     assert_eq!(
-        (port.tls, port.protocol, port.allow[0].name.as_str()),
+        (port.tls, port.protocol, port.rules.allow[0].name.as_str()),
         (InboundTls::Strict, Protocol::Detect, "allow-1")
     );
 }
@@ -190,6 +190,64 @@ fn inbound_ports_that_make_no_sense_are_problems() {
         ("{ port: 1, allow: [{ spiffe: spiffe://td/a, methods: \"*\" }] }", "1:64 `methods: \"*\"` is no method"),
         ("{ port: 1, allow: [{ spiffe: spiffe://td/a, paths: a }] }", "1:62 `paths: a` does not start with `/`"),
         ("{ port: 1, allow: [{ spiffe: \"spiffe://td/{ns}\" }] }", "1:40 `spiffe://td/{ns}` has the capture `{ns}`"),
+        (
+            "{ port: 1, allow: [{ spiffe: \"spiffe://td/{ns}\", paths: [\"/{ns}\", /x] }] }",
+            "1:40 `spiffe://td/{ns}` has the capture `{ns}`, and not every path or host of the rule has it",
+        ),
+        (
+            "{ port: 1, deny: [{ name: x }], allow: [{ spiffe: spiffe://td/a }] }",
+            "1:29 a rule of `deny` fits everything",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, trust_domain: td }] }",
+            "1:69 a rule names both `spiffe` and `trust_domain`",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, headers: { x-spiffe-id: a } }] }",
+            "1:66 a rule cannot ask for the header `x-spiffe-id`",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, headers: { X_Forwarded.Client-Cert: a } }] }",
+            "1:66 a rule cannot ask for the header",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, headers: { x-a: 1, X-A: 2 } }] }",
+            "1:74 the header `x-a` is asked for twice",
+        ),
+        ("{ port: 1, allow: [{ spiffe: spiffe://td/a, headers: {} }] }", "1:64 `headers` has nothing that could fit"),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, query: { a: \"*x*\" } }] }",
+            "1:67 `query: \"*x*\"` has `*` at both ends",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, source: 10.0.0.1/8 }] }",
+            "1:63 `source: 10.0.0.1/8` has bits set behind its prefix",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, time: { days: [mon, tues] } }] }",
+            "1:75 `days: tues` is not known | did you mean `tue`?",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, time: { hours: 08:00 } }] }",
+            "1:70 `hours: 08:00` is not two times of day",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, time: { hours: 08:00-08:00 } }] }",
+            "1:70 `hours: 08:00-08:00` has no time between its ends",
+        ),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, time: { until: 2026-12-24 } }] }",
+            "1:70 `until: 2026-12-24` is not a moment as RFC 3339 writes it",
+        ),
+        ("{ port: 1, allow: [{ spiffe: spiffe://td/a, time: {} }] }", "1:61 `time` fits always"),
+        (
+            "{ port: 1, deny: [{ name: x, source: 10.0.0.1 }], allow: [{ name: x, spiffe: spiffe://td/a }] }",
+            "1:69 the rule name `x` is used twice",
+        ),
+        (
+            "{ port: 1, protocol: tcp, deny: [{ hosts: a }], allow: [{ spiffe: spiffe://td/a }] }",
+            "1:44 rule `port-deny-1` is about requests",
+        ),
         ("{ port: 1, allow: [{ spiffe: spiffe://td }] }", "1:40 `spiffe: spiffe://td` names a trust domain"),
         ("{ port: 1, allow: [{ anonymous: true }] }", "1:30 rule `allow-1` can never match: the port's `tls: strict`"),
         (
@@ -206,11 +264,15 @@ fn inbound_ports_that_make_no_sense_are_problems() {
         ),
         (
             "{ port: 1, protocol: tcp, allow: [{ spiffe: spiffe://td/a, methods: GET }] }",
-            "1:45 rule `allow-1` has methods or paths, and the port's protocol is `tcp`",
+            "1:45 rule `allow-1` is about requests, and the port's protocol is `tcp`",
         ),
         (
             "{ port: 1, protocol: tcp, app_http: 2, allow: [{ spiffe: spiffe://td/a }] }",
             "1:47 `app_http` is for HTTP, and the port's protocol is `tcp`",
+        ),
+        (
+            "{ port: 1, protocol: tcp, allow: [{ spiffe: spiffe://td/a }], request_timeout: 1s }",
+            "1:90 `request_timeout` is for HTTP, and the port's protocol is `tcp`",
         ),
         (
             "{ port: 1, protocol: tcp, allow: [{ spiffe: spiffe://td/a }], routes: [{ match: {} }] }",

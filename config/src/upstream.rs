@@ -17,6 +17,7 @@ use std::time::Duration;
 pub(crate) use raw::RawOutbound;
 #[cfg(test)]
 pub(crate) use raw::{RawEndpoints, RawService};
+pub(crate) use resilience::Percent;
 pub use resilience::{Outliers, Resilience, Retries, ServiceLimits};
 #[cfg(test)]
 pub(crate) use resilience::{RawOutliers, RawRetries, RawServiceLimits};

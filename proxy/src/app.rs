@@ -6,6 +6,8 @@ mod listeners;
 mod process_change;
 
 use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
+use crate::audit::record::Event;
+use crate::audit::{self, AuditLog, OpenError};
 use crate::capture::probe;
 use crate::dns::server as dns_server;
 use crate::hardening::Hardened;
@@ -73,7 +75,9 @@ impl App {
         let policy = Policy::compile(&config, None, &metrics)?;
         let readiness = Arc::new(Readiness::new(identity.clone()));
         readiness.set(Condition::Configuration, Ok(()));
-        let shared = Arc::new(Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery));
+        let mut shared = Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery);
+        shared.audit = open_audit(&config, &shared).context("the audit log cannot be opened")?;
+        let shared = Arc::new(shared);
 
         // Doors: all are bound before one is opened.
         let wanted = Listener::wanted(&config, &shared.policy().load());
@@ -87,7 +91,7 @@ impl App {
         // Open.
         let counters = metrics.identity_counters();
         let endpoint = surroundings.endpoint.clone();
-        let source = identity::spawn(&config.identity, endpoint, identity, counters.clone())?;
+        let source = identity::spawn(&config.identity, endpoint, identity.clone(), counters.clone())?;
         let workers =
             Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
         let drain_asked = Arc::new(Notify::new());
@@ -116,6 +120,9 @@ impl App {
         }
         tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
         tokio::spawn(pressure::watch(app.shared.clone()));
+        if app.shared.audit.enabled() {
+            tokio::spawn(audit::watch::watch(identity, app.shared.audit.clone()));
+        }
         Ok(app)
     }
 
@@ -184,6 +191,7 @@ impl App {
     /// The last attempt to change the configuration failed; what runs stays.
     pub fn refuse_configuration(&self, why: &str) {
         self.shared.metrics.config_refused(SystemTime::now());
+        self.shared.audit.event(&Event::PolicyRefused { why });
         let mut status = ConfigStatus::clone(&self.state.config_status.load());
         status.last_error = Some(why.to_owned());
         self.state.config_status.store(Arc::new(status));
@@ -235,24 +243,40 @@ impl App {
     pub async fn stop(self) {
         self.workers.stop().await;
         self.shared.access_log.flush();
+        self.shared.audit.close();
     }
 
     /// SIGHUP: log files were renamed.
     pub fn reopen_logs(&self) {
         self.shared.access_log.reopen();
+        self.shared.audit.reopen();
     }
 
     fn report_configuration(&self) {
         let policy = self.shared.policy().load();
+        let event = Event::PolicyLoaded { digest: &policy.digest, generation: policy.generation };
+        self.shared.audit.event(&event);
         self.shared.metrics.config_taken(policy.generation, &policy.digest, SystemTime::now());
         self.state.effective_config.store(Arc::new(self.config.effective_json().to_string()));
         self.state.config_status.store(Arc::new(ConfigStatus {
             generation: policy.generation,
-            digest: policy.digest.clone(),
+            digest: policy.digest.to_string(),
             loaded_at: Some(SystemTime::now()),
             last_error: None,
         }));
     }
+}
+
+fn open_audit(config: &Config, shared: &Shared) -> Result<AuditLog, OpenError> {
+    let policy = shared.policy().load();
+    let start = audit::Start {
+        boot: shared.boot_id,
+        policy: &policy.digest,
+        svid: &config.identity.svid,
+        identity: &shared.identity,
+        metrics: &shared.metrics,
+    };
+    AuditLog::start(config.audit.as_ref(), &start)
 }
 
 fn dns_port(config: &Config) -> Option<u16> {
@@ -300,6 +324,7 @@ fn admin_state(
         connections: Box::new(move || Box::pin(Workers::connections(handles.clone()))),
         drain: Box::new(move || drain_asked.notify_one()),
         access_log: shared.access_log.clone(),
+        audit: shared.audit.clone(),
         started_at: SystemTime::now(),
         config_status: ArcSwap::from_pointee(ConfigStatus::default()),
     })

@@ -1,9 +1,12 @@
 //! One accepted connection, from the moment it is accepted to its last byte: what is known of it, and its one record.
 
+mod audit;
 mod local_caller;
 
+use crate::audit::record::{Decision, Outcome as Decided};
 use crate::capture::{Remote, Stream};
 use crate::http::identity_headers::RenderedIdentity;
+use crate::identity::Svid;
 use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
 use crate::session::{CallerShare, Carries, Direction, EndCause, Registered, Session, SessionIo};
@@ -39,6 +42,7 @@ pub struct Connection {
     version: Cell<HttpVersion>,
     policy_generation: u64,
     outcome: RefCell<ConnectionOutcome>,
+    audited: audit::Audited,
     registered: Registered,
     _place: Place,
 }
@@ -49,6 +53,7 @@ struct ConnectionOutcome {
     rule: Option<Arc<str>>,
     upstream: Option<String>,
     upstream_peer: Option<Arc<Peer>>,
+    upstream_own: Option<Arc<Svid>>,
     end: Option<String>,
 }
 
@@ -98,6 +103,7 @@ impl Connection {
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
             outcome: RefCell::default(),
+            audited: audit::Audited::default(),
             _place: place,
         })
     }
@@ -151,6 +157,7 @@ impl Connection {
 
     pub fn set_version(&self, version: HttpVersion) {
         self.version.set(version);
+        self.audit_requests();
         self.session.set_carries(match version {
             HttpVersion::Http1 => Carries::Http1,
             HttpVersion::Http2 => Carries::Http2,
@@ -165,16 +172,21 @@ impl Connection {
     pub fn refused(&self, refused: Refused) {
         self.metrics.refused(refused.refusal);
         self.outcome.borrow_mut().refused = Some(refused);
+        self.audit(Decided::Refused);
     }
 
     pub fn rule(&self, rule: Arc<str>) {
         self.outcome.borrow_mut().rule = Some(rule);
     }
 
-    pub fn upstream(&self, address: String, peer: Option<Arc<Peer>>) {
+    /// L4: it is connected to this, which has proven to be `peer`. `own`: what we showed it.
+    pub fn upstream(&self, address: String, peer: Option<Arc<Peer>>, own: Option<Arc<Svid>>) {
         let mut outcome = self.outcome.borrow_mut();
         outcome.upstream = Some(address);
         outcome.upstream_peer = peer;
+        outcome.upstream_own = own;
+        drop(outcome);
+        self.audit(Decided::Allowed);
     }
 
     /// Why it ended, where that is not plain.
@@ -224,18 +236,24 @@ impl Connection {
 
     fn write(&self) {
         let outcome = self.outcome.borrow();
+        let decision = self.worker.decision_id(self.session.id);
+        let cause = self.session.end_cause().map(EndCause::as_str);
+        let stopped = self.worker.is_stopping().then(|| EndCause::Draining.as_str());
+        let record = self.record(&outcome, cause.or(outcome.end.as_deref()).or(stopped));
+        self.worker.shared.access_log.connection(&ConnectionRecord { decision: Some(&decision), ..record });
+    }
+
+    /// Without the id of its decision.
+    fn record<'a>(&'a self, outcome: &'a ConnectionOutcome, end: Option<&'a str>) -> ConnectionRecord<'a> {
         let mut facts = self.facts();
         if self.session.direction == Direction::Local {
             facts.peer = outcome.upstream_peer.as_ref().map(|peer| &peer.id);
             facts.peer_fingerprint = outcome.upstream_peer.as_ref().map(|peer| &peer.fingerprint);
         }
         let requests = self.session.requests_total();
-        let decision = self.worker.decision_id(self.session.id);
-        let cause = self.session.end_cause().map(EndCause::as_str);
-        let stopped = self.worker.is_stopping().then(|| EndCause::Draining.as_str());
-        self.worker.shared.access_log.connection(&ConnectionRecord {
+        ConnectionRecord {
             connection: facts,
-            decision: Some(&decision),
+            decision: None,
             requests: matches!(self.session.carries(), Carries::Http1 | Carries::Http2 | Carries::Tunnels)
                 .then_some(requests),
             streams_refused: Some(self.session.streams_refused.load(Relaxed).into()).filter(|refused| *refused > 0),
@@ -250,13 +268,13 @@ impl Connection {
                     .filter(|text| !text.is_empty()),
                 remote_refusal: None,
                 remote_decision: None,
-                end: cause.or(outcome.end.as_deref()).or(stopped),
+                end,
             },
             upstream: Upstream {
                 address: outcome.upstream.as_deref(),
                 identity: outcome.upstream_peer.as_ref().map(|peer| &peer.id),
             },
-        });
+        }
     }
 }
 
@@ -267,6 +285,7 @@ impl Drop for Connection {
             // Requests count their own bytes.
             self.metrics.bytes(self.session.bytes_in.load(Relaxed), self.session.bytes_out.load(Relaxed));
         }
+        self.audit_end();
         if self.worker.shared.access_log.enabled() {
             self.write();
         }
@@ -294,11 +313,12 @@ pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, r
     metrics.connection_opened();
     metrics.connection_closed();
     metrics.refused(refused.refusal);
-    let access_log = &worker.shared.access_log;
-    if !access_log.enabled() {
+    let (access_log, audit) = (&worker.shared.access_log, &worker.shared.audit);
+    if !access_log.enabled() && !audit.enabled() {
         return;
     }
-    access_log.connection(&ConnectionRecord {
+    let decision = worker.decision_id(number);
+    let record = ConnectionRecord {
         connection: ConnectionFacts {
             direction,
             name,
@@ -308,7 +328,7 @@ pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, r
             policy_generation: Some(policy.generation),
             ..ConnectionFacts::default()
         },
-        decision: Some(&worker.decision_id(number)),
+        decision: Some(&decision),
         requests: None,
         streams_refused: None,
         outcome: Outcome {
@@ -317,7 +337,10 @@ pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, r
             ..Outcome::default()
         },
         upstream: Upstream::default(),
-    });
+    };
+    access_log.connection(&record);
+    let decided = Decision { outcome: Decided::Refused, policy: &policy.digest, peer: None, own: None };
+    audit.connection(crate::audit::Place::default(), &decided, &record);
 }
 
 /// What the listener for captured connections of peers is called in records, before it is known for which port one is.

@@ -16,7 +16,7 @@ pub use self::seccomp::Unsupported as SeccompUnsupported;
 
 use postern_config::Hardening;
 use postern_config::telemetry::AccessLog;
-use postern_config::{Config, Outbound, identity::Identity};
+use postern_config::{Audit, Config, Outbound, identity::Identity};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -152,7 +152,15 @@ fn written_paths(config: &Config) -> impl Iterator<Item = (&'static str, &Path)>
     let access_log = access_log.map(|path| ("telemetry.access_log.file", path));
     let socket = config.admin.socket.as_deref().map(|path| ("admin.socket", path));
     let kept = kept_bundles(&config.identity);
-    access_log.into_iter().chain(socket).chain(kept).chain(listening_sockets(&config.outbound))
+    let audit = config.audit.iter().flat_map(audit_files);
+    access_log.into_iter().chain(audit).chain(socket).chain(kept).chain(listening_sockets(&config.outbound))
+}
+
+/// What is kept beside the log lies in its directory.
+fn audit_files(audit: &Audit) -> impl Iterator<Item = (&'static str, &Path)> {
+    let log = audit.to.file().map(|path| ("audit.to.file", path));
+    let second = audit.second_place.as_deref().map(|path| ("audit.second_place.file", path));
+    log.into_iter().chain(second)
 }
 
 fn listening_sockets(outbound: &Outbound) -> impl Iterator<Item = (&'static str, &Path)> {

@@ -2,7 +2,6 @@
 //!
 //! accept → (detect) → TLS makes the peer known → L7: `http::request` for each request; L4: decided once, then a tunnel.
 
-use crate::authz::{Decision, Principal};
 use crate::capture::Accepted;
 use crate::capture::caller::{CallerIo, Wire};
 use crate::connection::{Connection, Place, turn_away};
@@ -47,6 +46,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         connection.session.retire(crate::session::EndCause::Draining);
     }
     let io = connection.io(accepted.stream);
+    connection.audit_place().await;
 
     // 2 TLS, or plaintext where the file says so; 3 protocol; 4 requests, or one decision and a tunnel.
     if let Err(refused) = admit(&connection, &plan, io).await {
@@ -305,10 +305,10 @@ fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
     }
-    let principal = connection.peer().map_or(Principal::Anonymous, |peer| Principal::Spiffe(&peer.id));
-    match plan.decide_l4(&principal) {
-        Decision::Allowed { rule } => connection.rule(rule),
-        Decision::Refused(refusal) => return Err(refusal.into()),
+    let decision = plan.rules.decide(None, &connection.session.asked(&policy, None));
+    if let Some(rule) = decision.rule() {
+        connection.rule(rule.clone());
     }
+    decision.into_result()?;
     connection.app(&plan, &policy)
 }

@@ -2,7 +2,9 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod authz;
+mod base64;
 pub mod capture;
 pub mod cli;
 pub mod connection;
@@ -26,6 +28,7 @@ pub mod session;
 pub mod shared;
 pub mod telemetry;
 pub mod tls;
+pub mod token;
 pub mod tunnel;
 pub mod upstream;
 pub mod worker;

@@ -55,6 +55,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         By::Door(_) | By::Name(_) => {}
     }
     let io = connection.io(accepted.stream);
+    connection.audit_place().await;
     if let Err(refused) = carry(&connection, by, service, io).await {
         tracing::debug!(%remote, reason = refused.refusal.code(), detail = %refused.detail, "outbound connection refused");
         connection.refused(refused);

@@ -2,7 +2,9 @@
 
 mod inbound_plan;
 mod ourselves;
+mod port_rules;
 
+use crate::authz::windows_of;
 use crate::capture::local_users::{self, UserError};
 use crate::dns::{DnsError, DnsPlan};
 use crate::lookup::Lookup;
@@ -12,15 +14,20 @@ use crate::tls::verifier::Strictness;
 use crate::tls::web::{WebRoots, WebRootsError};
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
-use postern_config::{AppAddress, CaptureMode, Config, Limits, ListenAddress, SvidSelector, Timeouts, Transport};
+use postern_config::authz::TimeWindow;
+use postern_config::{
+    AppAddress, CaptureMode, Config, Inbound, Limits, ListenAddress, SvidSelector, Timeouts, Transport,
+};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
+use time::OffsetDateTime;
 
-pub use inbound_plan::{InboundPlan, RoutePlan};
+pub use inbound_plan::InboundPlan;
 use ourselves::OwnListeners;
+pub use port_rules::{PortRules, RoutePlan};
 
 /// Counts connections of peers that carry streams; no port can have this name.
 pub const TUNNEL_NAME: &str = "(tunnel)";
@@ -93,7 +100,7 @@ pub struct Policy {
     /// Rises by one with every publication.
     pub generation: u64,
     /// SHA-256 of the effective configuration, hex.
-    pub digest: String,
+    pub digest: Arc<str>,
     doors: Lookup<Door, DoorPlan>,
     /// Doors of earlier configurations, of which the listener is closed: what came through them is decided by the port or
     /// service of the same name, which listens elsewhere now. An entry goes when its name does.
@@ -115,6 +122,8 @@ pub struct Policy {
     pub mark: Option<NonZeroU32>,
     /// What listens, to tell what would come back to us.
     own: OwnListeners,
+    /// Those of all rules.
+    windows: Vec<TimeWindow>,
 }
 
 /// What the application meant, as far as is known.
@@ -203,7 +212,7 @@ impl Policy {
         let moved = previous.map_or_else(Lookup::default, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
-            digest: digest(config),
+            digest: digest(config).into(),
             doors,
             moved,
             restricts_users: services.iter().any(|service| !service.users.is_all()),
@@ -217,7 +226,21 @@ impl Policy {
             transparent: config.capture.as_ref().is_some_and(|capture| capture.mode == CaptureMode::Tproxy),
             mark: config.capture.as_ref().map(|capture| capture.redirect.mark),
             own: OwnListeners::of(config),
+            windows: windows_of(config.inbound.iter().flat_map(Inbound::rule_sets)),
         })
+    }
+
+    /// Seconds since 1970, where some rule asks for the time; else nobody looks.
+    pub fn now(&self) -> i64 {
+        match self.windows.is_empty() {
+            true => 0,
+            false => OffsetDateTime::now_utc().unix_timestamp(),
+        }
+    }
+
+    /// Which of the rules' windows are open. When that changes, what lives has to be decided again.
+    pub fn windows_open(&self, now: i64) -> Vec<bool> {
+        self.windows.iter().map(|window| window.contains(now)).collect()
     }
 
     /// Do the files of Web PKI roots that `config` names, and the system's, hold what they held when this was compiled?

@@ -31,6 +31,10 @@ pub enum Refusal {
     DetectTimeout,
     /// No allow rule matches.
     NotAllowed,
+    /// A deny rule matches.
+    Denied,
+    /// A require rule does not match.
+    RequirementUnmet,
     /// No route matches.
     NoRoute,
     /// Readings of the path select different routes.
@@ -120,6 +124,8 @@ impl Refusal {
             Self::ProtocolRefused       => ("protocol_refused",        400,  3),
             Self::DetectTimeout         => ("detect_timeout",          408,  4),
             Self::NotAllowed            => ("not_allowed",             403,  7),
+            Self::Denied                => ("denied",                  403,  7),
+            Self::RequirementUnmet      => ("requirement_unmet",       403,  7),
             Self::NoRoute               => ("no_route",                403,  7),
             Self::AmbiguousRoute        => ("ambiguous_route",         400,  3),
             Self::BadPath               => ("bad_path",                400,  3),

@@ -1,5 +1,6 @@
 //! What every worker may reach. All of it is immutable snapshots, counters, or lives on the control plane.
 
+use crate::audit::AuditLog;
 use crate::capture::ourselves::exempt_by_user;
 use crate::capture::probe::Probes;
 use crate::identity::IdentityStore;
@@ -17,6 +18,8 @@ pub struct Shared {
     policy_changed: watch::Sender<u64>,
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
+    /// Off until the one who makes this opens it.
+    pub audit: AuditLog,
     pub discovery: Arc<Discovery>,
     pub budget: ConnectionBudget,
     pub probes: Probes,
@@ -44,6 +47,7 @@ impl Shared {
             policy_changed: watch::Sender::new(0),
             metrics,
             access_log,
+            audit: AuditLog::off(),
             discovery,
             draining: AtomicBool::new(false),
             boot_id: fastrand::u32(..),

@@ -304,9 +304,16 @@ async fn watch_trust(worker: Rc<Worker>) {
 async fn sweep(worker: Rc<Worker>) {
     let mut every = tokio::time::interval(SWEEP_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut windows = (0, Vec::new());
     loop {
         every.tick().await;
         let policy = worker.policy();
+        let open = (policy.generation, policy.windows_open(policy.now()));
+        if open.0 == windows.0 && open.1 != windows.1 {
+            session::policy_changed(&worker.registry, &policy, Instant::now());
+            worker.upstreams.let_go_of_ended();
+        }
+        windows = open;
         worker.registry.sweep(SystemTime::now(), &policy.timeouts, worker.is_draining());
         worker.upstreams.sweep(Instant::now());
         worker.tunnels.sweep();

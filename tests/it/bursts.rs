@@ -11,9 +11,11 @@ async fn ds_03_callers_at_once_take_turns_to_make_connections() {
     let (mesh, app, door, listen) = (Mesh::start(), HttpApp::start().await, ports::free(), ports::free());
     let port = format!("protocol: http\nallow: [{{ spiffe: {WEB} }}]");
     let section = inbound_section(door, &app.address.to_string(), &port);
+    // It is about turns, and not about how many handshakes this machine makes in a second.
+    let patient = "workers: 1\ntimeouts: { handshake: 60s, connect: 60s, connect_app: 60s }";
     // Fewer than callers, more than twice the turns: our side of a handshake is over before the peer's is.
-    let orders = mesh.sidecar("orders", &format!("workers: 1\nlimits: {{ handshakes: 600 }}\n{section}")).await;
-    let web = mesh.sidecar("web", &format!("workers: 1\n{}", outbound_section(listen, door, "protocol: http"))).await;
+    let orders = mesh.sidecar("orders", &format!("{patient}\nlimits: {{ handshakes: 600 }}\n{section}")).await;
+    let web = mesh.sidecar("web", &format!("{patient}\n{}", outbound_section(listen, door, "protocol: http"))).await;
     let callers =
         (0..CALLERS).map(|_| async move { RawClient::connect(listen).await.get("orders.shop.svc", "/x").await.status });
     let mut answers: HashMap<u16, usize> = HashMap::new();

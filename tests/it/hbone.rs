@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use http::{Method, Request};
 use postern::identity::SourceStatus;
+use postern_tests::http2_raw::{PING, PREFACE, SETTINGS, frame};
 use postern_tests::mesh::{ORDERS, STRANGER, WEB};
-use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, Sidecar, TcpApp, eventually, ports, within};
+use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, Sidecar, TcpApp, eventually, mtls, ports, within};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -254,6 +255,25 @@ async fn only_declared_ports_can_be_reached_and_only_by_connect() {
         (counts == (3, 2, 1)).then_some(counts)
     });
     counts.await;
+}
+
+#[tokio::test]
+async fn h2_08_frames_that_carry_nothing_end_a_tunnels_connection() {
+    let app = TcpApp::echo().await;
+    let scene = Scene::start(app.address, nobody().await).await;
+    for (what, flood) in [("PING", frame(PING, 0, 0, &[0; 8])), ("SETTINGS", frame(SETTINGS, 0, 0, &[]))] {
+        let mut peer = mtls::connect(&scene.web, scene.tunnel, &[b"h2"], "orders.shop.svc").await.unwrap();
+        let port = peer.get_ref().0.local_addr().unwrap().port();
+        peer.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+        // It may be cut before all of it has left.
+        let _ = peer.write_all(&flood.repeat(20_000)).await;
+        let _ = within("the end", peer.read_to_end(&mut Vec::new())).await;
+        let record = scene.orders.record("connection", |record| record["network.peer.port"] == port).await;
+        assert_eq!(record["end"], "http2_flood", "{what}");
+    }
+    let mut honest = RawClient::connect(scene.tcp).await;
+    honest.send("hello").await;
+    assert_eq!(honest.take(5).await.unwrap(), b"hello");
 }
 
 #[tokio::test]

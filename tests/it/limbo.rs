@@ -48,7 +48,7 @@ fn tl_12_x509_limbo_paths() -> Result<()> {
     Ok(())
 }
 
-fn corpora() -> PathBuf {
+pub(crate) fn corpora() -> PathBuf {
     match std::env::var_os("POSTERN_CORPORA") {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/corpora")),

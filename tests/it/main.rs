@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod audit;
 mod bursts;
 mod concurrency;
 mod deadlines;
@@ -22,6 +23,7 @@ mod limbo;
 mod local_users;
 mod loops;
 mod oracle_id;
+mod oracle_jwt;
 mod oracle_svid;
 mod outbound;
 mod pages;
@@ -33,6 +35,7 @@ mod refused_heads;
 mod reload;
 mod reload_listeners;
 mod rotation;
+mod rules;
 mod secrets;
 mod teardown;
 mod teardown_latency;
@@ -42,3 +45,4 @@ mod tunnels;
 mod unix_listeners;
 mod upstream_faults;
 mod web_roots;
+mod wycheproof;

@@ -3,8 +3,11 @@
 use postern::telemetry::process_log;
 use postern_config::telemetry::LogFormat;
 use postern_tests::client_http::{empty, with_trailers};
+use postern_tests::mesh::WEB;
 use postern_tests::negative::CANARY;
-use postern_tests::{H1Client, H2Client, HttpApp, Pair, RawClient};
+use postern_tests::pair::{inbound_section, outbound_section};
+use postern_tests::{H1Client, H2Client, HttpApp, Mesh, Pair, RawClient, ports};
+use std::net::SocketAddr;
 
 /// Set for the process that this test starts, to be the test: its log has to be its own.
 const WITH_LOG: &str = "POSTERN_TEST_WITH_LOG";
@@ -31,7 +34,7 @@ async fn hd_19_no_credential_is_logged_recorded_or_counted_at_any_level() {
 async fn carry_credentials() {
     process_log::init(Some("trace"), LogFormat::Text).unwrap();
     let app = HttpApp::start().await;
-    let pair = Pair::http(app.address).await;
+    let pair = audited_pair(app.address).await;
     pair.orders.apply(&sections(&pair, &app)).await.unwrap();
     let fields = [
         ("authorization", format!("Bearer {CANARY}")),
@@ -65,16 +68,35 @@ async fn carry_credentials() {
         client.until_ended().await;
     }
     assert!(app.seen().iter().any(|seen| seen.all("authorization") == [format!("Bearer {CANARY}")]));
-    for sidecar in [&pair.web, &pair.orders] {
+    for (sidecar, name) in [(&pair.web, "web"), (&pair.orders, "orders")] {
         let records: String = sidecar.records().iter().map(|record| record.to_string()).collect();
         let connections = format!("{:?}", sidecar.connections().await);
-        for text in [records, sidecar.metrics(), connections] {
+        sidecar.shared.audit.flush();
+        let audit = std::fs::read_to_string(pair.mesh.directory().join(format!("{name}.audit"))).unwrap();
+        assert!(audit.matches("\"kind\":\"request\"").count() > 5, "{audit}");
+        for text in [records, audit, sidecar.metrics(), connections] {
             assert!(!text.contains("canary-7f3a"), "{text}");
         }
     }
 }
 
+/// As [`Pair::http`], and what it may not say it may not say in its audit logs either.
+async fn audited_pair(app: SocketAddr) -> Pair {
+    let mesh = Mesh::start();
+    let (inbound, outbound) = (ports::free(), ports::free());
+    let audit = |name: &str| {
+        let log = mesh.directory().join(format!("{name}.audit"));
+        format!("audit: {{ to: {{ file: {} }} }}\n", log.display())
+    };
+    let allow = format!("protocol: http\nallow: [{{ spiffe: {WEB} }}]");
+    let section = inbound_section(inbound, &app.to_string(), &allow) + &audit("orders");
+    let orders = mesh.sidecar("orders", &section).await;
+    let section = outbound_section(outbound, inbound, "protocol: http") + &audit("web");
+    let web = mesh.sidecar("web", &section).await;
+    Pair { web, orders, outbound, inbound, mesh }
+}
+
 fn sections(pair: &Pair, app: &HttpApp) -> String {
-    let allow = format!("protocol: http\nallow: [{{ spiffe: {} }}]", postern_tests::mesh::WEB);
-    postern_tests::pair::inbound_section(pair.inbound, &app.address.to_string(), &allow)
+    let allow = format!("protocol: http\nallow: [{{ spiffe: {} }}]", WEB);
+    inbound_section(pair.inbound, &app.address.to_string(), &allow)
 }

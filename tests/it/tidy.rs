@@ -17,6 +17,10 @@ const PURE: &[&str] = &[
     "config/src/units.rs",
     "config/src/cross_check",
     "config/src/yaml",
+    "proxy/src/audit/chain.rs",
+    "proxy/src/audit/seal.rs",
+    "proxy/src/audit/verify/seals.rs",
+    "proxy/src/audit/verify/walk.rs",
     "proxy/src/authz/",
     "proxy/src/dns/answer.rs",
     "proxy/src/dns/cache",
@@ -36,6 +40,17 @@ const PURE: &[&str] = &[
     "proxy/src/redirect/plan",
     "proxy/src/tls/der.rs",
     "proxy/src/tls/certificate.rs",
+    "proxy/src/base64.rs",
+    "proxy/src/token/algorithm.rs",
+    "proxy/src/token/claims.rs",
+    "proxy/src/token/json.rs",
+    "proxy/src/token/judge.rs",
+    "proxy/src/token/jwk_set.rs",
+    "proxy/src/token/jws.rs",
+    "proxy/src/token/key",
+    "proxy/src/token/problem.rs",
+    "proxy/src/token/shown.rs",
+    "proxy/src/token/verify.rs",
 ];
 
 pub(crate) fn root() -> PathBuf {

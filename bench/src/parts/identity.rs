@@ -31,6 +31,15 @@ impl Workload {
         Ok(Self { runtime, snapshot, expected })
     }
 
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.clone()
+    }
+
+    /// As the other side of a handshake with itself knows it.
+    pub fn peer(&self) -> anyhow::Result<Arc<Peer>> {
+        self.runtime.block_on(self.shake_hands())
+    }
+
     /// The headers that its calls to itself would have.
     pub fn rendered(&self) -> anyhow::Result<RenderedIdentity> {
         let peer = self.runtime.block_on(self.shake_hands())?;

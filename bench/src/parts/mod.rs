@@ -1,19 +1,20 @@
 //! Parts of the request path, each alone: what `micro` times, and of what `instructions` counts the instructions.
 
-mod identity;
+pub mod identity;
 
 use anyhow::{Context as _, ensure};
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request;
-use postern::authz::{Principal, RuleSet};
+use postern::authz::{Asked, Principal, RequestFacts, RuleSet};
 use postern::detect::{Detected, Verdict, classify};
 use postern::http::headers::{check_framing, strip_request};
 use postern::http::identity_headers::{RenderedIdentity, X_FORWARDED_CLIENT_CERT};
 use postern::http::normalize::read_path;
 use postern::http::route::RouteTable;
-use postern_config::{Config, SpiffeId};
+use postern_config::{Config, Rules, SpiffeId};
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 const ROUTES: usize = 1000;
@@ -100,8 +101,8 @@ fn routes_and_rules() -> anyhow::Result<[Part; 2]> {
     let config = Config::from_str(Path::new("bench.yaml"), &text)?;
     let inbound = config.inbound.first().context("the text above has a port")?;
     let table = RouteTable::compile(&inbound.routes);
-    let rules: Vec<_> = inbound.routes.iter().flat_map(|route| route.allow.clone()).collect();
-    let rules = RuleSet::compile(&rules);
+    let allow: Vec<_> = inbound.routes.iter().flat_map(|route| route.rules.allow.clone()).collect();
+    let rules = RuleSet::compile(&Rules { allow, ..Rules::default() });
     let caller = SpiffeId::parse("spiffe://shop.example/ns/n700/sa/web")?;
     let readings = read_path("/service-700/items/7", false)?;
     let same = readings.clone();
@@ -110,7 +111,12 @@ fn routes_and_rules() -> anyhow::Result<[Part; 2]> {
             table.select("orders.shop", &Method::GET, black_box(&readings)).is_ok()
         })?,
         Part::new("authorize", "decide by 1,000 rules with patterns", 20_000, move || {
-            rules.decide_http(&Principal::Spiffe(black_box(&caller)), &Method::GET, &same).is_allowed()
+            let facts =
+                RequestFacts { method: &Method::GET, host: "orders.shop", readings: &same, headers: None, query: None };
+            let principal = Principal::Spiffe(black_box(&caller));
+            rules
+                .decide(&Asked { principal, source: Some(Ipv4Addr::LOCALHOST.into()), now: 0, request: Some(facts) })
+                .is_allowed()
         })?,
     ])
 }

@@ -1,16 +1,17 @@
 //! An inbound port as it is written, and its checks.
 
 use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
-use crate::authz::{Allow, Principal, RawAllow, check_rules};
-use crate::cross_check::takes;
+use crate::authz::{Effect, Principal, RawRule, Rule, Rules, check_rules};
+use crate::cross_check::{takes, unique};
 use crate::identity::SvidSelector;
 use crate::listen::read_socket_path;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
 use crate::route::RawRoute;
-use crate::values::{Address, Name};
+use crate::values::{Address, Name, Span};
 use crate::yaml::Node;
 use schemars::JsonSchema;
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// A port of the application, and who may reach it. What no rule allows is refused.
@@ -44,13 +45,21 @@ pub(crate) struct RawInbound {
     svid: Field<SvidSelector>,
     /// The request headers that tell the application who called. What callers send under these names never arrives.
     identity_headers: Field<RawIdentityHeaders>,
-    /// Who may. Decides L4 connections, and the routes that have no rules of their own.
-    allow: Field<Vec<RawAllow>>,
+    /// What is refused, whatever allows it; on all routes.
+    deny: Field<Vec<RawRule>>,
+    /// What has to hold, all of it; on all routes.
+    require: Field<Vec<RawRule>>,
+    /// Who may. Decides L4 connections, and the routes that have no `allow` of their own.
+    allow: Field<Vec<RawRule>>,
     /// HTTP requests with rules of their own. With routes, a request that fits none of them is refused.
     routes: Field<Vec<RawRoute>>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
     #[schemars(extend("default" = "keep"))]
     on_expiry: Field<OnExpiry>,
+    /// From a request's head to the end of its answer, in routes that do not say. When it passes first, the request is
+    /// refused with 504, or its answer breaks off.
+    #[schemars(extend("x-default" = "none: as long as something of it moves"))]
+    request_timeout: Field<Span>,
     #[schemars(skip)]
     place: Place,
 }
@@ -69,9 +78,12 @@ impl Section for RawInbound {
             app_http: keys.optional("app_http"),
             svid: keys.optional("svid"),
             identity_headers: keys.optional("identity_headers"),
+            deny: keys.optional("deny"),
+            require: keys.optional("require"),
             allow: keys.optional("allow"),
             routes: keys.optional("routes"),
             on_expiry: keys.optional("on_expiry"),
+            request_timeout: keys.optional("request_timeout"),
             place: keys.place(),
         }
     }
@@ -88,7 +100,9 @@ impl RawInbound {
         let rules_place = self.allow.place().unwrap_or(&place).clone();
         let raw_rules = self.allow.into_option().unwrap_or_default();
         let raw_rule_count = raw_rules.len();
-        let allow = check_rules(raw_rules, reader);
+        let allow = check_rules(raw_rules, Effect::Allow, "", reader);
+        let deny = check_rules(self.deny.into_option().unwrap_or_default(), Effect::Deny, "port-", reader);
+        let require = check_rules(self.require.into_option().unwrap_or_default(), Effect::Require, "port-", reader);
         if allow.is_empty() && raw_rule_count == 0 && rules_readable && !routes_written {
             let hint = "add `allow:` with who may call: `- spiffe: spiffe://…`";
             reader.problem(&rules_place, "the port allows nobody", hint);
@@ -113,9 +127,10 @@ impl RawInbound {
             app_http: self.app_http.or_default(),
             svid: self.svid.or(reader.svid.clone()),
             identity_headers: self.identity_headers.into_option().map(RawIdentityHeaders::check).unwrap_or_default(),
-            allow,
+            rules: Rules { deny, require, allow },
             routes,
             on_expiry: self.on_expiry.or_default(),
+            request_timeout: self.request_timeout.into_option().map(|span| span.0),
             place,
         };
         refuse_loop(&inbound, listen_place.as_ref(), reader);
@@ -134,6 +149,7 @@ impl RawInbound {
                 ("routes", self.routes.place()),
                 ("app_http", self.app_http.place()),
                 ("identity_headers", self.identity_headers.place()),
+                ("request_timeout", self.request_timeout.place()),
             ];
             for (key, place) in http_only {
                 if let Some(place) = place {
@@ -161,21 +177,40 @@ fn refuse_loop(inbound: &Inbound, listen_place: Option<&Place>, reader: &mut Rea
 }
 
 fn refuse_rules_that_never_fit(inbound: &Inbound, reader: &mut Reader) {
-    // A route without rules of its own has got the port's: those are the same rule, told once.
-    let routes = inbound.routes.iter().flat_map(|route| &route.allow);
-    for rule in inbound.allow.iter().chain(routes) {
+    unique_names(inbound, reader);
+    // A route without `allow` of its own has got the port's: those are the same rule, told once.
+    for rule in inbound.rule_sets().flat_map(Rules::all) {
         if let Some((what, hint)) = why_never(inbound, rule) {
             reader.problem(&rule.place, format!("rule `{}` can never match: {what}", rule.name), hint);
         }
-        if inbound.protocol == Protocol::Tcp && !(rule.methods.is_empty() && rule.paths.is_empty()) {
-            let hint = "remove them, or write `protocol: http`";
-            let what = format!("rule `{}` has methods or paths, and the port's protocol is `tcp`", rule.name);
+        if inbound.protocol == Protocol::Tcp && rule.is_about_requests() {
+            let hint = "remove what it says of requests, or write `protocol: http`";
+            let what = format!("rule `{}` is about requests, and the port's protocol is `tcp`", rule.name);
             reader.problem(&rule.place, what, hint);
         }
     }
 }
 
-fn why_never(inbound: &Inbound, rule: &Allow) -> Option<(&'static str, &'static str)> {
+/// Records name the rule that decided: which one has to be clear.
+fn unique_names(inbound: &Inbound, reader: &mut Reader) {
+    let mut of_port = HashMap::new();
+    for rule in inbound.rules.all() {
+        unique(&mut of_port, "rule", &rule.name, &rule.place, reader);
+    }
+    for route in &inbound.routes {
+        let mut names = of_port.clone();
+        let is_own = |rule: &&Rule| !inbound.rules.allow.iter().any(|other| other.place == rule.place);
+        // The port's `allow` does not hold where there is another.
+        for rule in &inbound.rules.allow {
+            names.remove(rule.name.as_str());
+        }
+        for rule in route.rules.all().filter(is_own) {
+            unique(&mut names, "rule", &rule.name, &rule.place, reader);
+        }
+    }
+}
+
+fn why_never(inbound: &Inbound, rule: &Rule) -> Option<(&'static str, &'static str)> {
     match (&rule.who, inbound.tls) {
         (Principal::Anonymous, InboundTls::Strict) => Some((
             "the port's `tls: strict` lets no plaintext caller in",

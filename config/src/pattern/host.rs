@@ -112,6 +112,12 @@ impl HostPattern {
         (host_labels.next().is_some() == self.open_ended).then_some(captures)
     }
 
+    /// As [`HostPattern::matches`]; a capture that `given` has a value for matches that value alone.
+    pub fn matches_given(&self, host: &str, given: &[(String, &str)]) -> bool {
+        let agrees = |(name, text): &(String, &str)| given.iter().all(|(other, value)| other != name || value == text);
+        self.matches(host).is_some_and(|captures| captures.iter().all(agrees))
+    }
+
     /// The host if the pattern has no wildcard and no capture: such patterns go into a hash table.
     pub fn exact(&self) -> Option<&str> {
         self.is_exact().then_some(&self.text)

@@ -68,6 +68,11 @@ impl PathPattern {
 
     /// `path` is one reading of a request's path, without query.
     pub fn matches(&self, path: &str) -> bool {
+        self.matches_given(path, &[])
+    }
+
+    /// As [`PathPattern::matches`]; a capture that `given` has a value for matches that value alone.
+    pub fn matches_given(&self, path: &str, given: &[(String, &str)]) -> bool {
         if self.segments.is_empty() {
             return true;
         }
@@ -75,11 +80,16 @@ impl PathPattern {
         let mut texts = path.split('/');
         for segment in &self.segments {
             let Some(text) = texts.next() else { return false };
-            if !segment.matches(text) {
+            if !segment.matches_given(text, given) {
                 return false;
             }
         }
         self.open_ended || texts.next().is_none()
+    }
+
+    /// Names of the `{captures}` in it, in order.
+    pub fn captures(&self) -> Vec<&str> {
+        self.segments.iter().filter_map(Segment::capture).collect()
     }
 
     /// The path if the pattern has no wildcard and no capture.

@@ -15,6 +15,7 @@ pub struct SpiffePattern {
     segments: Vec<Segment>,
     /// `/**` at the end.
     open_ended: bool,
+    has_capture: bool,
 }
 
 impl SpiffePattern {
@@ -46,7 +47,8 @@ impl SpiffePattern {
         for segment in before.into_iter().flat_map(|before| before.split('/')) {
             segments.push(Self::segment(name, segment)?);
         }
-        let pattern = Self { text: text.to_owned(), trust_domain, segments, open_ended };
+        let has_capture = segments.iter().any(|segment| segment.capture().is_some());
+        let pattern = Self { text: text.to_owned(), trust_domain, segments, open_ended, has_capture };
         if !pattern.has_wildcard() {
             SpiffeId::parse(text).map_err(|error| error.to_string())?;
         }
@@ -70,6 +72,20 @@ impl SpiffePattern {
 
     /// A pattern whose captures have not been replaced matches nothing.
     pub fn matches(&self, id: &SpiffeId) -> bool {
+        !self.has_capture && self.matches_capturing(id, |_, _| ())
+    }
+
+    pub fn has_capture(&self) -> bool {
+        self.has_capture
+    }
+
+    /// As [`SpiffePattern::matches`], and what stood where it has captures.
+    pub fn capture<'a>(&self, id: &'a SpiffeId) -> Option<Captures<'a>> {
+        let mut captures = Captures::new();
+        self.matches_capturing(id, |name, text| captures.push((name.to_owned(), text))).then_some(captures)
+    }
+
+    fn matches_capturing<'a>(&self, id: &'a SpiffeId, mut capture: impl FnMut(&str, &'a str)) -> bool {
         if self.trust_domain.as_str() != id.trust_domain_name() {
             return false;
         }
@@ -78,8 +94,11 @@ impl SpiffePattern {
         let mut path = path.split('/');
         for segment in &self.segments {
             let Some(text) = path.next() else { return false };
-            if matches!(segment, Segment::Capture(_)) || !segment.matches(text) {
+            if !segment.matches(text) {
                 return false;
+            }
+            if let Some(name) = segment.capture() {
+                capture(name, text);
             }
         }
         path.next().is_some() == self.open_ended

@@ -1,5 +1,6 @@
 use super::*;
-use crate::authz::RawAllow;
+use crate::audit::{RawAudit, RawAuditFile, RawDecisions, RawRotate, RawSeal, RawSecondPlace};
+use crate::authz::{RawRule, RawTimeWindow};
 use crate::bounds::{RawLimits, RawTimeouts};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::hardening::RawHardening;
@@ -41,7 +42,8 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawSvid>();
     check::<RawInbound>();
     check::<RawIdentityHeaders>();
-    check::<RawAllow>();
+    check::<RawRule>();
+    check::<RawTimeWindow>();
     check::<RawRoute>();
     check::<RawMatch>();
     check::<RawOutbound>();
@@ -53,6 +55,12 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawServiceLimits>();
     check::<RawTelemetry>();
     check::<RawAccessLogFile>();
+    check::<RawAudit>();
+    check::<RawAuditFile>();
+    check::<RawRotate>();
+    check::<RawDecisions>();
+    check::<RawSeal>();
+    check::<RawSecondPlace>();
     check::<RawAdmin>();
     check::<RawTimeouts>();
     check::<RawLimits>();
@@ -65,7 +73,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 26);
+    assert_eq!(objects + 1, 33);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.
@@ -93,7 +101,8 @@ fn committed_reference_is_current() {
 #[test]
 fn defaults_in_the_schema_are_those_in_force() {
     let text = "inbound: [{ port: 8080, allow: [{ spiffe: spiffe://td/a }] }]\n\
-                outbound: { services: [{ name: a, hosts: a, identity: spiffe://td/a }] }\n";
+                outbound: { services: [{ name: a, hosts: a, identity: spiffe://td/a }] }\n\
+                audit: { to: { file: a, rotate: {} } }\n";
     let config = crate::Config::from_str(Path::new("f"), text).unwrap_or_else(|problems| panic!("{problems}"));
     let effective = config.effective_json();
     let schema = schema_value();
@@ -104,6 +113,8 @@ fn defaults_in_the_schema_are_those_in_force() {
         ("Outbound", "/outbound"),
         ("Service", "/outbound/services/0"),
         ("Telemetry", "/telemetry"),
+        ("AuditSeal", "/audit/seal"),
+        ("AuditRotate", "/audit/to/rotate"),
         ("Timeouts", "/timeouts"),
         ("Limits", "/limits"),
     ] {

@@ -44,7 +44,7 @@ pub(super) async fn serve_tcp(listener: TcpListener, door: Door, state: Arc<Admi
             }
         };
         match accepted {
-            Ok((stream, _)) => callers.serve(stream, Caller { door, refused_uid: None }, &state, permit),
+            Ok((stream, _)) => callers.serve(stream, Caller { door, uid: None, is_refused: false }, &state, permit),
             Err(error) => accept_failed(door, &error, &state).await,
         }
     }
@@ -72,11 +72,11 @@ pub(super) async fn serve_unix(
         };
         match accepted {
             Ok((stream, uid)) => {
-                let refused_uid = (!allowed.load().permits(uid)).then_some(uid);
-                if refused_uid.is_some() {
+                let is_refused = !allowed.load().permits(uid);
+                if is_refused {
                     tracing::warn!(uid, "a user who is not in `admin.uids` asked at the admin socket and was refused");
                 }
-                callers.serve(stream, Caller { door: Door::Socket, refused_uid }, &state, permit);
+                callers.serve(stream, Caller { door: Door::Socket, uid: Some(uid), is_refused }, &state, permit);
             }
             Err(error) => accept_failed(Door::Socket, &error, &state).await,
         }

@@ -3,6 +3,7 @@
 //! Paths are compared as they came, byte by byte: `//config` and `/%63onfig` are not `/config` (THREATS NW-08).
 
 use super::{AdminState, views};
+use crate::audit::record::Event;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -23,8 +24,10 @@ pub(super) enum Door {
 #[derive(Clone, Copy)]
 pub(super) struct Caller {
     pub(super) door: Door,
-    /// The kernel's word for a user who may not use the socket.
-    pub(super) refused_uid: Option<u32>,
+    /// The kernel's word for who it is, at the socket.
+    pub(super) uid: Option<u32>,
+    /// A user who may not use the socket.
+    pub(super) is_refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +70,7 @@ impl Door {
 }
 
 pub(super) async fn answer<B>(caller: Caller, state: &AdminState, request: Request<B>) -> Answer {
-    if let Some(uid) = caller.refused_uid {
+    if let Some(uid) = caller.uid.filter(|_| caller.is_refused) {
         let words = format!("user {uid} may not use this socket; list it under `admin: {{ uids: [{uid}] }}`\n");
         return text(StatusCode::FORBIDDEN, words);
     }
@@ -77,7 +80,7 @@ pub(super) async fn answer<B>(caller: Caller, state: &AdminState, request: Reque
         return refusal;
     }
     match find(caller.door, request.method(), request.uri().path()) {
-        Ok(endpoint) => serve(endpoint, state, request.uri()).await,
+        Ok(endpoint) => serve(endpoint, caller, state, request.uri()).await,
         Err(NotFound::Path) => text(StatusCode::NOT_FOUND, "no such endpoint\n".to_owned()),
         Err(NotFound::Method { allowed }) => {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed}\n"));
@@ -140,7 +143,7 @@ fn is_loopback_name(host: &str) -> bool {
     })
 }
 
-async fn serve(endpoint: Endpoint, state: &AdminState, uri: &Uri) -> Answer {
+async fn serve(endpoint: Endpoint, caller: Caller, state: &AdminState, uri: &Uri) -> Answer {
     let now = SystemTime::now();
     match endpoint {
         Endpoint::State => json(StatusCode::OK, &views::state(state, now)),
@@ -151,7 +154,7 @@ async fn serve(endpoint: Endpoint, state: &AdminState, uri: &Uri) -> Answer {
         }
         Endpoint::Connections => json(StatusCode::OK, &(state.connections)().await),
         Endpoint::Log => json(StatusCode::OK, &serde_json::json!({ "filter": state.log.current() })),
-        Endpoint::SetLog => set_log(state, uri),
+        Endpoint::SetLog => set_log(caller, state, uri),
         Endpoint::Metrics => {
             state.metrics.update_identity(&state.identity.load(), now);
             raw(StatusCode::OK, prometheus::TEXT_FORMAT, state.metrics.render())
@@ -160,13 +163,14 @@ async fn serve(endpoint: Endpoint, state: &AdminState, uri: &Uri) -> Answer {
         Endpoint::Version => json(StatusCode::OK, &views::version()),
         Endpoint::Drain => {
             tracing::warn!("asked at the admin socket to drain");
+            state.audit.event(&Event::LeverUsed { lever: "drain", detail: None, uid: caller.uid });
             (state.drain)();
             json(StatusCode::ACCEPTED, &serde_json::json!({ "draining": true }))
         }
     }
 }
 
-fn set_log(state: &AdminState, uri: &Uri) -> Answer {
+fn set_log(caller: Caller, state: &AdminState, uri: &Uri) -> Answer {
     let query = uri.query().unwrap_or_default();
     let Some(filter) = query.split('&').find_map(|pair| pair.strip_prefix("filter=")).and_then(percent_decoded) else {
         return text(StatusCode::BAD_REQUEST, "write POST /log?filter=info,postern::tls=debug\n".to_owned());
@@ -175,6 +179,7 @@ fn set_log(state: &AdminState, uri: &Uri) -> Answer {
     match state.log.set_filter(&filter) {
         Ok(()) => {
             tracing::warn!(before, filter, "asked at the admin socket to change the log filter");
+            state.audit.event(&Event::LeverUsed { lever: "log", detail: Some(&filter), uid: caller.uid });
             json(StatusCode::OK, &serde_json::json!({ "filter": filter }))
         }
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),

@@ -15,6 +15,7 @@ mod views;
 pub use readiness::{Condition, Readiness};
 pub use socket::{AllowedUids, bind_unix_socket, own_uid};
 
+use crate::audit::AuditLog;
 use crate::capture::CloseAsked;
 use crate::identity::IdentityStore;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
@@ -39,6 +40,7 @@ pub struct AdminState {
     /// Starts a drain, as SIGTERM does.
     pub drain: Box<dyn Fn() + Send + Sync>,
     pub access_log: AccessLog,
+    pub audit: AuditLog,
     pub started_at: SystemTime,
     pub config_status: ArcSwap<ConfigStatus>,
 }

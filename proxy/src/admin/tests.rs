@@ -1,6 +1,7 @@
 //! The doors as a caller sees them: real sockets, bytes in, bytes out.
 
 use super::{AdminState, AllowedUids, Condition, ConfigStatus, ConnectionInfo, Readiness, bind_unix_socket};
+use crate::audit::AuditLog;
 use crate::capture::{CloseAsked, closing};
 use crate::identity::{AuthorityId, IdentityStore, Snapshot, SourceStatus, Svid};
 use crate::refusal::Refusal;
@@ -53,6 +54,7 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
             of_state.fetch_add(1, Ordering::SeqCst);
         }),
         access_log: AccessLog::off(),
+        audit: AuditLog::off(),
         started_at: SystemTime::now(),
         config_status: ArcSwap::from_pointee(ConfigStatus::default()),
     };

@@ -4,7 +4,7 @@ use super::App;
 use crate::admin::AllowedUids;
 use crate::telemetry::{AccessLog, process_log};
 use anyhow::Context as _;
-use postern_config::Config;
+use postern_config::{Audit, Config, Place};
 
 /// Tried, so that committing it needs nothing that could fail.
 pub struct ProcessChange {
@@ -42,6 +42,7 @@ impl ProcessChange {
         app.listeners.allow(self.allowed);
         for (setting, changed) in [
             ("workers", config.workers != app.config.workers),
+            ("audit", !same_audit(config, &app.config)),
             ("hardening", config.hardening != app.config.hardening),
             ("telemetry.log_format", config.telemetry.log_format != app.config.telemetry.log_format),
         ] {
@@ -50,4 +51,11 @@ impl ProcessChange {
             }
         }
     }
+}
+
+/// Wherever it is written. Whoever turns an audit log off has to end the process, which is recorded.
+fn same_audit(now: &Config, before: &Config) -> bool {
+    let place = Place::command_line();
+    let audit = |config: &Config| config.audit.clone().map(|audit| Audit { place: place.clone(), ..audit });
+    audit(now) == audit(before)
 }

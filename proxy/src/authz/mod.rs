@@ -1,17 +1,22 @@
 //! Whether a known caller may do what it asks. Only this module decides that; *who* the caller is was decided by
 //! `tls/verifier.rs`.
 //!
-//! Nothing is allowed that no rule allows. Pure: a compiled rule set, a caller, a request, a verdict.
+//! Nothing is allowed that no rule allows, and nothing that a rule denies. Pure: a compiled rule set, what is known of a
+//! request, a verdict.
 
+pub mod explain;
+mod list;
 pub mod prefix_index;
+mod rule;
 
 use crate::http::normalize::Readings;
-use crate::lookup::Lookup;
-use crate::refusal::Refusal;
-use http::Method;
-use postern_config::authz::{Allow, Principal as Who};
-use postern_config::{PathPattern, SpiffeId, SpiffePattern};
-use prefix_index::PrefixIndex;
+use crate::refusal::{Refusal, Refused};
+use http::{HeaderMap, Method};
+use list::RuleList;
+use postern_config::authz::{Effect, Rules, TimeWindow};
+use postern_config::{PathPattern, SpiffeId};
+use rule::Rule;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Who asks.
@@ -23,13 +28,45 @@ pub enum Principal<'a> {
     Anonymous,
 }
 
+/// What is known of a connection, or of a request on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub principal: Principal<'a>,
+    /// The other end of the connection. `None`: it has no address.
+    pub source: Option<IpAddr>,
+    /// Seconds since 1970. Means something only where a rule has a `time`.
+    pub now: i64,
+    /// `None`: it is about a connection whose bytes are not read.
+    pub request: Option<RequestFacts<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    pub method: &'a Method,
+    /// Lower-case, without port and trailing dot.
+    pub host: &'a str,
+    pub readings: &'a Readings<'a>,
+    /// `None`: they were not kept. That counts against the request.
+    pub headers: Option<&'a HeaderMap>,
+    /// As it came.
+    pub query: Option<&'a str>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// By the rule of this name.
     Allowed {
         rule: Arc<str>,
     },
-    Refused(Refusal),
+    /// A rule of `deny` fits.
+    Denied {
+        rule: Arc<str>,
+    },
+    /// A rule of `require` does not fit.
+    Unmet {
+        rule: Arc<str>,
+    },
+    NotAllowed,
 }
 
 impl Decision {
@@ -37,110 +74,90 @@ impl Decision {
         matches!(self, Self::Allowed { .. })
     }
 
+    /// The rule that decided, if one did.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Allowed { rule } | Self::Denied { rule } | Self::Unmet { rule } => Some(rule),
+            Self::NotAllowed => None,
+        }
+    }
+
     /// # Errors
     /// The refusal, for `?`.
-    pub fn into_result(self) -> Result<Arc<str>, Refusal> {
+    pub fn into_result(self) -> Result<(), Refused> {
         match self {
-            Self::Allowed { rule } => Ok(rule),
-            Self::Refused(refusal) => Err(refusal),
+            Self::Allowed { .. } => Ok(()),
+            Self::Denied { rule } => Err(Refused::new(Refusal::Denied, format!("by rule `{rule}`"))),
+            Self::Unmet { rule } => Err(Refused::new(Refusal::RequirementUnmet, format!("rule `{rule}`"))),
+            Self::NotAllowed => Err(Refusal::NotAllowed.into()),
         }
     }
 }
 
-/// The allow rules of one port or route, compiled: a caller sees only the rules that can name it.
+/// The rules of one port or route, compiled: a caller meets only the rules that can name it.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
-    rules: Vec<Rule>,
-    /// Indexes into `rules`, in their order; so in the other two.
-    by_id: Lookup<SpiffeId, Vec<usize>>,
-    by_pattern: PrefixIndex<(SpiffePattern, usize)>,
-    anonymous: Vec<usize>,
-}
-
-#[derive(Clone, Debug)]
-struct Rule {
-    name: Arc<str>,
-    /// Empty: any.
-    methods: Vec<Method>,
-    /// Methods were written of which none is one: the rule matches nothing rather than everything.
-    never: bool,
-    /// Empty: any.
-    paths: Vec<PathPattern>,
+    deny: RuleList,
+    require: Vec<Rule>,
+    allow: RuleList,
+    needs_headers: bool,
 }
 
 impl RuleSet {
-    pub fn compile(rules: &[Allow]) -> Self {
+    pub fn compile(rules: &Rules) -> Self {
+        Self::compile_route(&Rules::default(), rules)
+    }
+
+    /// The rules of a route: what its port denies and requires holds there too.
+    pub fn compile_route(port: &Rules, route: &Rules) -> Self {
         let mut compiled = Self::default();
-        for (index, allow) in rules.iter().enumerate() {
-            compiled.rules.push(Rule::compile(allow));
-            match &allow.who {
-                Who::Anonymous => compiled.anonymous.push(index),
-                Who::Spiffe(patterns) => patterns.iter().for_each(|pattern| compiled.file(pattern, index)),
+        let port_rules = port.deny.iter().map(|rule| (Effect::Deny, rule));
+        let port_rules = port_rules.chain(port.require.iter().map(|rule| (Effect::Require, rule)));
+        let route_rules = route.deny.iter().map(|rule| (Effect::Deny, rule));
+        let route_rules = route_rules.chain(route.require.iter().map(|rule| (Effect::Require, rule)));
+        let allow = route.allow.iter().map(|rule| (Effect::Allow, rule));
+        for (effect, rule) in port_rules.chain(route_rules).chain(allow) {
+            compiled.needs_headers |= !rule.headers.is_empty();
+            match effect {
+                Effect::Deny => compiled.deny.add(rule),
+                Effect::Require => compiled.require.push(Rule::compile(rule)),
+                Effect::Allow => compiled.allow.add(rule),
             }
         }
         compiled
     }
 
-    fn file(&mut self, pattern: &SpiffePattern, index: usize) {
-        match pattern.exact() {
-            Some(id) => self.by_id.entry(id).or_default().push(index),
-            None => self.by_pattern.insert(&pattern.to_string(), (pattern.clone(), index)),
+    /// Some rule asks for headers: to decide a request again, they have to be kept.
+    pub fn needs_headers(&self) -> bool {
+        self.needs_headers
+    }
+
+    /// Deny, require, allow: the first that speaks decides, and where none does, nothing is allowed.
+    ///
+    /// Of the rules that allow, the first in the file's order among those that name the caller by its ID, then by a pattern.
+    pub fn decide(&self, asked: &Asked<'_>) -> Decision {
+        if let Some(rule) = self.deny.first_that_fits(asked, Effect::Deny) {
+            return Decision::Denied { rule };
         }
-    }
-
-    /// Decides a connection whose bytes we do not read. A rule with methods or paths never matches: it allows less than the
-    /// whole connection.
-    pub fn decide_l4(&self, principal: &Principal<'_>) -> Decision {
-        self.decide(principal, |rule| !rule.never && rule.methods.is_empty() && rule.paths.is_empty())
-    }
-
-    /// Decides a request.
-    pub fn decide_http(&self, principal: &Principal<'_>, method: &Method, readings: &Readings<'_>) -> Decision {
-        self.decide(principal, |rule| rule.matches(method, readings))
-    }
-
-    /// The first rule in the file's order among those that name the caller by its ID, then by a pattern.
-    fn decide(&self, principal: &Principal<'_>, matches: impl Fn(&Rule) -> bool) -> Decision {
-        let matching = |index: &usize| self.rules.get(*index).filter(|rule| matches(rule));
-        let rule = match principal {
-            Principal::Anonymous => self.anonymous.iter().find_map(matching),
-            Principal::Spiffe(id) => {
-                self.by_id.get(*id).and_then(|rules| rules.iter().find_map(matching)).or_else(|| {
-                    let candidates = self.by_pattern.candidates(id.as_str()).flatten();
-                    candidates.filter(|(pattern, _)| pattern.matches(id)).find_map(|(_, index)| matching(index))
-                })
-            }
-        };
-        match rule {
-            Some(rule) => Decision::Allowed { rule: rule.name.clone() },
-            None => Decision::Refused(Refusal::NotAllowed),
+        if let Some(unmet) = self.require.iter().find(|rule| !rule.fits_caller(asked, Effect::Require)) {
+            return Decision::Unmet { rule: unmet.name.clone() };
+        }
+        match self.allow.first_that_fits(asked, Effect::Allow) {
+            Some(rule) => Decision::Allowed { rule },
+            None => Decision::NotAllowed,
         }
     }
 }
 
-impl Rule {
-    fn compile(allow: &Allow) -> Self {
-        let methods: Vec<Method> = allow.methods.iter().filter_map(|method| method.parse().ok()).collect();
-        Self {
-            name: Arc::from(allow.name.as_str()),
-            never: methods.is_empty() && !allow.methods.is_empty(),
-            methods,
-            paths: allow.paths.clone(),
+/// The windows in which rules fit, each once: when one opens or closes, what lives has to be decided again.
+pub fn windows_of<'a>(rules: impl IntoIterator<Item = &'a Rules>) -> Vec<TimeWindow> {
+    let mut windows = Vec::new();
+    for window in rules.into_iter().flat_map(Rules::all).filter_map(|rule| rule.time) {
+        if !windows.contains(&window) {
+            windows.push(window);
         }
     }
-
-    /// Methods are compared exactly (RFC 9110 §9.1: case-sensitive). Every reading has to match one of the paths.
-    fn matches(&self, method: &Method, readings: &Readings<'_>) -> bool {
-        if self.never || !(self.methods.is_empty() || self.methods.contains(method)) {
-            return false;
-        }
-        // THREATS PN-15: `OPTIONS *` asks about the server as a whole; only a rule that names OPTIONS speaks of that.
-        if readings.raw() == "*" && self.methods.is_empty() {
-            return false;
-        }
-        // What is no path, `*` and the nothing of a CONNECT, is matched by `/**` alone: all others ask for a `/`.
-        self.paths.is_empty() || readings.all(|path| self.paths.iter().any(|pattern| pattern.matches(path)))
-    }
+    windows
 }
 
 /// Whether a pattern speaks also of targets that name no path: `CONNECT host:port` and `OPTIONS *`.

@@ -1,29 +1,55 @@
-use super::{Decision, Principal, RuleSet};
+mod conditions;
+
+use super::{Asked, Decision, Principal, RequestFacts, RuleSet};
 use crate::http::normalize::{Readings, read_path};
-use crate::refusal::Refusal;
 use http::Method;
-use postern_config::authz::{Allow, Principal as Who};
+use postern_config::authz::{Principal as Who, Rule, Rules};
 use postern_config::{PathPattern, Place, SpiffeId, SpiffePattern};
 use proptest::prelude::*;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
 
 fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).expect("a SPIFFE ID")
 }
 
-fn allow(name: &str, who: &[&str], methods: &[&str], paths: &[&str]) -> Allow {
-    Allow {
-        name: name.to_owned(),
-        who: match who {
-            ["anonymous"] => Who::Anonymous,
-            patterns => {
-                Who::Spiffe(patterns.iter().map(|text| SpiffePattern::parse(text).expect("a pattern")).collect())
-            }
-        },
+fn who(who: &[&str]) -> Who {
+    match who {
+        ["anonymous"] => Who::Anonymous,
+        ["anyone"] => Who::Anyone,
+        patterns => Who::Spiffe(patterns.iter().map(|text| SpiffePattern::parse(text).expect("a pattern")).collect()),
+    }
+}
+
+fn allow(name: &str, caller: &[&str], methods: &[&str], paths: &[&str]) -> Rule {
+    Rule {
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         paths: paths.iter().map(|path| PathPattern::parse(path).expect("a pattern")).collect(),
-        place: Place { file: Arc::new(PathBuf::from("test.yaml")), line: 1, column: 1 },
+        ..Rule::about(name.to_owned(), who(caller), Place::command_line())
+    }
+}
+
+fn compile(allow: &[Rule]) -> RuleSet {
+    RuleSet::compile(&Rules { allow: allow.to_vec(), ..Rules::default() })
+}
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
+
+fn connection<'a>(principal: &Principal<'a>) -> Asked<'a> {
+    Asked { principal: *principal, source: Some(HERE), now: 0, request: None }
+}
+
+fn request<'a>(principal: &Principal<'a>, method: &'a Method, readings: &'a Readings<'a>) -> Asked<'a> {
+    let facts = RequestFacts { method, host: "orders.shop", readings, headers: None, query: None };
+    Asked { request: Some(facts), ..connection(principal) }
+}
+
+impl RuleSet {
+    fn decide_l4(&self, principal: &Principal<'_>) -> Decision {
+        self.decide(&connection(principal))
+    }
+
+    fn decide_http(&self, principal: &Principal<'_>, method: &Method, readings: &Readings<'_>) -> Decision {
+        self.decide(&request(principal, method, readings))
     }
 }
 
@@ -35,10 +61,8 @@ fn readings(path: &str) -> Readings<'_> {
 fn rule(decision: Decision) -> Option<String> {
     match decision {
         Decision::Allowed { rule } => Some(rule.to_string()),
-        Decision::Refused(refusal) => {
-            assert_eq!(refusal, Refusal::NotAllowed);
-            None
-        }
+        Decision::NotAllowed => None,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -54,7 +78,7 @@ const WEB: &str = "spiffe://shop.example/ns/web/sa/frontend";
 #[test]
 fn cf03_nothing_is_allowed_that_no_rule_allows() {
     let nobody = allow("nobody", &[], &[], &[]);
-    for rules in [RuleSet::compile(&[]), RuleSet::compile(&[nobody])] {
+    for rules in [compile(&[]), compile(&[nobody])] {
         check(&rules, WEB, "GET", "/", None);
         assert_eq!(rule(rules.decide_l4(&Principal::Spiffe(&id(WEB)))), None);
         assert_eq!(rule(rules.decide_l4(&Principal::Anonymous)), None);
@@ -63,7 +87,7 @@ fn cf03_nothing_is_allowed_that_no_rule_allows() {
 
 #[test]
 fn names_callers_by_id_pattern_and_trust_domain() {
-    let rules = RuleSet::compile(&[
+    let rules = compile(&[
         allow("exact", &[WEB], &[], &["/exact"]),
         allow("segment", &["spiffe://shop.example/ns/web/sa/*"], &[], &["/segment"]),
         allow("below", &["spiffe://shop.example/ns/**"], &[], &["/below"]),
@@ -84,7 +108,7 @@ fn names_callers_by_id_pattern_and_trust_domain() {
 
 #[test]
 fn pn21_an_id_is_no_regular_expression() {
-    let rules = RuleSet::compile(&[allow("cert-manager", &["spiffe://td/ns/a/sa/cert-manager.io"], &[], &[])]);
+    let rules = compile(&[allow("cert-manager", &["spiffe://td/ns/a/sa/cert-manager.io"], &[], &[])]);
     check(&rules, "spiffe://td/ns/a/sa/cert-manager.io", "GET", "/", Some("cert-manager"));
     check(&rules, "spiffe://td/ns/a/sa/cert-manager-io", "GET", "/", None);
     check(&rules, "spiffe://td/ns/a/sa/cert-managerXio", "GET", "/", None);
@@ -92,7 +116,7 @@ fn pn21_an_id_is_no_regular_expression() {
 
 #[test]
 fn only_rules_that_name_anonymous_match_it() {
-    let rules = RuleSet::compile(&[
+    let rules = compile(&[
         allow("everyone-verified", &["spiffe://shop.example/**"], &[], &[]),
         allow("health", &["anonymous"], &["GET"], &["/health"]),
     ]);
@@ -106,7 +130,7 @@ fn only_rules_that_name_anonymous_match_it() {
 #[test]
 fn a_rule_about_requests_never_allows_a_connection() {
     let web = id(WEB);
-    let decide = |rules: &[Allow]| rule(RuleSet::compile(rules).decide_l4(&Principal::Spiffe(&web)));
+    let decide = |rules: &[Rule]| rule(compile(rules).decide_l4(&Principal::Spiffe(&web)));
     assert_eq!(decide(&[allow("methods", &[WEB], &["GET"], &[])]), None);
     assert_eq!(decide(&[allow("paths", &[WEB], &[], &["/**"])]), None);
     assert_eq!(
@@ -117,21 +141,21 @@ fn a_rule_about_requests_never_allows_a_connection() {
 
 #[test]
 fn pn24_methods_are_case_sensitive() {
-    let rules = RuleSet::compile(&[allow("read", &[WEB], &["GET", "PURGE"], &[])]);
+    let rules = compile(&[allow("read", &[WEB], &["GET", "PURGE"], &[])]);
     check(&rules, WEB, "GET", "/", Some("read"));
     check(&rules, WEB, "PURGE", "/", Some("read"));
     for method in ["get", "Get", "HEAD", "POST"] {
         check(&rules, WEB, method, "/", None);
     }
     // What is no method at all must not turn into "any method".
-    let rules = RuleSet::compile(&[allow("broken", &[WEB], &["G T"], &[])]);
+    let rules = compile(&[allow("broken", &[WEB], &["G T"], &[])]);
     check(&rules, WEB, "GET", "/", None);
     assert_eq!(rule(rules.decide_l4(&Principal::Spiffe(&id(WEB)))), None);
 }
 
 #[test]
 fn every_reading_has_to_be_allowed_by_the_one_rule() {
-    let rules = RuleSet::compile(&[
+    let rules = compile(&[
         allow("public", &[WEB], &[], &["/public/**", "/files/{name}"]),
         allow("admin", &[WEB], &["DELETE"], &["/admin"]),
     ]);
@@ -167,7 +191,7 @@ fn every_reading_has_to_be_allowed_by_the_one_rule() {
 
 #[test]
 fn pn12_paths_are_matched_in_their_own_case() {
-    let rules = RuleSet::compile(&[allow("admin", &[WEB], &[], &["/admin/**", "/Reports"])]);
+    let rules = compile(&[allow("admin", &[WEB], &[], &["/admin/**", "/Reports"])]);
     for (path, allowed) in [
         ("/admin/x", Some("admin")),
         ("/ADMIN", None),
@@ -184,7 +208,7 @@ fn pn12_paths_are_matched_in_their_own_case() {
 
 #[test]
 fn pn13_and_pn22_prefixes_keep_to_segments_and_asterisks_are_data() {
-    let rules = RuleSet::compile(&[allow("admin", &[WEB], &[], &["/admin/**", "/v1/{id}/secret"])]);
+    let rules = compile(&[allow("admin", &[WEB], &[], &["/admin/**", "/v1/{id}/secret"])]);
     for (path, allowed) in [
         ("/admin", true),
         ("/admin/", true),
@@ -204,7 +228,7 @@ fn pn13_and_pn22_prefixes_keep_to_segments_and_asterisks_are_data() {
 fn pn15_and_pn28_targets_without_a_path_need_a_rule_that_speaks_of_them() {
     let web = id(WEB);
     let decide = |methods: &[&str], paths: &[&str], method: Method, target: &'static str| {
-        let rules = RuleSet::compile(&[allow("rule", &[WEB], methods, paths)]);
+        let rules = compile(&[allow("rule", &[WEB], methods, paths)]);
         rules.decide_http(&Principal::Spiffe(&web), &method, &Readings::of_no_path(target)).is_allowed()
     };
     assert!(!decide(&[], &[], Method::OPTIONS, "*"));
@@ -221,12 +245,12 @@ fn pn15_and_pn28_targets_without_a_path_need_a_rule_that_speaks_of_them() {
 
 #[test]
 fn cf08_each_of_ten_thousand_rules_is_found() {
-    let mut rules: Vec<Allow> = (0..10_000)
+    let mut rules: Vec<Rule> = (0..10_000)
         .map(|index| allow(&format!("rule-{index}"), &[&format!("spiffe://shop.example/ns/n{index}/sa/*")], &[], &[]))
         .collect();
-    let forward = RuleSet::compile(&rules);
+    let forward = compile(&rules);
     rules.reverse();
-    let backward = RuleSet::compile(&rules);
+    let backward = compile(&rules);
     for index in (0..10_000).step_by(10) {
         let who = format!("spiffe://shop.example/ns/n{index}/sa/x");
         let name = format!("rule-{index}");
@@ -338,7 +362,7 @@ proptest! {
         for (way, at) in ways {
             path = disguise(&path, way, at);
         }
-        let rules = RuleSet::compile(&[allow("public", &["spiffe://shop.example/**"], &[], &["/public/**"])]);
+        let rules = compile(&[allow("public", &["spiffe://shop.example/**"], &[], &["/public/**"])]);
         let web = id(WEB);
         let Ok(read) = read_path(&path, false) else { return Ok(()) };
         if rules.decide_http(&Principal::Spiffe(&web), &Method::GET, &read).is_allowed() {
@@ -359,7 +383,7 @@ proptest! {
     ) {
         let path = format!("/public{}", pieces.concat());
         let Ok(read) = read_path(&path, false) else { return Ok(()) };
-        let rules = RuleSet::compile(&[allow("public", &["spiffe://shop.example/**"], &[], &["/public/**"])]);
+        let rules = compile(&[allow("public", &["spiffe://shop.example/**"], &[], &["/public/**"])]);
         if rules.decide_http(&Principal::Spiffe(&id(WEB)), &Method::GET, &read).is_allowed() {
             let found = application(&path, &order);
             prop_assert!(!is_admin(&found), "{} is {} to {:?}; readings {:?}", path, found, order, read);
@@ -372,7 +396,7 @@ proptest! {
         rules in proptest::collection::vec((0..WHO.len(), 0..METHODS.len(), 0..PATHS.len()), 0..6),
         who in 0..CALLERS.len(), method in 0..3_usize, path in 0..REQUESTED.len(),
     ) {
-        let allows: Vec<Allow> = rules.iter().enumerate()
+        let allows: Vec<Rule> = rules.iter().enumerate()
             .map(|(index, (who, methods, paths))| allow(&format!("allow-{index}"), WHO[*who], METHODS[*methods], PATHS[*paths]))
             .collect();
         let caller = (who > 0).then(|| id(CALLERS[who]));
@@ -389,9 +413,9 @@ proptest! {
             let path = rule.paths.is_empty() || read.iter().all(|reading| rule.paths.iter().any(|pattern| pattern.matches(reading)));
             who && method && path
         });
-        prop_assert_eq!(RuleSet::compile(&allows).decide_http(&principal, &method, &read).is_allowed(), expected);
-        let reversed: Vec<Allow> = allows.into_iter().rev().collect();
-        prop_assert_eq!(RuleSet::compile(&reversed).decide_http(&principal, &method, &read).is_allowed(), expected);
+        prop_assert_eq!(compile(&allows).decide_http(&principal, &method, &read).is_allowed(), expected);
+        let reversed: Vec<Rule> = allows.into_iter().rev().collect();
+        prop_assert_eq!(compile(&reversed).decide_http(&principal, &method, &read).is_allowed(), expected);
     }
 }
 

@@ -1,11 +1,13 @@
 //! The commands: one file each. Only here is the environment read (DESIGN, invariant 4).
 
 mod admin_client;
+pub mod audit;
 mod check;
 pub mod demo;
 mod dev_identity;
 mod doctor;
 mod environment;
+mod explain;
 mod output;
 mod redirect;
 mod run;
@@ -39,6 +41,10 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Verify a credential as the data plane does
     Verify(verify::VerifyArgs),
+    /// What would be decided about a request, by which rule, and what the nearest one lacks
+    Explain(explain::ExplainArgs),
+    /// Verify an audit log, offline
+    Audit(audit::AuditArgs),
     /// Look for what keeps the proxy from working, each finding with its fix
     Doctor(doctor::DoctorArgs),
     /// Packet-filter rules that bring the application's connections to the proxy
@@ -60,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Verify(args) => Ok(verify::run(args)),
+        Command::Explain(args) => explain::run(&args),
+        Command::Audit(args) => Ok(audit::run(args)),
         Command::Doctor(args) => environment::block_on(doctor::run(args)),
         Command::Redirect(args) => redirect::run(&args),
         Command::DevIdentity(args) => environment::block_on(dev_identity::run(args)),

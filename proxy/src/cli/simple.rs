@@ -2,7 +2,7 @@
 
 use super::run::run_config;
 use clap::{Args, ValueEnum};
-use postern_config::authz::{Allow, Principal};
+use postern_config::authz::{Principal, Rule, Rules};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
     Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
@@ -115,13 +115,8 @@ pub fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
             anyhow::anyhow!("--app {:?} is neither an address such as 127.0.0.1:8080 nor unix:/PATH: {error}", args.app)
         })?),
     };
-    let allow = Allow {
-        name: "--allow".to_owned(),
-        who: Principal::Spiffe(patterns("--allow", &args.allow)?),
-        methods: Vec::new(),
-        paths: Vec::new(),
-        place: Place::command_line(),
-    };
+    let allow =
+        Rule::about("--allow".to_owned(), Principal::Spiffe(patterns("--allow", &args.allow)?), Place::command_line());
     let inbound = Inbound {
         name: "inbound".to_owned(),
         port: args.listen.port(),
@@ -136,9 +131,10 @@ pub fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
         app_http: AppHttp::Same,
         svid: SvidSelector::Default,
         identity_headers: IdentityHeaders { xfcc: true, spiffe_id: true, client_cert: false },
-        allow: vec![allow],
+        rules: Rules { allow: vec![allow], ..Rules::default() },
         routes: Vec::new(),
         on_expiry: OnExpiry::Keep,
+        request_timeout: None,
         place: Place::command_line(),
     };
     run_config(args.common.config(vec![inbound], Outbound::default())?, None)
@@ -158,6 +154,7 @@ impl Common {
             identity,
             inbound,
             outbound,
+            audit: None,
             telemetry: Telemetry { metrics: self.metrics, readiness: self.readiness, ..Telemetry::default() },
             admin: Admin { socket: self.admin.clone(), ..Admin::default() },
             workers: self.workers,

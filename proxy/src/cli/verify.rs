@@ -1,12 +1,16 @@
-//! `postern verify svid`: would the data plane accept this chain, and if not, which rule does it break?
+//! `postern verify svid`: would the data plane accept this chain, and if not, which rule does it break? `postern verify jwt`,
+//! the same for a token, is in `jwt`.
 //!
 //! The data plane's own code runs here ([`verify_svid`], [`load_bundle`]); this file reads files and prints.
+
+pub mod jwt;
 
 use crate::identity::Bundle;
 use crate::tls::bundle::{AnchorProblem, load_bundle};
 use crate::tls::certificate::hex;
 use crate::tls::svid_error::instant;
 use crate::tls::{Peer, Role, Strictness, SvidError, verify_svid};
+use crate::token::KeySetError;
 use clap::{Args, Subcommand, ValueEnum};
 use postern_config::{SpiffeIdError, SpiffePattern, TrustDomain};
 use rustls_pki_types::CertificateDer;
@@ -14,6 +18,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Write;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +37,8 @@ pub struct VerifyArgs {
 pub enum What {
     /// Judge an X509-SVID as a sidecar would: exit 0 accepted, 1 refused, 2 could not tell
     Svid(SvidArgs),
+    /// Judge a JWT-SVID, or a token of another issuer, as a sidecar would: exit 0 accepted, 1 refused, 2 could not tell
+    Jwt(jwt::JwtArgs),
 }
 
 /// `postern verify svid …`
@@ -75,14 +82,24 @@ const COULD_NOT_TELL: u8 = 2;
 
 /// Judges and prints.
 pub fn run(args: VerifyArgs) -> ExitCode {
-    let What::Svid(args) = args.what;
-    match judge(&args, SystemTime::now()) {
-        Ok(judgement) => {
+    let judged = match args.what {
+        What::Svid(args) => judge(&args, SystemTime::now()).map(|judgement| {
             for problem in &judgement.passed_over {
                 eprintln!("warning: passed over in a bundle: {}", with_causes(problem));
             }
-            print!("{}", judgement.describe());
-            ExitCode::from(if judgement.verdict.is_ok() { ACCEPTED } else { REFUSED })
+            (judgement.verdict.is_ok(), judgement.describe())
+        }),
+        What::Jwt(args) => jwt::judge(&args, SystemTime::now()).map(|judgement| {
+            for (path, problem) in &judgement.passed_over {
+                eprintln!("warning: passed over in {}: {problem}", path.display());
+            }
+            (judgement.verdict.is_ok(), judgement.describe())
+        }),
+    };
+    match judged {
+        Ok((accepted, description)) => {
+            print!("{description}");
+            ExitCode::from(if accepted { ACCEPTED } else { REFUSED })
         }
         Err(error) => {
             eprintln!("could not tell: {}", with_causes(&error));
@@ -133,7 +150,13 @@ pub enum CannotTell {
     NoCertificate { path: PathBuf },
     #[error("`{text}` is no trust domain: it")]
     TrustDomain { text: String, source: SpiffeIdError },
-    #[error("`{text}` is not of the form NAME=PEM")]
+    #[error("cannot read {}", path.display())]
+    UnreadableFile { path: PathBuf, source: io::Error },
+    #[error("{} is no set of keys", path.display())]
+    KeySet { path: PathBuf, source: KeySetError },
+    #[error("neither --trust-domain with --bundle nor --issuer with --jwks says whose tokens are believed")]
+    NoTrust,
+    #[error("`{text}` is not of the form NAME=FILE")]
     Federated { text: String },
     #[error("there are two bundles for the trust domain {trust_domain}")]
     TwoBundles { trust_domain: TrustDomain },
@@ -226,7 +249,7 @@ fn read_bundles(args: &SvidArgs, at: SystemTime) -> Result<(Bundles, Vec<AnchorP
 }
 
 /// An empty file is an empty list; bytes without a PEM certificate in them are a mistake.
-fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, CannotTell> {
+pub(super) fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, CannotTell> {
     let bytes = std::fs::read(path)
         .map_err(|source| CannotTell::Unreadable { path: path.to_owned(), source: pem::Error::Io(source) })?;
     let certificates = CertificateDer::pem_slice_iter(&bytes)
@@ -244,12 +267,12 @@ fn read_time(text: &str) -> Result<SystemTime, CannotTell> {
         .map_err(|source| CannotTell::Time { text: text.to_owned(), source })
 }
 
-fn read_pattern(text: &str) -> Result<SpiffePattern, CannotTell> {
+pub(super) fn read_pattern(text: &str) -> Result<SpiffePattern, CannotTell> {
     SpiffePattern::parse(text).map_err(|why| CannotTell::Pattern { text: text.to_owned(), why })
 }
 
 /// The whole chain of causes, once, at the edge.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
     std::iter::successors(error.source(), |cause| (*cause).source())
         .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -83,3 +83,29 @@ fn a_process_that_writes_nothing_may_write_nowhere() {
     let error = nowhere.permits(&config("admin: { socket: /tmp/postern-admin.sock }\n")).unwrap_err();
     assert!(error.to_string().contains("no directory"), "{error}");
 }
+
+#[test]
+fn the_audit_log_and_its_second_place_are_written_where_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    for name in ["logs", "seals", "elsewhere"] {
+        std::fs::create_dir(file(name)).unwrap();
+    }
+    let wants = |log: &str, second: &str| {
+        let (log, second) = (file(log), file(second));
+        let to = format!("to: {{ file: {} }}, second_place: {{ file: {} }}", log.display(), second.display());
+        config(&format!("audit: {{ {to} }}\n"))
+    };
+    let start = wants("logs/audit.json", "seals/audit.json");
+    let start: Vec<_> = super::written_paths(&start).map(|(_, path)| path).collect();
+    assert_eq!(start, [file("logs/audit.json"), file("seals/audit.json")]);
+    let confined = hardened(Some(Writable::of(start.into_iter())));
+    confined.permits(&wants("logs/other.json", "seals/other.json")).unwrap();
+    for (log, second, setting) in [
+        ("elsewhere/audit.json", "seals/audit.json", "`audit.to.file`"),
+        ("logs/audit.json", "elsewhere/audit.json", "`audit.second_place.file`"),
+    ] {
+        let refused = confined.permits(&wants(log, second)).unwrap_err().to_string();
+        assert!(refused.contains(setting), "{refused}");
+    }
+}

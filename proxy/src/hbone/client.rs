@@ -8,6 +8,7 @@ use super::{
     CONNECTION_WINDOW, FRAME_BYTES_MAX, HEADER_LIST_BYTES_MAX, SEND_BUFFER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX,
     TINY_FRAMES_BUDGET, TunnelStream,
 };
+use crate::http::frames::WatchedFrames;
 use crate::http::respond::read_refusal;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Direction, EndCause, Registered, Session, Subject};
@@ -173,6 +174,8 @@ async fn connect(worker: &Rc<Worker>, stream: &Wanted<'_>) -> Result<Arc<Carrier
     let wanted = Mesh { expected, alpn: ClientAlpn::H2, carries: Carries::Tunnels, subject: None };
     let address = EndpointAddress::Tcp(stream.through);
     let (tls, session, registered, _) = mesh(worker, plan, &address, stream.own, wanted).await?;
+    let each_second = worker.policy().limits.h2_control_frames;
+    let io = WatchedFrames::of_upstream(tls, Some(session.clone()), plan.metrics.clone(), each_second);
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -181,7 +184,7 @@ async fn connect(worker: &Rc<Worker>, stream: &Wanted<'_>) -> Result<Arc<Carrier
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
         .data_frame_budget(TINY_FRAMES_BUDGET)
         .enable_push(false)
-        .handshake(tls)
+        .handshake(io)
         .await;
     let (requests, mut connection) = handshake.map_err(|error| unusable(stream, &session, &error))?;
     let keepalive = Keepalive::new(connection.ping_pong(), &worker.policy().timeouts);

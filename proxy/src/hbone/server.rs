@@ -7,6 +7,7 @@ use super::{
 };
 use crate::capture::Accepted;
 use crate::connection::{Connection, Place, turn_away, turn_away_as};
+use crate::http::frames::WatchedFrames;
 use crate::http::respond::{Asker, refuse_stream};
 use crate::inbound::{self, Shown};
 use crate::policy::{Door, TunnelPlan};
@@ -62,6 +63,8 @@ async fn carry(connection: &Rc<Connection>, plan: &TunnelPlan, io: SessionIo) ->
 /// Takes streams until the peer has ended the connection, or it is cut.
 async fn streams(connection: &Rc<Connection>, io: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), Refused> {
     let (worker, session) = (&connection.worker, &connection.session);
+    let each_second = worker.policy().limits.h2_control_frames;
+    let io = WatchedFrames::of_caller(io, session.clone(), connection.metrics.clone(), each_second);
     let protocol = |error: h2::Error| Refused::new(Refusal::ProtocolRefused, chain(&error));
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -168,6 +171,7 @@ async fn stream(carrier: ActiveStream, request: Request<RecvStream>, answer: Sen
     let trust = trust.of_stream(plan.config.on_expiry);
     let peer = trust.peer.clone();
     connection.session.establish(trust, &worker.identity());
+    connection.audit_place().await;
 
     // 3 what a connection to that port is.
     let receive = request.into_body();

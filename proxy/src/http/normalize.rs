@@ -10,7 +10,7 @@
 //!
 //! Pure. The host's one meaning is in [`super::target`].
 
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 use std::borrow::Cow;
 
 pub use super::target::{Form, Target, read_again, read_target};
@@ -90,6 +90,12 @@ impl PathProblem {
     /// A route may permit it by name (`lax_path`): read again with `lax`, and refuse if the route selected does not.
     pub fn is_lax(self) -> bool {
         matches!(self, Self::PercentCode | Self::NonAscii)
+    }
+}
+
+impl From<PathProblem> for Refused {
+    fn from(problem: PathProblem) -> Self {
+        Self::new(problem.refusal(), problem.to_string())
     }
 }
 

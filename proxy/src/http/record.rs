@@ -1,9 +1,14 @@
 //! The record and the metrics of one request: opened with it, ended with its last byte, written exactly once.
 
+mod audit;
+
 use super::body::Received;
 use super::request::version_text;
 use super::respond;
+use crate::audit::Place;
 use crate::connection::Connection;
+use crate::identity::Svid;
+use crate::policy::Policy;
 use crate::refusal::Refused;
 use crate::session::{Direction, EndCause, InFlight};
 use crate::telemetry::PortMetrics;
@@ -11,6 +16,7 @@ use crate::telemetry::record::{Outcome, RequestRecord, Upstream};
 use crate::tls::Peer;
 use crate::upstream::client::chain;
 use crate::upstream::lease::Lease;
+use audit::Audited;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -29,7 +35,7 @@ pub struct Recorder {
     is_grpc: bool,
     grpc_status: Option<u32>,
     refused: Option<Refused>,
-    /// What only the access log wants: absent when it is off.
+    /// What only the logs want: absent when there is none.
     logged: Option<Box<Logged>>,
     is_complete: bool,
 }
@@ -46,42 +52,57 @@ struct Logged {
     rule: Option<Arc<str>>,
     upstream: Option<String>,
     upstream_peer: Option<Arc<Peer>>,
+    /// What we showed it.
+    upstream_own: Option<Arc<Svid>>,
     remote_refusal: Option<String>,
     remote_decision: Option<String>,
     end: Option<String>,
     /// A tunnel's own count, where the bodies' do not tell.
     tunnelled: Option<(u64, u64)>,
+    decision: String,
+    /// Digest of the policy that decides; for the audit log alone, because to count who holds it costs all workers.
+    policy: Option<Arc<str>>,
+    audited: Audited,
 }
 
 impl Recorder {
-    pub fn open(connection: &Rc<Connection>, request: &Request<Received>) -> Self {
-        Self::begin(connection, || Logged {
+    /// `place`: what the audit log keeps for it.
+    pub fn open(connection: &Rc<Connection>, policy: &Policy, request: &Request<Received>, place: Place) -> Self {
+        Self::begin(connection, policy, place, |logged| Logged {
             method: Some(request.method().clone()),
             uri: Some(request.uri().clone()),
             version: Some(request.version()),
-            ..Logged::default()
+            ..logged
         })
     }
 
     /// For a head that cannot be read, as far as it can be read: `head` is its beginning, if that is known.
     pub fn of_refused_head(connection: &Rc<Connection>, head: &[u8]) -> Self {
-        Self::begin(connection, || {
+        Self::begin(connection, &connection.worker.policy(), Place::default(), |logged| {
             let (method, uri) = read_request_line(head);
-            Logged { method, uri, ..Logged::default() }
+            Logged { method, uri, ..logged }
         })
     }
 
-    fn begin(connection: &Rc<Connection>, logged: impl FnOnce() -> Logged) -> Self {
+    fn begin(connection: &Rc<Connection>, policy: &Policy, place: Place, fill: impl FnOnce(Logged) -> Logged) -> Self {
         let session = &connection.session;
         session.requests_active.fetch_add(1, Relaxed);
         session.requests_total.fetch_add(1, Relaxed);
         connection.metrics.request_started();
-        let logged = connection.worker.shared.access_log.enabled().then(|| Box::new(logged()));
+        let decision = connection.worker.next_id();
+        let shared = &connection.worker.shared;
+        let is_audited = shared.audit.enabled();
+        let logged = (is_audited || shared.access_log.enabled()).then(|| {
+            let audited = if is_audited { Audited::Waiting(place) } else { Audited::Done };
+            let decision = connection.worker.decision_id(decision);
+            let policy = is_audited.then(|| policy.digest.clone());
+            Box::new(fill(Logged { decision, policy, audited, ..Logged::default() }))
+        });
         Self {
             connection: connection.clone(),
             metrics: connection.metrics.clone(),
             started: Instant::now(),
-            decision: connection.worker.next_id(),
+            decision,
             bytes_to_caller: Cell::new(0),
             in_flight: None,
             status: None,
@@ -141,6 +162,8 @@ impl Recorder {
         if let Some(logged) = &mut self.logged {
             logged.upstream = Some(lease.endpoint.address.to_string());
             logged.upstream_peer = lease.peer.clone();
+            let trust = lease.session.as_ref().and_then(|session| session.trust()).filter(|_| logged.policy.is_some());
+            logged.upstream_own = trust.map(|trust| trust.own.clone());
         }
     }
 
@@ -156,6 +179,7 @@ impl Recorder {
     pub fn answered(&mut self, head: &http::response::Parts) {
         self.status = Some(head.status);
         self.read_grpc_status(&head.headers);
+        self.audit_allowed();
     }
 
     pub fn trailers(&mut self, trailers: &HeaderMap) {
@@ -185,6 +209,7 @@ impl Recorder {
         self.grpc_status = self.is_grpc.then(|| refused.refusal.grpc_status().into());
         self.refused = Some(refused);
         self.is_complete = true;
+        self.audit_refused();
     }
 
     /// The response was passed on to its end.
@@ -218,10 +243,11 @@ impl Recorder {
         }
     }
 
-    fn write(&self, logged: &Logged) {
+    /// Why it ended, where that is not plain.
+    fn end<'a>(&self, logged: &'a Logged) -> Option<&'a str> {
         let connection = &self.connection;
         let cause = connection.session.is_cut().then(|| connection.session.end_cause()).flatten();
-        let end = match (cause, logged.end.as_deref(), self.is_complete) {
+        match (cause, logged.end.as_deref(), self.is_complete) {
             (Some(cause), _, _) => Some(cause.as_str()),
             (None, Some(end), _) => Some(end),
             (None, None, true) => None,
@@ -231,7 +257,11 @@ impl Recorder {
             (None, None, false) if connection.worker.is_stopping() => Some(EndCause::Draining.as_str()),
             // Dropped before its end, by nobody on our side.
             (None, None, false) => Some("caller_closed"),
-        };
+        }
+    }
+
+    fn record<'a>(&'a self, logged: &'a Logged, end: Option<&'a str>) -> RequestRecord<'a> {
+        let connection = &self.connection;
         let bodies = (self.in_flight.as_ref().map_or(0, |it| it.bytes_from_caller.get()), self.bytes_to_caller.get());
         let (bytes_received, bytes_sent) = logged.tunnelled.unwrap_or(bodies);
         let mut facts = connection.facts();
@@ -247,9 +277,9 @@ impl Recorder {
             facts.peer_fingerprint = upstream_peer.map(|peer| &peer.fingerprint);
             facts.identity_generation = upstream_peer.map(|peer| peer.generation);
         }
-        connection.worker.shared.access_log.request(&RequestRecord {
+        RequestRecord {
             connection: facts,
-            decision: &self.decision_id(),
+            decision: &logged.decision,
             method: logged.method.as_ref().map_or("", Method::as_str),
             path: logged.uri.as_ref().map_or("", Uri::path),
             host: logged.host.as_deref(),
@@ -266,7 +296,7 @@ impl Recorder {
                 end,
             },
             upstream: Upstream { address: logged.upstream.as_deref(), identity: upstream_peer.map(|peer| &peer.id) },
-        });
+        }
     }
 }
 
@@ -284,8 +314,10 @@ impl Drop for Recorder {
                 self.connection.session.request_given_up(self.started.elapsed(), limits.h2_early_resets);
             }
         }
-        if let Some(logged) = &self.logged {
-            self.write(logged);
+        self.audit_end();
+        let access_log = &self.connection.worker.shared.access_log;
+        if let Some(logged) = self.logged.as_deref().filter(|_| access_log.enabled()) {
+            access_log.request(&self.record(logged, self.end(logged)));
         }
     }
 }

@@ -6,12 +6,11 @@
 use super::body::{FromUpstream, Received, RequestBody, ResponseBody};
 use super::forward;
 use super::headers;
-use super::normalize::PathProblem;
 use super::record::Recorder;
 use super::respond::{self, Asker, Form};
 use super::target::{Target, read_target};
 use super::upgrade;
-use crate::authz::{Decision, Principal};
+use crate::authz::RequestFacts;
 use crate::connection::Connection;
 use crate::policy::{Destined, DoorPlan, InboundPlan, Policy};
 use crate::refusal::{Refusal, Refused};
@@ -22,7 +21,7 @@ use crate::upstream::lease::{Answer, Lease};
 use crate::upstream::plan::{Requested, ServicePlan};
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use postern_config::AppHttp;
 use std::future::poll_fn;
@@ -30,6 +29,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 /// The connection ends without an answer: its trust has ended.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,7 @@ pub struct Aborted;
 /// # Cancellation
 /// Dropping it ends the request at the upstream too; the record is written all the same.
 pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> Result<Response<ResponseBody>, Aborted> {
+    let place = connection.worker.shared.audit.place().await;
     let policy = connection.worker.policy();
     // What follows a CONNECT that is refused was meant for a tunnel (THREATS SM-22).
     let is_connect = request.method() == Method::CONNECT;
@@ -54,7 +55,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> R
         close: connection.is_closing(),
     };
     let has_body = !request.body().is_end_stream();
-    let mut recorder = Recorder::open(&connection, &request);
+    let mut recorder = Recorder::open(&connection, &policy, &request, place);
     if form.is_grpc {
         recorder.is_grpc();
     }
@@ -123,6 +124,9 @@ pub struct Allowed {
     pub version: HttpVersion,
     pub host: Box<str>,
     pub port: Option<u16>,
+    pub time_limit: Option<Duration>,
+    /// What rules were asked about, to be asked about again.
+    pub headers: Option<Box<HeaderMap>>,
 }
 
 async fn proxy(
@@ -143,7 +147,7 @@ async fn proxy(
     recorder.host(&target.host);
 
     // 2 route, 3 authenticate, 4 authorize: who the caller is, the connection knows.
-    let allowed = decide(connection, policy, &head, &target, recorder)?;
+    let mut allowed = decide(connection, policy, &head, &target, recorder)?;
 
     let service = (connection.session.direction == Direction::Local).then(|| allowed.upstream.clone());
     let (worker, caller) = (&connection.worker, connection.caller_share.get());
@@ -158,7 +162,11 @@ async fn proxy(
     );
 
     recorder.in_flight(&in_flight.request);
-    if let Some(time) = allowed.upstream.resilience.request_timeout {
+    if let Some(headers) = allowed.headers.take() {
+        // It is new.
+        let _ = in_flight.request.headers.set(headers);
+    }
+    if let Some(time) = allowed.time_limit {
         in_flight.request.time_limit.start(time);
     }
     if recorder.speaks_grpc() {
@@ -266,20 +274,22 @@ fn decide_inbound(
     target: &Target<'_>,
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
-    // A route may take paths that strict reading refuses; it has to be found first.
-    let readings = target.readings(plan.some_route_is_lax()).map_err(bad_path)?;
-    let route = plan.route(&target.host, &head.method, &readings)?;
+    let (route, readings) = plan.rules.route(target, &head.method)?;
     if let Some(route) = route {
-        if !route.lax_path {
-            target.readings(false).map_err(bad_path)?;
-        }
         recorder.route(&route.name);
     }
-    let principal = connection.peer().map_or(Principal::Anonymous, |peer| Principal::Spiffe(&peer.id));
-    match plan.decide(route, &principal, &head.method, &readings) {
-        Decision::Allowed { rule } => recorder.rule(rule),
-        Decision::Refused(refusal) => return Err(refusal.into()),
+    let facts = RequestFacts {
+        method: &head.method,
+        host: &target.host,
+        readings: &readings,
+        headers: Some(&head.headers),
+        query: head.uri.query(),
+    };
+    let decision = plan.rules.decide(route, &connection.session.asked(policy, Some(facts)));
+    if let Some(rule) = decision.rule() {
+        recorder.rule(rule.clone());
     }
+    decision.into_result()?;
     Ok(Allowed {
         upstream: connection.app(plan, policy)?,
         version: match plan.config.app_http {
@@ -289,6 +299,8 @@ fn decide_inbound(
         },
         host: Box::from(&*target.host),
         port: target.port,
+        time_limit: plan.request_timeout(route),
+        headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
     })
 }
 
@@ -303,9 +315,11 @@ fn to_service(
     recorder.service(&service.name, &service.metrics);
     connection.check_user(service)?;
     // What has no honest reading does not leave either: the other side could only guess.
-    target.readings(true).map_err(bad_path)?;
+    target.readings(true)?;
     let upstream = connection.worker.upstreams.instance(service, requested)?;
-    Ok(Allowed { upstream, version, host: Box::from(&*target.host), port: target.port })
+    let time_limit = upstream.resilience.request_timeout;
+    let host = Box::from(&*target.host);
+    Ok(Allowed { upstream, version, host, port: target.port, time_limit, headers: None })
 }
 
 /// CONNECT of the application: a connection to the service that is named, and what comes through it is the application's
@@ -328,10 +342,6 @@ async fn open_tunnel(
     let (head, ()) = Response::new(()).into_parts();
     let then = Then::Tunnel { caller, far: upgrade::Side::Open(Box::new(io)) };
     Ok(Answered { head, lease, guard: in_flight, then })
-}
-
-fn bad_path(problem: PathProblem) -> Refused {
-    Refused::new(Refusal::BadPath, problem.to_string())
 }
 
 /// After these, what follows on an HTTP/1 connection cannot be told apart from the refused request.

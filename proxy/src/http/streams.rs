@@ -29,10 +29,10 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
     /// Ready when nothing more can be sent, and as little is to be done about it where that is no good end. Dropped before, it
     /// resets the stream.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.stream.poll_reset(context).is_ready() {
+            return Poll::Ready(());
+        }
         loop {
-            if self.stream.poll_reset(context).is_ready() {
-                return Poll::Ready(());
-            }
             let goes_on = match self.waiting {
                 Some(_) => ready!(self.poll_write(context)),
                 None => ready!(self.poll_read(context)),
@@ -121,6 +121,8 @@ pub struct Incoming {
     stream: RecvStream,
     /// Bytes of the length that was said.
     missing: Option<u64>,
+    /// Its end had come when data were read last; to ask h2 takes a lock.
+    has_ended: bool,
     has_all_data: bool,
     _beside: Option<AbortOnDrop>,
 }
@@ -138,8 +140,9 @@ impl Incoming {
     /// `headers`: of its message. `beside`: ends with it.
     pub fn new(headers: &HeaderMap, stream: RecvStream, beside: Option<AbortOnDrop>) -> Self {
         // To HEAD, and with 304, a length may be said of a body that does not come.
-        let missing = length_of(headers).or_else(|| stream.is_end_stream().then_some(0));
-        Self { stream, missing, has_all_data: false, _beside: beside }
+        let has_ended = stream.is_end_stream();
+        let missing = length_of(headers).or_else(|| has_ended.then_some(0));
+        Self { stream, missing, has_ended, has_all_data: false, _beside: beside }
     }
 }
 
@@ -159,6 +162,7 @@ impl Body for Incoming {
                 Some(Ok(bytes)) => {
                     // It can only fail for more than was received.
                     let _ = this.stream.flow_control().release_capacity(bytes.len());
+                    this.has_ended = this.stream.is_end_stream();
                     this.missing = this.missing.map(|missing| missing.saturating_sub(bytes.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
@@ -173,7 +177,7 @@ impl Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.has_ended
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -3,12 +3,13 @@
 //! Pure. What a document must not do is rejected whole: no `keys`, a member twice. What the standard has us ignore is
 //! ignored alone, and named, so that an alarm can say why an authority is missing.
 
-use super::base64::{self, Base64Fault};
+use crate::base64::{self, Base64Fault};
+use crate::token::jwk_set::{Jwk, JwkSet};
 use rustls_pki_types::CertificateDer;
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// As for a message of the Workload API.
@@ -75,7 +76,7 @@ pub fn parse_spiffe_bundle(document: &[u8]) -> Result<SpiffeBundleDocument, Bund
     if document.len() > DOCUMENT_BYTES_MAX {
         return Err(BundleError::TooLarge { bytes: document.len() });
     }
-    let Outline { keys, members } = serde_json::from_slice(document)?;
+    let JwkSet { keys, members } = serde_json::from_slice(document)?;
     let keys = keys.ok_or(BundleError::NoKeys)?;
     let mut bundle = read_keys(&keys);
     bundle.sequence = integer(document, &members, "spiffe_sequence").unwrap_or_else(|| {
@@ -98,12 +99,12 @@ fn read_keys(keys: &[Jwk]) -> SpiffeBundleDocument {
         refresh_hint_seconds: None,
         ignored: Vec::new(),
     };
-    let key_ids = || keys.iter().filter_map(|key| text(key, "kid"));
+    let key_ids = || keys.iter().filter_map(|key| key.text("kid"));
     for (index, key) in keys.iter().enumerate() {
-        let read = match (text(key, "kty"), text(key, "use")) {
+        let read = match (key.text("kty"), key.text("use")) {
             (None, _) => Err(Ignored::KeyType { index }),
             (_, Some("x509-svid")) => first_certificate(key, index).map(|der| bundle.x509_authorities.push(der)),
-            (_, Some(usage @ ("jwt-svid" | "wit-svid"))) => match text(key, "kid") {
+            (_, Some(usage @ ("jwt-svid" | "wit-svid"))) => match key.text("kid") {
                 None | Some("") => Err(Ignored::NoKeyId { index }),
                 Some(kid) if key_ids().filter(|other| *other == kid).count() > 1 => Err(Ignored::KeyIdTwice { index }),
                 Some(kid) if usage == "jwt-svid" => {
@@ -124,14 +125,10 @@ fn read_keys(keys: &[Jwk]) -> SpiffeBundleDocument {
 
 /// X509-SVID §6.2: of several values of `x5c` the first is the authority, and the rest MUST be ignored.
 fn first_certificate(key: &Jwk, index: usize) -> Result<CertificateDer<'static>, Ignored> {
-    let first = key.0.get("x5c").and_then(Value::as_array).and_then(|values| values.first()).and_then(Value::as_str);
+    let first = key.list("x5c").and_then(<[Value]>::first).and_then(Value::as_str);
     let encoded = first.filter(|encoded| !encoded.is_empty()).ok_or(Ignored::NoCertificate { index })?;
     let der = base64::decode(encoded).map_err(|source| Ignored::Certificate { index, source })?;
     Ok(CertificateDer::from(der))
-}
-
-fn text<'a>(key: &'a Jwk, member: &str) -> Option<&'a str> {
-    key.0.get(member).and_then(Value::as_str)
 }
 
 /// `Some(None)`: absent. `None`: present, and not an integer of 64 bits.
@@ -143,132 +140,6 @@ fn integer(document: &[u8], members: &BTreeSet<String>, member: &'static str) ->
         return Some(None);
     }
     OnlyMember(member).deserialize(&mut serde_json::Deserializer::from_slice(document)).ok()
-}
-
-/// The members that decide anything, each at most once.
-struct Outline {
-    keys: Option<Vec<Jwk>>,
-    members: BTreeSet<String>,
-}
-
-impl<'de> Deserialize<'de> for Outline {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(OutlineVisitor)
-    }
-}
-
-struct OutlineVisitor;
-
-impl<'de> Visitor<'de> for OutlineVisitor {
-    type Value = Outline;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JWK Set")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outline, A::Error> {
-        let mut outline = Outline { keys: None, members: BTreeSet::new() };
-        while let Some(member) = map.next_key::<String>()? {
-            if member == "keys" {
-                outline.keys = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-            if let Some(twice) = outline.members.replace(member) {
-                return Err(A::Error::custom(format_args!("member {twice:?} occurs twice")));
-            }
-        }
-        Ok(outline)
-    }
-}
-
-/// Those members of a JWK that we read; the key material of tokens is not ours to judge here.
-struct Jwk(BTreeMap<String, Value>);
-
-impl<'de> Deserialize<'de> for Jwk {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(JwkVisitor)
-    }
-}
-
-struct JwkVisitor;
-
-impl<'de> Visitor<'de> for JwkVisitor {
-    type Value = Jwk;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JWK")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Jwk, A::Error> {
-        let mut members = BTreeMap::new();
-        while let Some(member) = map.next_key::<String>()? {
-            let value = match member.as_str() {
-                "kty" | "use" | "kid" | "x5c" => map.next_value::<TextOrList>()?.0,
-                _ => map.next_value::<IgnoredAny>().map(|_ignored| Value::Null)?,
-            };
-            if let Some(_twice) = members.insert(member, value) {
-                return Err(A::Error::custom("a member of a key occurs twice"));
-            }
-        }
-        Ok(Jwk(members))
-    }
-}
-
-/// A text, a list of texts, or `Null` for everything else.
-struct TextOrList(Value);
-
-impl<'de> Deserialize<'de> for TextOrList {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextOrListVisitor)
-    }
-}
-
-struct TextOrListVisitor;
-
-impl<'de> Visitor<'de> for TextOrListVisitor {
-    type Value = TextOrList;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<TextOrList, E> {
-        Ok(TextOrList(Value::String(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<TextOrList, A::Error> {
-        let mut texts = Vec::new();
-        while let Some(TextOrList(text)) = list.next_element()? {
-            texts.push(text);
-        }
-        Ok(TextOrList(Value::Array(texts)))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TextOrList, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(TextOrList(Value::Null))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<TextOrList, E> {
-        Ok(TextOrList(Value::Null))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<TextOrList, E> {
-        Ok(TextOrList(Value::Null))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<TextOrList, E> {
-        Ok(TextOrList(Value::Null))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<TextOrList, E> {
-        Ok(TextOrList(Value::Null))
-    }
-
-    fn visit_unit<E>(self) -> Result<TextOrList, E> {
-        Ok(TextOrList(Value::Null))
-    }
 }
 
 /// Reads one member as an integer and looks at no other.

@@ -5,7 +5,6 @@
 //! decides *who a peer is*: that is `tls/verifier.rs`.
 
 mod backoff;
-mod base64;
 pub mod bundle_format;
 pub mod dev;
 pub mod events;

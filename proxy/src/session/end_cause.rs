@@ -85,7 +85,7 @@ impl EndCause {
 
     /// Is it one of the teardown table's (DESIGN, rulings): identity or policy took away what had been given? The others
     /// are deadlines and limits.
-    pub(super) fn ends_trust(self) -> bool {
+    pub fn ends_trust(self) -> bool {
         match self {
             Self::IdentityWithdrawn
             | Self::AuthorityRemoved

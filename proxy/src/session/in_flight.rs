@@ -5,15 +5,14 @@ use super::registry::Registry;
 use super::{Carries, EndCause, Session};
 use crate::refusal::{Refusal, Refused};
 use crate::upstream::plan::ServicePlan;
-use futures_util::task::AtomicWaker;
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 use postern_config::{Limits, SpiffeId, Timeouts};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Context;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 /// A request that has been allowed and has not ended.
@@ -22,14 +21,17 @@ pub struct InFlight {
     pub method: Method,
     pub uri: Uri,
     pub host: Box<str>,
+    /// As they came, where a rule asks for headers.
+    pub headers: OnceCell<Box<HeaderMap>>,
     /// Outbound: where it goes.
     pub service: Option<Arc<ServicePlan>>,
     pub bytes_from_caller: Cell<u64>,
     pub body_was_read: Cell<bool>,
-    /// The service's `request_timeout`.
+    /// The `request_timeout` of its route or service.
     pub time_limit: Deadline,
     cut: Cell<bool>,
-    waker: AtomicWaker,
+    /// Of the task that asked last. It runs where this is.
+    waker: RefCell<Option<Waker>>,
     /// Rises with every frame of either body, and with the answer's head.
     moves: Cell<u64>,
     moves_seen: Cell<u64>,
@@ -60,12 +62,13 @@ impl InFlight {
             method,
             uri,
             host: host.into(),
+            headers: OnceCell::new(),
             service,
             bytes_from_caller: Cell::new(0),
             body_was_read: Cell::new(false),
             time_limit: Deadline::default(),
             cut: Cell::new(false),
-            waker: AtomicWaker::new(),
+            waker: RefCell::default(),
             moves: Cell::new(0),
             moves_seen: Cell::new(0),
             quiet_ticks: Cell::new(0),
@@ -184,13 +187,18 @@ impl InFlight {
             self.session.metrics.ended(cause);
         }
         self.session.request_cut.store(cause as u8, Relaxed);
-        self.waker.wake();
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 
     /// True once cut; else `context` is woken by [`InFlight::cut`].
     pub fn poll_cut(&self, context: &mut Context<'_>) -> bool {
         if !self.cut.get() {
-            self.waker.register(context.waker());
+            match &mut *self.waker.borrow_mut() {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
             if self.time_limit.poll(context) {
                 self.cut_for(EndCause::RequestTimeout);
             }

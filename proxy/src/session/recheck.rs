@@ -1,7 +1,7 @@
 //! A new policy against what lives: requests in flight and L4 connections are decided again, and cut when refused.
 
 use super::{Carries, Direction, EndCause, InFlight, Registry, Session, Trust};
-use crate::authz::{Decision, Principal};
+use crate::authz::{Asked, Principal, RequestFacts};
 use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
@@ -66,12 +66,18 @@ fn was_lenient(trust: &Trust, policy: &Policy) -> bool {
 
 fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
     policy.inbound(door).is_some_and(|plan| {
-        let readings = read_again(&request.method, &request.uri, plan.some_route_is_lax());
+        let readings = read_again(&request.method, &request.uri, plan.rules.some_route_is_lax());
         let Ok(readings) = readings else { return false };
-        let principal = principal(&request.session);
-        plan.route(&request.host, &request.method, &readings).is_ok_and(|route| {
-            matches!(plan.decide(route, &principal, &request.method, &readings), Decision::Allowed { .. })
-        })
+        let facts = RequestFacts {
+            method: &request.method,
+            host: &request.host,
+            readings: &readings,
+            headers: request.headers.get().map(|headers| &**headers),
+            query: request.uri.query(),
+        };
+        let asked = request.session.asked(policy, Some(facts));
+        let route = plan.rules.route_of(&request.host, &request.method, &readings);
+        route.is_ok_and(|route| plan.rules.decide(route, &asked).is_allowed())
     })
 }
 
@@ -95,8 +101,12 @@ fn is_protected_alike(one: &ServicePlan, other: &ServicePlan) -> bool {
     std::mem::discriminant(&one.security) == std::mem::discriminant(&other.security)
 }
 
-fn principal(session: &Session) -> Principal<'_> {
-    session.trust().map_or(Principal::Anonymous, |trust| Principal::Spiffe(&trust.peer.id))
+impl Session {
+    /// What rules are asked about this connection, or a request on it.
+    pub fn asked<'a>(&'a self, policy: &Policy, request: Option<RequestFacts<'a>>) -> Asked<'a> {
+        let principal = self.trust().map_or(Principal::Anonymous, |trust| Principal::Spiffe(&trust.peer.id));
+        Asked { principal, source: self.remote.address().map(|address| address.ip()), now: policy.now(), request }
+    }
 }
 
 fn recheck_inbound(session: &Session, door: &Door, policy: &Policy, event: Instant) {
@@ -110,7 +120,7 @@ fn recheck_inbound(session: &Session, door: &Door, policy: &Policy, event: Insta
     // Upgraded connections hold a request in flight, which is decided as such.
     let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
     // A port whose rules are now about requests carries no connection that it does not read.
-    if is_tunnel && (plan.has_l7_rules || !plan.decide_l4(&principal(session)).is_allowed()) {
+    if is_tunnel && (plan.has_l7_rules || !plan.rules.decide(None, &session.asked(policy, None)).is_allowed()) {
         session.cut(EndCause::PolicyChanged, event);
     }
 }

@@ -33,6 +33,13 @@ fn process_and_configuration(page: &mut Page, source: &Metrics) {
     page.value(&metrics::DRAINING, &[], f64::from(u8::from(global.draining.load(Relaxed))));
     page.value(&metrics::ACCESS_LOG_DROPPED, &[], count(&global.access_log_dropped));
     page.value(&metrics::ACCESS_LOG_ERRORS, &[], count(&global.access_log_errors));
+    let audit = &source.audit;
+    page.value(&metrics::AUDIT_RECORDS, &[], count(&audit.records));
+    page.value(&metrics::AUDIT_LOST, &[], count(&audit.lost));
+    page.value(&metrics::AUDIT_ERRORS, &[], count(&audit.errors));
+    page.value(&metrics::AUDIT_SEALS, &[], count(&audit.seals));
+    page.value(&metrics::AUDIT_SEALED_AT, &[], count(&audit.sealed_at));
+    page.value(&metrics::AUDIT_UNSEALED, &[], count(&audit.unsealed));
     page.value(&metrics::OVER_LIMIT, &[], count(&global.over_limit));
     page.value(&metrics::MEMORY_PRESSURE, &[], f64::from(u8::from(global.memory_pressure.load(Relaxed))));
     page.value(&metrics::ACCEPT_ERRORS, &[], count(&global.accept_errors));

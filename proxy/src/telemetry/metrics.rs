@@ -6,7 +6,7 @@
 
 use super::counters::{Histogram, PortMetrics};
 use super::dns::{DnsCounters, DnsResult};
-use super::{Direction, exposition};
+use super::{AuditCounters, Direction, exposition};
 use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -76,6 +76,12 @@ families! {
     DRAINING = "postern_draining" Gauge &[], "1 while we shut down.";
     ACCESS_LOG_DROPPED = "postern_access_log_dropped_total" Counter &[], "Records dropped because the access log could not be written fast enough.";
     ACCESS_LOG_ERRORS = "postern_access_log_errors_total" Counter &[], "Failed writes of the access log; each is tried again.";
+    AUDIT_RECORDS = "postern_audit_records_total" Counter &[], "Records appended to the audit log.";
+    AUDIT_LOST = "postern_audit_lost_total" Counter &[], "Records of the audit log that found no place and were lost; a record of the kind `gap` counts them too.";
+    AUDIT_ERRORS = "postern_audit_errors_total" Counter &[], "Failed writes of the audit log, of its second place, or of what it synchronizes; writes of the log are tried again.";
+    AUDIT_SEALS = "postern_audit_seals_total" Counter &[], "Seals of the audit log.";
+    AUDIT_SEALED_AT = "postern_audit_last_seal_timestamp_seconds" Gauge &[], "When the audit log was last sealed; 0: never.";
+    AUDIT_UNSEALED = "postern_audit_unsealed_records" Gauge &[], "Records of the audit log behind its last seal.";
     OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed at once because `limits.connections` were open.";
     ACCEPT_ERRORS = "postern_accept_errors_total" Counter &[], "Connections that could not be accepted.";
     MEMORY_PRESSURE = "postern_memory_pressure" Gauge &[], "1 while no new connection is taken because of `limits.memory`.";
@@ -96,6 +102,8 @@ const TEARDOWN_BOUNDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 pub struct Metrics {
     pub(super) started_at: SystemTime,
     pub(super) global: Global,
+    /// Counted by the audit log.
+    pub audit: AuditCounters,
     /// Counted by the identity source.
     pub(super) identity_counters: Arc<IdentityCounters>,
     ports: Mutex<BTreeMap<(Direction, String), Arc<PortMetrics>>>,
@@ -144,6 +152,7 @@ impl Default for Metrics {
         Self {
             started_at: SystemTime::now(),
             global: Global::default(),
+            audit: AuditCounters::default(),
             identity_counters: Arc::default(),
             ports: Mutex::default(),
             teardowns: Mutex::default(),

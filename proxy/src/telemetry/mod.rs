@@ -6,6 +6,7 @@
 //! Reading order: [`metrics`] (the names), [`counters`] (the numbers), [`record`], [`access_log`], [`process_log`].
 
 pub mod access_log;
+mod audit_counters;
 pub mod counters;
 mod dns;
 mod exposition;
@@ -18,6 +19,7 @@ pub mod record;
 pub mod upstream_counters;
 
 pub use access_log::AccessLog;
+pub use audit_counters::AuditCounters;
 pub use counters::PortMetrics;
 pub use dns::DnsResult;
 pub use metrics::Metrics;

@@ -13,15 +13,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// What a peer may make us write of a path; a host name has at most 253 bytes, a method is never this long in earnest.
-const PATH_BYTES_MAX: usize = 1024;
-const HOST_BYTES_MAX: usize = 255;
-const METHOD_BYTES_MAX: usize = 32;
+pub(crate) const PATH_BYTES_MAX: usize = 1024;
+pub(crate) const HOST_BYTES_MAX: usize = 255;
+pub(crate) const METHOD_BYTES_MAX: usize = 32;
 /// SPIFFE-ID §2.3.
-const ID_BYTES_MAX: usize = 2048;
+pub(crate) const ID_BYTES_MAX: usize = 2048;
 /// Our own words, which may quote a peer's.
-const DETAIL_BYTES_MAX: usize = 512;
+pub(crate) const DETAIL_BYTES_MAX: usize = 512;
 /// Names from configuration, and codes.
-const NAME_BYTES_MAX: usize = 128;
+pub(crate) const NAME_BYTES_MAX: usize = 128;
 
 /// The end of a request: made when its body ended, also when the caller left.
 #[derive(Clone, Debug, Default)]

@@ -107,3 +107,8 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     fingerprint.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     fingerprint
 }
+
+/// Of a whole chain: no two have the same.
+pub fn chain_digest(chain: &[CertificateDer<'_>]) -> [u8; 32] {
+    sha256(&chain.iter().flat_map(|certificate| sha256(certificate)).collect::<Vec<_>>())
+}

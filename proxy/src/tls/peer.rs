@@ -30,6 +30,8 @@ pub struct Peer {
     pub chain: Vec<CertificateDer<'static>>,
     /// SHA-256 of the leaf's DER.
     pub fingerprint: [u8; 32],
+    /// SHA-256 of each certificate's SHA-256, leaf first: no two chains have the same.
+    pub chain_fingerprint: [u8; 32],
     /// Lower-case hex.
     pub serial: String,
     pub not_after: SystemTime,

@@ -6,7 +6,7 @@
 //! separately.
 
 use crate::identity::{Bundle, Snapshot};
-use crate::tls::bundle::sha256;
+use crate::tls::bundle::chain_digest;
 use crate::tls::certificate::{Fields, has_ended};
 use crate::tls::peer::{Peer, Role};
 use crate::tls::verifier::{Strictness, SvidError, bound, verify_svid};
@@ -57,7 +57,7 @@ impl Snapshot {
         // Before anything of a flood of certificates is hashed.
         bound(chain)?;
         let is_short = chain.iter().map(|certificate| certificate.len()).sum::<usize>() <= CHAIN_BYTES_MAX;
-        let asked = is_short.then(|| Asked { chain: digest_of(chain), role, strictness });
+        let asked = is_short.then(|| Asked { chain: chain_digest(chain), role, strictness });
         if let Some(peer) = asked.as_ref().and_then(|asked| self.verified.recall(asked, now)) {
             return Ok((peer, None));
         }
@@ -120,8 +120,4 @@ impl Verified {
     fn is_valid(&self, now: SystemTime) -> bool {
         now >= self.not_before && !has_ended(self.not_after, now)
     }
-}
-
-fn digest_of(chain: &[CertificateDer<'_>]) -> [u8; 32] {
-    sha256(&chain.iter().flat_map(|certificate| sha256(certificate)).collect::<Vec<_>>())
 }

@@ -4,7 +4,7 @@
 //! and time are arguments; the handshake (`mesh`), the re-check of live connections and `postern verify` run this code.
 
 use crate::identity::{AuthorityId, Bundle};
-use crate::tls::bundle::sha256;
+use crate::tls::bundle::{chain_digest, sha256};
 use crate::tls::certificate::Fields;
 use crate::tls::path::verify_path;
 use crate::tls::peer::{Peer, Role};
@@ -51,6 +51,7 @@ pub fn verify_svid(
     Ok(Peer {
         id,
         fingerprint: sha256(leaf),
+        chain_fingerprint: chain_digest(chain),
         serial: fields.serial,
         not_after: fields.not_after,
         authority: anchor.authority,

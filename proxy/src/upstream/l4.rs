@@ -67,7 +67,8 @@ where
 {
     let Reached { endpoint, mut connected, .. } = reached;
     let _active = Active::at(&endpoint);
-    connection.upstream(endpoint.address.to_string(), connected.peer.clone());
+    let trust = connected.session.as_ref().and_then(|session| session.trust());
+    connection.upstream(endpoint.address.to_string(), connected.peer.clone(), trust.map(|trust| trust.own.clone()));
     let timeouts = connection.worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();
     let copying = tunnel::copy(io, &mut connected.io, &counters, timeouts.tcp_idle, timeouts.half_close_linger);

@@ -12,7 +12,6 @@ pub(super) const AUTHORITY: &[u8] = include_bytes!("fixtures/authority.der");
 pub(super) const INTERMEDIATE: &[u8] = include_bytes!("fixtures/intermediate.der");
 pub(super) const LEAF: &[u8] = include_bytes!("fixtures/leaf.der");
 /// PKCS #8.
-#[cfg(test)]
 pub(super) const KEY: &[u8] = include_bytes!("fixtures/leaf.key.der");
 
 /// 2026-11-22, always.

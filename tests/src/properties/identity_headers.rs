@@ -47,6 +47,7 @@ static PEER: LazyLock<Peer> = LazyLock::new(|| Peer {
     id: genuine_id(),
     chain: vec![CertificateDer::from(LEAF)],
     fingerprint: sha256(LEAF),
+    chain_fingerprint: [0; 32],
     serial: "1".to_owned(),
     not_after: now(),
     authority: AuthorityId(sha256(AUTHORITY)),

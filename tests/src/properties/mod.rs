@@ -5,6 +5,7 @@
 //! by coverage for as long as one likes (`tests/fuzz`).
 
 mod answers;
+mod audit;
 mod bundle;
 mod configuration;
 mod detection;
@@ -14,10 +15,15 @@ mod framing;
 mod head_strict;
 mod identity;
 mod identity_headers;
+mod jwks;
+mod jwt;
 mod names;
 mod path;
 mod records;
 mod server_name;
+#[allow(dead_code, reason = "shared with the proxy's own tests, which use all of it")]
+#[path = "../../../proxy/src/token/tests/signers.rs"]
+pub mod signers;
 mod svid;
 mod tokens;
 mod workload_message;
@@ -37,10 +43,13 @@ pub const ALL: &[Property] = &[
     Property { name: "svid", check: svid::check },
     Property { name: "workload_message", check: workload_message::check },
     Property { name: "bundle", check: bundle::check },
+    Property { name: "jwt", check: jwt::check },
+    Property { name: "jwks", check: jwks::check },
     Property { name: "client_hello", check: server_name::check },
     Property { name: "names", check: names::check },
     Property { name: "identity_headers", check: identity_headers::check },
     Property { name: "record", check: records::check },
+    Property { name: "audit_log", check: audit::check },
     Property { name: "configuration", check: configuration::check },
     Property { name: "detection", check: detection::check },
     Property { name: "pem_files", check: files::check },

@@ -5,9 +5,9 @@
 
 use super::tokens::spell;
 use http::Method;
-use postern::authz::{Principal, RuleSet};
+use postern::authz::{Asked, Principal, RequestFacts, RuleSet};
 use postern::http::normalize::read_path;
-use postern_config::authz::{Allow, Principal as Who};
+use postern_config::authz::{Principal as Who, Rule, Rules};
 use postern_config::{PathPattern, Place};
 use std::sync::LazyLock;
 
@@ -47,13 +47,9 @@ const VOCABULARY: &[&str] = &[
 ];
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
-    RuleSet::compile(&[Allow {
-        name: "public".to_owned(),
-        who: Who::Anonymous,
-        methods: Vec::new(),
-        paths: vec![PathPattern::parse("/public/**").expect("a pattern")],
-        place: Place::command_line(),
-    }])
+    let paths = vec![PathPattern::parse("/public/**").expect("a pattern")];
+    let public = Rule { paths, ..Rule::about("public".to_owned(), Who::Anonymous, Place::command_line()) };
+    RuleSet::compile(&Rules { allow: vec![public], ..Rules::default() })
 });
 
 pub(super) fn check(bytes: &[u8]) {
@@ -68,7 +64,9 @@ pub(super) fn check(bytes: &[u8]) {
     }
     let copy = readings.clone().into_owned();
     assert_eq!(copy, readings);
-    if !RULES.decide_http(&Principal::Anonymous, &Method::GET, &readings).is_allowed() {
+    let facts = RequestFacts { method: &Method::GET, host: "app", readings: &readings, headers: None, query: None };
+    let asked = Asked { principal: Principal::Anonymous, source: None, now: 0, request: Some(facts) };
+    if !RULES.decide(&asked).is_allowed() {
         return;
     }
     for steps in ORDERS.iter() {

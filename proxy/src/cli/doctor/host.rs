@@ -23,7 +23,12 @@ pub(super) fn examine(report: &mut Report, config: Option<&Config>) {
         admin_socket(report, socket);
     }
     if let AccessLog::File(file) = &config.telemetry.access_log {
-        access_log(report, file);
+        log_file(report, "access log", file);
+    }
+    if let Some(audit) = &config.audit {
+        for file in audit.to.file().into_iter().chain(audit.second_place.as_deref()) {
+            log_file(report, "audit log", file);
+        }
     }
 }
 
@@ -116,14 +121,14 @@ fn admin_socket(report: &mut Report, socket: &Path) {
     }
 }
 
-fn access_log(report: &mut Report, file: &Path) {
+fn log_file(report: &mut Report, subject: &'static str, file: &Path) {
     let folder = folder_of(file);
     let possible =
         if file.exists() { std::fs::OpenOptions::new().append(true).open(file).map(drop) } else { writable(folder) };
     match possible {
-        Ok(()) => report.ok("access log", format!("{} can be written", file.display())),
+        Ok(()) => report.ok(subject, format!("{} can be written", file.display())),
         Err(error) => report.fail(
-            "access log",
+            subject,
             format!("{} cannot be written: {error}", file.display()),
             format!("make {} and give it to the proxy's user", folder.display()),
         ),

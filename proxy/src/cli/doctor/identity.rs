@@ -4,7 +4,7 @@ use super::Report;
 use crate::cli::check::counted;
 use crate::cli::output::span;
 use crate::identity::{Counters, IdentityStore, NoSvid, Snapshot, SourceStatus, Svid, probe, spawn};
-use postern_config::authz::Principal;
+use postern_config::authz::{Principal, Rules};
 use postern_config::identity::{BundleEndpoint, Endpoint, Identity, IdentitySource};
 use postern_config::{Config, SvidSelector, Transport, TrustDomain};
 use std::collections::BTreeSet;
@@ -212,8 +212,7 @@ fn selected(report: &mut Report, config: &Config, snapshot: &Snapshot, now: Syst
 fn trusted(report: &mut Report, config: &Config, snapshot: &Snapshot) {
     let mut expected = BTreeSet::new();
     for inbound in &config.inbound {
-        let of_routes = inbound.routes.iter().flat_map(|route| &route.allow);
-        for rule in inbound.allow.iter().chain(of_routes) {
+        for rule in inbound.rule_sets().flat_map(Rules::all) {
             if let Principal::Spiffe(patterns) = &rule.who {
                 expected.extend(patterns.iter().map(|pattern| pattern.trust_domain_name().to_owned()));
             }

@@ -94,7 +94,9 @@ fn arguments_as_documented() {
                 --id spiffe://example.org/a --at 2026-11-22T01:00:00Z --role client --compat";
     let command = VerifyArgs::augment_args(clap::Command::new("verify"));
     let matches = command.try_get_matches_from(line.split_whitespace()).expect("arguments");
-    let super::What::Svid(args) = VerifyArgs::from_arg_matches(&matches).expect("arguments").what;
+    let super::What::Svid(args) = VerifyArgs::from_arg_matches(&matches).expect("arguments").what else {
+        panic!("another command");
+    };
     assert_eq!(args.role, Some(RoleArg::Client));
     assert_eq!(args.federated, ["other.org=o.pem"]);
     assert!(args.compat);

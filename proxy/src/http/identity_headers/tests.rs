@@ -15,6 +15,7 @@ fn peer() -> Peer {
         id: id("spiffe://shop.example/ns/web/sa/frontend"),
         chain: vec![vec![0x30, 0x03, 0x02, 0x01, 0x05].into()],
         fingerprint: [0xAB; 32],
+        chain_fingerprint: [0; 32],
         serial: "01".to_owned(),
         not_after: SystemTime::UNIX_EPOCH,
         authority: AuthorityId([0; 32]),

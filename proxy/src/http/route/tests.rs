@@ -13,9 +13,10 @@ fn route(name: &str, hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         hosts: hosts.iter().map(|host| HostPattern::parse(host).expect("a pattern")).collect(),
         path: PathPattern::parse(path).expect("a pattern"),
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
-        allow: Vec::new(),
+        rules: postern_config::Rules::default(),
         connect: false,
         lax_path: false,
+        request_timeout: None,
         place: Place { file: Arc::new(PathBuf::from("test.yaml")), line: 1, column: 1 },
     }
 }

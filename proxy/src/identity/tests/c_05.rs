@@ -1,7 +1,7 @@
 //! Conformance C-5, as far as X.509 goes: documents in the SPIFFE bundle format.
 
 use super::fixtures::Ca;
-use crate::identity::base64::{self, Base64Fault};
+use crate::base64::{self, Base64Fault};
 use crate::identity::bundle_format::{BundleError, Ignored, SpiffeBundleDocument, parse_spiffe_bundle};
 use crate::tls::bundle::load_bundle;
 use postern_config::TrustDomain;

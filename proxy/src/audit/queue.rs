@@ -1,0 +1,259 @@
+//! Between those who decide and the one who writes: a bounded number of records that wait.
+//!
+//! A place is a permit of a semaphore. With `on_full: block` a request takes one before it is decided, and waits for as
+//! long as there is none; with `gap`, and where nothing can wait, a record that finds no place is counted. A place is free
+//! again when its record has been written.
+
+use crate::telemetry::Metrics;
+use postern_config::audit::OnFull;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Records that may wait, the ones that are being written included. At 10,000 a second this is a stall of 0.8 s.
+pub const RECORDS_MAX: usize = 8192;
+/// The same in bytes, for records that took no place before: some 10,000 usual ones, and few of those that a peer inflates.
+const BYTES_MAX: usize = 8 << 20;
+/// How long the writer gathers before it takes a batch.
+const GATHER: Duration = Duration::from_millis(5);
+/// Refusals of callers whom nobody knows yet cost a caller nothing: of more than this a second, the log has the number
+/// (THREATS DS-04).
+pub const STRANGERS_A_SECOND: u32 = 100;
+/// How often it says that number.
+const LEFT_OUT_EVERY: Duration = Duration::from_secs(1);
+/// What a buffer may keep of its memory when it is empty.
+const BUFFER_KEPT_BYTES: usize = 64 << 10;
+/// A target that takes nothing keeps nobody longer than this from ending.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A place that a record will have, whatever happens. None was kept with `on_full: gap`: then there may be none.
+#[derive(Default)]
+pub struct Place(Option<OwnedSemaphorePermit>);
+
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    /// There is something to do for the writer.
+    wake: Condvar,
+    /// The writer has done what it was asked for.
+    done: Condvar,
+    places: Arc<Semaphore>,
+    on_full: OnFull,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Bodies of records, each with a line break behind it.
+    bodies: Vec<u8>,
+    records: usize,
+    lost: Lost,
+    strangers: Strangers,
+    flush: u64,
+    flushed: u64,
+    reopen: bool,
+    stop: bool,
+    has_ended: bool,
+}
+
+/// Refusals of callers whom nobody knows.
+#[derive(Default)]
+struct Strangers {
+    /// Since when they are counted, and how many have had records since.
+    second: Option<Instant>,
+    recorded: u32,
+    left_out: Lost,
+    told: Option<Instant>,
+}
+
+/// Records that found no place.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lost {
+    pub(super) count: u64,
+    /// When the first one did not.
+    pub(super) since: Option<SystemTime>,
+}
+
+/// What the writer has to do.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) bodies: Vec<u8>,
+    records: usize,
+    /// After those.
+    pub(super) lost: Lost,
+    /// Of callers whom nobody knows, besides.
+    pub(super) left_out: Lost,
+    pub(super) reopen: bool,
+    pub(super) stop: bool,
+    flush: u64,
+}
+
+impl Queue {
+    pub(super) fn new(on_full: OnFull, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            places: Arc::new(Semaphore::new(RECORDS_MAX)),
+            on_full,
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Whether somebody has to wait where there is no place.
+    pub(super) fn blocks(&self) -> bool {
+        self.on_full == OnFull::Block
+    }
+
+    /// # Cancellation
+    /// Gives its turn up.
+    pub(super) async fn place(&self) -> Place {
+        // It is never closed.
+        Place(self.places.clone().acquire_owned().await.ok())
+    }
+
+    /// Whether the refusal of a caller whom nobody knows has a record of its own. If not, it is counted.
+    pub(super) fn admits_stranger(&self, now: Instant) -> bool {
+        let strangers = &mut self.waiting().strangers;
+        if strangers.second.is_none_or(|second| now.duration_since(second) >= Duration::from_secs(1)) {
+            (strangers.second, strangers.recorded) = (Some(now), 0);
+        }
+        if strangers.recorded < STRANGERS_A_SECOND {
+            strangers.recorded += 1;
+            return true;
+        }
+        strangers.left_out.count += 1;
+        strangers.left_out.since.get_or_insert_with(SystemTime::now);
+        false
+    }
+
+    pub(super) fn push(&self, place: Place, body: &[u8]) {
+        let was_kept = place.0.is_some();
+        let permit = place.0.or_else(|| self.places.clone().try_acquire_owned().ok());
+        let mut waiting = self.waiting();
+        let has_room = was_kept || waiting.bodies.len() + body.len() <= BYTES_MAX;
+        let was_idle = waiting.records == 0 && waiting.lost.count == 0;
+        match permit.filter(|_| has_room) {
+            Some(permit) => {
+                // The writer gives it back.
+                permit.forget();
+                waiting.bodies.extend_from_slice(body);
+                waiting.bodies.push(b'\n');
+                waiting.records += 1;
+            }
+            None => {
+                waiting.lost.count += 1;
+                if waiting.lost.since.is_none() {
+                    waiting.lost.since = Some(SystemTime::now());
+                    tracing::error!("the audit log cannot be written fast enough: records are being lost");
+                }
+                self.metrics.audit.lost(1);
+            }
+        }
+        drop(waiting);
+        if was_idle {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits for something to do, until `deadline` at most, and gathers for a moment.
+    pub(super) fn take(&self, deadline: Option<Instant>, batch: &mut Batch) {
+        let mut waiting = self.waiting();
+        while waiting.is_idle() {
+            waiting = match deadline {
+                None => self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                    None => break,
+                    Some(left) => self.wake.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0,
+                },
+            };
+        }
+        if waiting.records > 0 && !waiting.stop && waiting.flush == waiting.flushed {
+            waiting = self.wake.wait_timeout(waiting, GATHER).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        batch.bodies.clear();
+        batch.bodies.shrink_to(BUFFER_KEPT_BYTES);
+        std::mem::swap(&mut waiting.bodies, &mut batch.bodies);
+        batch.records = std::mem::take(&mut waiting.records);
+        batch.lost = std::mem::take(&mut waiting.lost);
+        batch.left_out = Lost::default();
+        let (now, is_last) = (Instant::now(), waiting.stop);
+        let strangers = &mut waiting.strangers;
+        let is_due = strangers.told.is_none_or(|told| now.duration_since(told) >= LEFT_OUT_EVERY);
+        if strangers.left_out.count > 0 && (is_due || is_last) {
+            strangers.told = Some(now);
+            batch.left_out = std::mem::take(&mut strangers.left_out);
+        }
+        batch.reopen = std::mem::take(&mut waiting.reopen);
+        batch.stop = waiting.stop;
+        batch.flush = waiting.flush;
+    }
+
+    /// The records of `batch` are written, or will never be.
+    pub(super) fn finished(&self, batch: &Batch) {
+        self.places.add_permits(batch.records);
+        self.waiting().flushed = batch.flush;
+        self.done.notify_all();
+    }
+
+    /// The writer will take nothing more.
+    pub(super) fn ended(&self) {
+        self.waiting().has_ended = true;
+        self.done.notify_all();
+    }
+
+    /// Rests before another attempt; not when there is to be no other.
+    pub(super) fn pause(&self, duration: Duration) {
+        let waiting = self.waiting();
+        if !waiting.stop {
+            drop(self.wake.wait_timeout(waiting, duration));
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.waiting().stop
+    }
+
+    pub(super) fn reopen(&self) {
+        self.waiting().reopen = true;
+        self.wake.notify_one();
+    }
+
+    pub(super) fn flush(&self) {
+        let mut waiting = self.waiting();
+        waiting.flush += 1;
+        let wanted = waiting.flush;
+        self.wake.notify_one();
+        self.wait(waiting, |waiting| waiting.flushed >= wanted);
+    }
+
+    pub(super) fn stop(&self) {
+        self.waiting().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// Stops the writer and waits until it has ended. False: the target took it too long.
+    pub(super) fn close(&self) -> bool {
+        self.stop();
+        self.wait(self.waiting(), |_| false)
+    }
+
+    fn wait(&self, mut waiting: MutexGuard<'_, Waiting>, is_done: impl Fn(&Waiting) -> bool) -> bool {
+        let deadline = Instant::now() + CLOSE_DEADLINE;
+        while !waiting.has_ended && !is_done(&waiting) {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            waiting = self.done.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Bodies are appended whole and counters set at once, so a panic elsewhere leaves nothing half done.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn is_idle(&self) -> bool {
+        self.records == 0 && self.lost.count == 0 && !self.reopen && !self.stop && self.flush == self.flushed
+    }
+}

@@ -1,0 +1,309 @@
+//! What stands in a record between the chain's fields: decisions, what became of our credentials, and what the log says of
+//! itself. One place writes all of them.
+//!
+//! Names are the access log's where both say the same. No header, body, query or key is ever in a record, every field is
+//! bounded, and what came from a peer is escaped (THREATS HD-19, HD-22).
+
+use crate::capture::Remote;
+use crate::identity::{Bundle, Svid};
+use crate::refusal::Refusal;
+use crate::telemetry::Direction;
+use crate::telemetry::json::Object;
+use crate::telemetry::record::{
+    ConnectionFacts, ConnectionRecord, DETAIL_BYTES_MAX, HOST_BYTES_MAX, ID_BYTES_MAX, METHOD_BYTES_MAX,
+    NAME_BYTES_MAX, Outcome as Ended, PATH_BYTES_MAX, RequestRecord,
+};
+use crate::tls::Peer;
+use crate::tls::certificate::hex;
+use postern_config::{SpiffeId, TrustDomain};
+use std::time::SystemTime;
+
+/// The first record of a log.
+pub const OPENED: &str = "opened";
+/// The first record of a process that goes on with a log.
+pub const RESUMED: &str = "resumed";
+/// So many records before this one were lost.
+pub const GAP: &str = "gap";
+/// So many refusals of callers whom nobody knows have no records of their own.
+pub const LEFT_OUT: &str = "left_out";
+/// The last record of a process but for the seal.
+pub const CLOSED: &str = "closed";
+
+/// Rules decide; there is no other mode.
+const MODE: &str = "enforce";
+const SERIAL_BYTES_MAX: usize = 64;
+
+/// What was decided of a request or a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Allowed,
+    Refused,
+    /// It had been allowed; then trust or permission ended.
+    Cut,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// What a record of a decision says besides what the access log does.
+#[derive(Clone, Copy)]
+pub struct Decision<'a> {
+    pub outcome: Outcome,
+    /// Digest of the policy that decided.
+    pub policy: &'a str,
+    /// The other side in the mesh: the caller if inbound, who answered if outbound.
+    pub peer: Option<&'a Peer>,
+    /// The SVID that we showed it.
+    pub own: Option<&'a Svid>,
+}
+
+impl Decision<'_> {
+    pub fn write_request(&self, record: &RequestRecord<'_>, buffer: &mut Vec<u8>) {
+        write(buffer, "request", |object| {
+            self.write_head(object, &record.connection, Some(record.decision));
+            object.text_if("http.request.method", some(record.method), METHOD_BYTES_MAX);
+            object.text_if("url.path", some(record.path), PATH_BYTES_MAX);
+            object.text_if("server.address", record.host, HOST_BYTES_MAX);
+            object.number_if("http.response.status_code", record.status);
+            write_ended(object, &record.outcome);
+            write_upstream(object, record.upstream.address, record.upstream.identity);
+        });
+    }
+
+    pub fn write_connection(&self, record: &ConnectionRecord<'_>, buffer: &mut Vec<u8>) {
+        write(buffer, "connection", |object| {
+            self.write_head(object, &record.connection, record.decision);
+            write_ended(object, &record.outcome);
+            write_upstream(object, record.upstream.address, record.upstream.identity);
+        });
+    }
+
+    fn write_head(&self, object: &mut Object<'_>, facts: &ConnectionFacts<'_>, decision: Option<&str>) {
+        object.time("time", facts.time.unwrap_or_else(SystemTime::now));
+        object.text("outcome", self.outcome.as_str(), NAME_BYTES_MAX);
+        object.text("mode", MODE, NAME_BYTES_MAX);
+        object.text_if("decision", decision, NAME_BYTES_MAX);
+        object.number("connection", facts.connection);
+        object.number_if("tunnel.connection", facts.carrier);
+        object.text("direction", facts.direction.as_str(), NAME_BYTES_MAX);
+        let name_key = match facts.direction {
+            Direction::Inbound => "listener",
+            Direction::Outbound => "service",
+        };
+        object.text(name_key, facts.name, NAME_BYTES_MAX);
+        if let Some(Remote::Ip(remote)) = facts.remote {
+            // `Display` of an address has no character that JSON would escape.
+            object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
+            object.number("network.peer.port", remote.port());
+        }
+        object.number_if("process.user.id", facts.caller_uid);
+        if let Some(original) = facts.original {
+            object.number("capture.destination", format_args!("\"{original}\""));
+        }
+        object.text_if("network.protocol.name", facts.protocol, NAME_BYTES_MAX);
+        if let Some(peer) = self.peer {
+            object.text("peer.spiffe_id", peer.id.as_str(), ID_BYTES_MAX);
+            object.text("peer.trust_domain", peer.id.trust_domain_name(), NAME_BYTES_MAX * 2);
+            object.text("peer.chain.sha256", &hex(&peer.chain_fingerprint), NAME_BYTES_MAX);
+            object.text("peer.serial", &peer.serial, SERIAL_BYTES_MAX);
+            object.time("peer.not_after", peer.not_after);
+            object.text("peer.authority", &hex(&peer.authority.0), NAME_BYTES_MAX);
+        }
+        if let Some(own) = self.own {
+            write_own(object, own);
+        }
+        object.number_if("bundle.generation", self.peer.map(|peer| peer.generation));
+        object.text("policy.digest", self.policy, NAME_BYTES_MAX);
+    }
+}
+
+fn write_own(object: &mut Object<'_>, own: &Svid) {
+    object.text("own.spiffe_id", own.id.as_str(), ID_BYTES_MAX);
+    object.text("own.serial", &own.serial, SERIAL_BYTES_MAX);
+    object.time("own.not_after", own.not_after);
+}
+
+fn write_ended(object: &mut Object<'_>, ended: &Ended<'_>) {
+    object.text_if("route", ended.route, NAME_BYTES_MAX);
+    object.text_if("rule", ended.rule, NAME_BYTES_MAX);
+    object.text_if("refusal", ended.refusal.map(Refusal::code), NAME_BYTES_MAX);
+    object.text_if("refusal.detail", ended.refusal_detail, DETAIL_BYTES_MAX);
+    object.text_if("refusal.remote", ended.remote_refusal, NAME_BYTES_MAX);
+    object.text_if("refusal.remote_decision", ended.remote_decision, NAME_BYTES_MAX);
+    object.text_if("end", ended.end, NAME_BYTES_MAX);
+}
+
+fn write_upstream(object: &mut Object<'_>, address: Option<&str>, identity: Option<&SpiffeId>) {
+    object.text_if("upstream.address", address, HOST_BYTES_MAX);
+    object.text_if("upstream.spiffe_id", identity.map(SpiffeId::as_str), ID_BYTES_MAX);
+}
+
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// What became of what decisions stand on.
+pub enum Event<'a> {
+    SvidFetched(&'a Svid),
+    /// One of the same SPIFFE ID took its place.
+    SvidRotated {
+        svid: &'a Svid,
+        serial_before: &'a str,
+    },
+    SvidWithdrawn(&'a Svid),
+    /// It came, or is not what it was.
+    BundleChanged(&'a Bundle),
+    BundleWithdrawn(&'a TrustDomain),
+    /// The source of identities does not answer, or denies us one; `why`.
+    SourceLost {
+        why: &'a str,
+    },
+    SourceBack,
+    PolicyLoaded {
+        digest: &'a str,
+        generation: u64,
+    },
+    PolicyRefused {
+        why: &'a str,
+    },
+    /// Somebody changed something through the admin socket.
+    LeverUsed {
+        lever: &'a str,
+        detail: Option<&'a str>,
+        uid: Option<u32>,
+    },
+}
+
+impl Event<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::SvidFetched(_) => "svid_fetched",
+            Self::SvidRotated { .. } => "svid_rotated",
+            Self::SvidWithdrawn(_) => "svid_withdrawn",
+            Self::BundleChanged(_) => "bundle_changed",
+            Self::BundleWithdrawn(_) => "bundle_withdrawn",
+            Self::SourceLost { .. } => "source_lost",
+            Self::SourceBack => "source_back",
+            Self::PolicyLoaded { .. } => "policy_loaded",
+            Self::PolicyRefused { .. } => "policy_refused",
+            Self::LeverUsed { .. } => "lever_used",
+        }
+    }
+
+    pub fn write(&self, buffer: &mut Vec<u8>, now: SystemTime) {
+        write(buffer, "event", |object| {
+            object.time("time", now);
+            object.text("event", self.name(), NAME_BYTES_MAX);
+            match self {
+                Self::SvidFetched(svid) | Self::SvidWithdrawn(svid) => write_own(object, svid),
+                Self::SvidRotated { svid, serial_before } => {
+                    write_own(object, svid);
+                    object.text("own.serial_before", serial_before, SERIAL_BYTES_MAX);
+                }
+                Self::BundleChanged(bundle) => {
+                    object.text("trust_domain", bundle.trust_domain.as_str(), NAME_BYTES_MAX * 2);
+                    let anchors = bundle.anchors.iter().take(AUTHORITIES_MAX);
+                    let authorities: Vec<_> =
+                        anchors.map(|anchor| format!("\"{}\"", hex(&anchor.authority.0))).collect();
+                    object.number("authorities", format_args!("[{}]", authorities.join(",")));
+                    object.number("authorities.count", bundle.anchors.len());
+                }
+                Self::BundleWithdrawn(trust_domain) => {
+                    object.text("trust_domain", trust_domain.as_str(), NAME_BYTES_MAX * 2);
+                }
+                Self::SourceLost { why } | Self::PolicyRefused { why } => object.text("why", why, DETAIL_BYTES_MAX),
+                Self::SourceBack => {}
+                Self::PolicyLoaded { digest, generation } => {
+                    object.text("policy.digest", digest, NAME_BYTES_MAX);
+                    object.number("policy.generation", generation);
+                }
+                Self::LeverUsed { lever, detail, uid } => {
+                    object.text("lever", lever, NAME_BYTES_MAX);
+                    object.text_if("detail", *detail, DETAIL_BYTES_MAX);
+                    object.number_if("user", *uid);
+                }
+            }
+        });
+    }
+}
+
+/// A bundle may hold a thousand; the record is to have a bound.
+const AUTHORITIES_MAX: usize = 32;
+
+/// What a process says of itself when it begins to write.
+pub struct Process<'a> {
+    /// What its decision ids begin with.
+    pub boot: u32,
+    pub policy: &'a str,
+    pub denials: bool,
+    pub allows_percent: u8,
+}
+
+/// How a process found the log that it goes on with.
+pub struct Resumed<'a> {
+    /// Whether the process before had closed it.
+    pub was_closed: bool,
+    /// SHA-256 and length of half a line that it left.
+    pub torn: Option<(&'a [u8; 32], usize)>,
+}
+
+impl Process<'_> {
+    pub fn write_opened(&self, buffer: &mut Vec<u8>, now: SystemTime) {
+        write(buffer, OPENED, |object| self.write(object, now));
+    }
+
+    pub fn write_resumed(&self, found: &Resumed<'_>, buffer: &mut Vec<u8>, now: SystemTime) {
+        write(buffer, RESUMED, |object| {
+            self.write(object, now);
+            object.number("was_closed", found.was_closed);
+            if let Some((digest, bytes)) = found.torn {
+                object.text("torn.sha256", &hex(digest), NAME_BYTES_MAX);
+                object.number("torn.bytes", bytes);
+            }
+        });
+    }
+
+    fn write(&self, object: &mut Object<'_>, now: SystemTime) {
+        object.time("time", now);
+        object.text("version", env!("CARGO_PKG_VERSION"), NAME_BYTES_MAX);
+        object.number("boot", format_args!("\"{:08x}\"", self.boot));
+        object.text("policy.digest", self.policy, NAME_BYTES_MAX);
+        // Without them nobody could tell what was left out from what was lost.
+        object.number("decisions.denials", self.denials);
+        object.number("decisions.allows_percent", self.allows_percent);
+    }
+}
+
+/// [`GAP`] or [`LEFT_OUT`]. `since`: when the first of them came.
+pub fn write_missing(kind: &str, count: u64, since: SystemTime, buffer: &mut Vec<u8>, now: SystemTime) {
+    write(buffer, kind, |object| {
+        object.time("time", now);
+        object.number("count", count);
+        object.time("since", since);
+    });
+}
+
+pub fn write_closed(buffer: &mut Vec<u8>, now: SystemTime) {
+    write(buffer, CLOSED, |object| object.time("time", now));
+}
+
+/// A record of the kind `kind`: the members of an object, without its braces. Nothing in them is a line break.
+pub fn write(buffer: &mut Vec<u8>, kind: &str, members: impl FnOnce(&mut Object<'_>)) {
+    buffer.clear();
+    let mut object = Object::begin(buffer);
+    object.text("kind", kind, NAME_BYTES_MAX);
+    members(&mut object);
+    object.end_line();
+    buffer.truncate(buffer.len() - "}\n".len());
+    buffer.remove(0);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+use super::chain::Record;
+use super::fixtures::Signer;
+use super::queue::RECORDS_MAX;
+use super::record::{Decision, Event, Outcome};
+use super::target::numbered;
+use super::verify::{Expected, Report, verify};
+use super::{AuditLog, OpenError, Start};
+use crate::identity::IdentityStore;
+use crate::telemetry::record::{ConnectionFacts, ConnectionRecord};
+use crate::telemetry::{Direction, Metrics};
+use postern_config::audit::{Decisions, OnFull, Rotate, Seal};
+use postern_config::{Audit, AuditTarget, Place, SvidSelector};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A folder with a log, and whoever signs it.
+struct Scene {
+    folder: TempDir,
+    config: Audit,
+    signer: Signer,
+    identity: Arc<IdentityStore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Audit {
+            to: AuditTarget::File { path: folder.path().join("audit.json"), rotate: None },
+            decisions: Decisions::default(),
+            on_full: OnFull::Gap,
+            seal: Seal { every: Duration::from_secs(3600), records: 1000 },
+            second_place: None,
+            place: Place::command_line(),
+        };
+        let (signer, identity) = (Signer::new(), Arc::new(IdentityStore::default()));
+        identity.publish(|_| signer.snapshot());
+        Self { folder, config, signer, identity, metrics: Arc::new(Metrics::new()) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("audit.json")
+    }
+
+    fn open(&self) -> Result<AuditLog, OpenError> {
+        let start = Start {
+            boot: 1,
+            policy: "d1",
+            svid: &SvidSelector::Default,
+            identity: &self.identity,
+            metrics: &self.metrics,
+        };
+        AuditLog::start(Some(&self.config), &start)
+    }
+
+    fn rotate(&mut self, size: u64, keep: u32) {
+        self.config.to = AuditTarget::File { path: self.path(), rotate: Some(Rotate { size, keep }) };
+    }
+
+    /// Oldest first.
+    fn files(&self) -> Vec<PathBuf> {
+        let rotated = (1..100).map(|number| numbered(&self.path(), number)).filter(|path| path.exists());
+        let mut files: Vec<_> = rotated.collect();
+        files.reverse();
+        files.push(self.path());
+        files
+    }
+
+    fn verified(&self) -> Report {
+        let contents: Vec<_> = self.files().iter().map(|path| fs::read(path).unwrap()).collect();
+        let contents = contents.iter().map(Vec::as_slice).collect();
+        verify(contents, &self.signer.judge(), &Expected::default()).unwrap()
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        let contents: String = self.files().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+        contents.lines().map(|line| Record::read(line.as_bytes()).unwrap().kind.to_owned()).collect()
+    }
+}
+
+/// Of the application's connections: those of callers whom nobody knows are left out when they are many.
+fn decide(log: &AuditLog, outcome: Outcome, connections: std::ops::Range<u64>) {
+    decide_of(Direction::Outbound, log, outcome, connections);
+}
+
+fn decide_of(direction: Direction, log: &AuditLog, outcome: Outcome, connections: std::ops::Range<u64>) {
+    let decision = Decision { outcome, policy: "d1", peer: None, own: None };
+    for connection in connections {
+        let connection = ConnectionFacts { connection, direction, ..ConnectionFacts::default() };
+        let record = ConnectionRecord { connection, ..ConnectionRecord::default() };
+        log.connection(super::Place::default(), &decision, &record);
+    }
+}
+
+#[test]
+fn ds_04_a_flood_of_strangers_is_counted() {
+    let scene = Scene::new();
+    let log = scene.open().unwrap();
+    decide_of(Direction::Inbound, &log, Outcome::Refused, 0..1000);
+    log.close();
+    let text = fs::read_to_string(scene.path()).unwrap();
+    let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let count = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count() as u64;
+    let left_out: u64 =
+        records.iter().filter(|it| it["kind"] == "left_out").map(|it| it["count"].as_u64().unwrap()).sum();
+    assert_eq!(count("connection") + left_out, 1000);
+    assert!(count("connection") < 500 && count("left_out") > 0, "{left_out}");
+}
+
+#[test]
+fn without_a_section_nothing_is_made() {
+    let scene = Scene::new();
+    let start = Start {
+        boot: 1,
+        policy: "d1",
+        svid: &SvidSelector::Default,
+        identity: &scene.identity,
+        metrics: &scene.metrics,
+    };
+    let log = AuditLog::start(None, &start).unwrap();
+    assert!(!log.enabled());
+    decide(&log, Outcome::Refused, 0..3);
+    log.flush();
+    log.close();
+    assert!(!scene.path().exists());
+}
+
+#[test]
+fn a_log_is_opened_closed_sealed_and_gone_on_with() {
+    let scene = Scene::new();
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.event(&Event::PolicyLoaded { digest: "d1", generation: 1 });
+    log.close();
+    drop(log);
+    assert_eq!(scene.kinds(), ["opened", "connection", "connection", "event", "closed", "seal"]);
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Allowed, 0..1);
+    log.close();
+    drop(log);
+    assert_eq!(scene.kinds()[6..], ["resumed", "connection", "closed", "seal"]);
+    let report = scene.verified();
+    assert_eq!((report.findings.len(), report.records, report.unsealed(), report.resumed), (0, 10, 0, 1));
+    let text = fs::read_to_string(scene.path()).unwrap();
+    assert!(text.contains("\"was_closed\":true"), "{text}");
+    assert_eq!(scene.metrics.audit.lost_so_far(), 0);
+}
+
+#[test]
+fn rotation_keeps_the_chain_seals_each_file_and_removes_the_oldest() {
+    let mut scene = Scene::new();
+    scene.rotate(64 << 10, 2);
+    let log = scene.open().unwrap();
+    let count = 1000;
+    for number in 0..count {
+        decide(&log, Outcome::Refused, number..number + 1);
+        if number % 100 == 0 {
+            log.flush();
+        }
+    }
+    log.close();
+    drop(log);
+    let report = scene.verified();
+    assert_eq!((scene.files().len(), report.findings.len(), report.unsealed()), (3, 0, 0));
+    assert!(report.first > 1, "the oldest is gone");
+    for path in &scene.files()[..2] {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.lines().last().unwrap().contains("\"cause\":\"rotation\""), "each ends with a seal");
+        assert!(text.len() >= 60 << 10 && text.len() < 80 << 10, "{}", text.len());
+    }
+    // Somebody moved the last one away while we were gone.
+    fs::remove_file(numbered(&scene.path(), 2)).unwrap();
+    fs::rename(numbered(&scene.path(), 1), numbered(&scene.path(), 2)).unwrap();
+    fs::rename(scene.path(), numbered(&scene.path(), 1)).unwrap();
+    scene.open().unwrap().close();
+    let again = scene.verified();
+    assert_eq!((again.findings.len(), again.last, again.resumed), (0, report.last + 3, 1));
+}
+
+/// A directory has the name of one of the files, and cannot take the place of another one.
+#[test]
+fn what_cannot_be_rotated_grows_and_loses_nothing() {
+    let mut scene = Scene::new();
+    scene.rotate(64 << 10, 3);
+    fs::create_dir(numbered(&scene.path(), 2)).unwrap();
+    fs::write(numbered(&scene.path(), 3), "").unwrap();
+    let log = scene.open().unwrap();
+    for number in 0..400 {
+        decide(&log, Outcome::Refused, number..number + 1);
+    }
+    log.flush();
+    log.close();
+    drop(log);
+    let content = fs::read(scene.path()).unwrap();
+    let report = verify(vec![content.as_slice()], &scene.signer.judge(), &Expected::default()).unwrap();
+    assert_eq!((report.findings.len(), report.first, report.unsealed()), (0, 1, 0));
+    assert!(content.len() > 100 << 10 && report.sealed.seals < 20, "{:?}", report.sealed);
+}
+
+#[test]
+fn the_bundle_is_kept_beside_the_log_and_vouches_for_its_seals() {
+    let scene = Scene::new();
+    scene.open().unwrap().close();
+    let names =
+        fs::read_dir(scene.folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let kept: Vec<_> = names.filter(|name| name.starts_with("audit.json.bundle-")).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let text = fs::read_to_string(scene.folder.path().join(&kept[0])).unwrap();
+    assert!(text.ends_with(&crate::tls::tests::certificates::as_pem(&scene.signer.authority.der)), "{text}");
+    let digest = crate::tls::certificate::hex(&crate::tls::bundle::sha256(text.as_bytes()));
+    assert_eq!(kept[0], format!("audit.json.bundle-{digest}.pem"));
+    assert!(fs::read_to_string(scene.path()).unwrap().contains(&format!("\"bundle\":\"{digest}\"")));
+}
+
+#[test]
+fn seals_come_after_so_many_records() {
+    let mut scene = Scene::new();
+    scene.config.seal.records = 4;
+    scene.config.second_place = Some(scene.folder.path().join("second"));
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..3);
+    log.flush();
+    assert_eq!(scene.kinds(), ["opened", "connection", "connection", "connection", "seal"]);
+    log.close();
+    let seals = fs::read_to_string(scene.folder.path().join("second")).unwrap();
+    let numbers: Vec<_> = seals.lines().map(|line| Record::read(line.as_bytes()).unwrap().number).collect();
+    assert_eq!(numbers, [5, 7], "each seal is in the second place as well");
+}
+
+#[test]
+fn seals_come_after_so_long_when_there_is_something_to_seal() {
+    let mut scene = Scene::new();
+    scene.config.seal.every = Duration::from_millis(50);
+    let log = scene.open().unwrap();
+    let until_sealed = || {
+        let end = Instant::now() + Duration::from_secs(20);
+        while scene.verified().unsealed() > 0 {
+            assert!(Instant::now() < end, "{:?}", scene.kinds());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    log.flush();
+    until_sealed();
+    let seals = scene.verified().sealed.seals;
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(scene.verified().sealed.seals, seals, "nothing came since");
+    decide(&log, Outcome::Refused, 0..1);
+    log.flush();
+    until_sealed();
+    log.close();
+    assert!(fs::read_to_string(scene.path()).unwrap().contains("\"cause\":\"interval\""));
+}
+
+#[test]
+fn without_an_identity_records_wait_for_one_to_be_sealed() {
+    let scene = Scene::new();
+    scene.identity.publish(|_| crate::identity::Snapshot::empty());
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.close();
+    drop(log);
+    assert_eq!((scene.verified().unsealed(), scene.kinds().last().unwrap().as_str()), (4, "closed"));
+    scene.identity.publish(|_| scene.signer.snapshot());
+    scene.open().unwrap().close();
+    assert_eq!((scene.verified().unsealed(), scene.verified().findings.len()), (0, 0));
+}
+
+#[test]
+fn what_a_killed_process_left_is_named_and_not_lost() {
+    for (cut, torn) in [(1, 0), (2, 1), (100, 1)] {
+        let scene = Scene::new();
+        let log = scene.open().unwrap();
+        decide(&log, Outcome::Refused, 0..3);
+        log.flush();
+        // It is killed while it writes.
+        let written = fs::read(scene.path()).unwrap();
+        log.close();
+        drop(log);
+        fs::remove_file(scene.path()).unwrap();
+        fs::write(scene.path(), &written[..written.len() - cut]).unwrap();
+        let log = scene.open().unwrap();
+        decide(&log, Outcome::Refused, 3..4);
+        log.close();
+        let report = scene.verified();
+        assert_eq!((report.findings.len(), report.torn.len(), report.unsealed()), (0, torn, 0), "{cut} bytes");
+        assert!(fs::read_to_string(scene.path()).unwrap().contains("\"was_closed\":false"));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_gone_on_with_is_an_error_at_the_start() {
+    let scene = Scene::new();
+    fs::write(scene.path(), "{\"kind\":\"request\"}\n").unwrap();
+    assert!(matches!(scene.open(), Err(OpenError::NoRecord { .. })));
+    fs::remove_file(scene.path()).unwrap();
+    let log = scene.open().unwrap();
+    assert!(matches!(scene.open(), Err(OpenError::Locked { .. })), "two writers");
+    log.close();
+    let mut nowhere = scene.config.clone();
+    nowhere.to = AuditTarget::File { path: "/nowhere/at/all/audit.json".into(), rotate: None };
+    let nowhere = Scene { config: nowhere, ..Scene::new() };
+    assert!(matches!(nowhere.open(), Err(OpenError::Unopened { .. })));
+}
+
+#[test]
+fn chance_leaves_out_what_was_allowed_and_nothing_else() {
+    let mut scene = Scene::new();
+    scene.config.decisions = Decisions { denials: true, allows_percent: 20 };
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Allowed, 0..1000);
+    decide(&log, Outcome::Refused, 0..50);
+    decide(&log, Outcome::Cut, 0..50);
+    log.close();
+    let text = fs::read_to_string(scene.path()).unwrap();
+    let count = |outcome: &str| text.matches(&format!("\"outcome\":\"{outcome}\"")).count();
+    assert_eq!((count("refused"), count("cut")), (50, 50));
+    assert!((100..320).contains(&count("allowed")), "{}", count("allowed"));
+    assert!(scene.verified().gaps.is_empty(), "that is no gap");
+}
+
+/// The log leads to a device that is always full; then there is room again.
+#[test]
+fn f_13_a_full_disk_gives_a_gap_that_says_how_many_were_lost() {
+    let scene = Scene::new();
+    symlink("/dev/full", scene.path()).unwrap();
+    let log = scene.open().unwrap();
+    let total = 2 * RECORDS_MAX as u64;
+    decide(&log, Outcome::Refused, 0..total);
+    let lost = scene.metrics.audit.lost_so_far();
+    assert!(lost >= total - RECORDS_MAX as u64, "{lost}");
+    make_room(&scene.path());
+    log.flush();
+    decide(&log, Outcome::Refused, 0..1);
+    log.close();
+    let report = scene.verified();
+    assert_eq!((report.findings.len(), report.unsealed()), (0, 0));
+    assert_eq!(report.gaps.iter().map(|(_, lost)| lost).sum::<u64>(), lost);
+    let written = scene.kinds().iter().filter(|kind| *kind == "connection").count() as u64;
+    assert_eq!(written + lost, total + 1, "what was not lost is there");
+    assert!(scene.metrics.render().contains(&format!("postern_audit_lost_total {lost}\n")));
+}
+
+#[tokio::test]
+async fn f_13_with_block_whoever_decides_waits_and_nothing_is_lost() {
+    let mut scene = Scene::new();
+    scene.config.on_full = OnFull::Block;
+    symlink("/dev/full", scene.path()).unwrap();
+    let log = scene.open().unwrap();
+    let decision = Decision { outcome: Outcome::Allowed, policy: "d1", peer: None, own: None };
+    for _ in 0..RECORDS_MAX {
+        log.connection(log.place().await, &decision, &ConnectionRecord::default());
+    }
+    let mut waiting = std::pin::pin!(log.place());
+    let waits = tokio::time::timeout(Duration::from_millis(50), waiting.as_mut()).await;
+    assert!(waits.is_err(), "there is no place");
+    make_room(&scene.path());
+    let place = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("a place");
+    log.connection(place, &decision, &ConnectionRecord::default());
+    log.close();
+    assert_eq!((scene.metrics.audit.lost_so_far(), scene.verified().gaps.len()), (0, 0));
+    assert_eq!(scene.kinds().iter().filter(|kind| *kind == "connection").count(), RECORDS_MAX + 1);
+}
+
+#[test]
+fn follows_a_rename_with_the_same_chain() {
+    let scene = Scene::new();
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..1);
+    log.flush();
+    fs::rename(scene.path(), numbered(&scene.path(), 1)).unwrap();
+    log.reopen();
+    decide(&log, Outcome::Refused, 1..2);
+    log.close();
+    assert_eq!(scene.kinds(), ["opened", "connection", "connection", "closed", "seal"]);
+    assert_eq!(scene.verified().findings, []);
+}
+
+fn make_room(path: &Path) {
+    // The writer makes a file where there is none.
+    fs::remove_file(path).unwrap();
+}

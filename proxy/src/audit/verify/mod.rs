@@ -1,0 +1,174 @@
+//! Verifies an audit log offline: that the chain is whole, whom its seals are from, and how much of it they cover.
+//!
+//! [`walk`] follows the chain, [`seals`] judges seals; this file reads lines and puts both together.
+
+pub mod seals;
+#[cfg(test)]
+mod tests;
+pub mod walk;
+
+use super::chain::{Hash, LINE_BYTES_MAX, LogId, Record};
+use seals::{Judge, Sealed};
+use std::collections::HashMap;
+use std::io::{self, BufRead, Read};
+use walk::{At, Entry, FINDINGS_MAX, Finding, Kind, Link, Step, Walk};
+
+/// What the log is compared with.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// The hash of a record that has to be there.
+    pub head: Option<Hash>,
+    /// Seals that came to the second place: log and number → hash.
+    pub seals: HashMap<(LogId, u64), Hash>,
+    /// The files are the whole log, from its first record.
+    pub whole: bool,
+}
+
+/// What was found out.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub log: Option<LogId>,
+    /// That are in place.
+    pub records: u64,
+    /// Numbers of the first and the last record.
+    pub first: u64,
+    pub last: u64,
+    /// The hash of the last record.
+    pub head: Option<Hash>,
+    pub findings: Vec<Finding>,
+    /// Number of a record that says so, and how many were lost before it.
+    pub gaps: Vec<(u64, u64)>,
+    /// Half lines that a later record accounts for.
+    pub torn: Vec<At>,
+    /// How often a process went on with the log.
+    pub resumed: u64,
+    pub sealed: Sealed,
+    /// Records behind the one that [`Expected::head`] names.
+    pub after_head: Option<u64>,
+}
+
+impl Report {
+    /// Records behind the last good seal.
+    pub fn unsealed(&self) -> u64 {
+        self.last.saturating_sub(self.sealed.last.unwrap_or(self.first.saturating_sub(1)))
+    }
+}
+
+/// Reads the files in their order and follows the chain through all of them.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn verify<R: BufRead>(files: Vec<R>, judge: &Judge, expected: &Expected) -> io::Result<Report> {
+    let mut verifier = Verifier { judge, expected, walk: None, findings: Vec::new(), report: Report::default() };
+    let mut waiting: Option<Entry> = None;
+    for (file, mut reader) in files.into_iter().enumerate() {
+        let mut line = 0;
+        while let Some((text, is_ended)) = read_line(&mut reader)? {
+            line += 1;
+            let entry = Entry::read(At { file, line }, text, is_ended);
+            if let Some(before) = waiting.replace(entry) {
+                verifier.line(&before, waiting.as_ref());
+            }
+        }
+    }
+    if let Some(last) = waiting {
+        verifier.line(&last, None);
+    }
+    Ok(verifier.finish())
+}
+
+struct Verifier<'a> {
+    judge: &'a Judge,
+    expected: &'a Expected,
+    walk: Option<Walk>,
+    /// Of seals, and of what is expected.
+    findings: Vec<Finding>,
+    report: Report,
+}
+
+impl Verifier<'_> {
+    fn line(&mut self, this: &Entry, next: Option<&Entry>) {
+        let walk = match &mut self.walk {
+            Some(walk) => walk,
+            none => none.insert(Walk::begin(this, next)),
+        };
+        match (walk.step(this, next), &this.link) {
+            (Step::InPlace, Ok(link)) => self.in_place(this, link),
+            (Step::Torn, _) => self.report.torn.push(this.at),
+            (Step::InPlace | Step::Wrong, _) => {}
+        }
+    }
+
+    fn in_place(&mut self, entry: &Entry, link: &Link) {
+        let report = &mut self.report;
+        report.records += 1;
+        report.last = link.number;
+        report.head = Some(link.hash);
+        report.log.get_or_insert(link.log);
+        if self.expected.head == Some(link.hash) {
+            report.after_head = Some(0);
+        } else if let Some(after) = &mut report.after_head {
+            *after += 1;
+        }
+        let is_bounded = self.findings.len() < FINDINGS_MAX;
+        if is_bounded && self.expected.seals.get(&(link.log, link.number)).is_some_and(|hash| *hash != link.hash) {
+            self.findings.push(Finding::NotAsSealed { at: entry.at, number: link.number });
+        }
+        match link.kind {
+            Kind::Other => {}
+            Kind::Resumed => report.resumed += 1,
+            Kind::Gap => report.gaps.push((link.number, lost(&entry.text))),
+            Kind::Seal => self.seal(entry, link.number),
+        }
+    }
+
+    fn seal(&mut self, entry: &Entry, number: u64) {
+        let since = self.report.sealed.last.map_or(self.walk.as_ref().map_or(1, |walk| walk.first), |last| last + 1);
+        let judged = match Record::read(&entry.text) {
+            Ok(record) => self.judge.judge(&record, &mut self.report.sealed).map(drop),
+            Err(fault) => Err(fault.to_string()),
+        };
+        if let Err(why) = judged
+            && self.findings.len() < FINDINGS_MAX
+        {
+            self.findings.push(Finding::Seal { at: entry.at, number, since, why });
+        }
+    }
+
+    fn finish(mut self) -> Report {
+        let first = self.walk.as_ref().map_or(0, |walk| walk.first);
+        let mut findings = self.walk.map(Walk::finish).unwrap_or_default();
+        findings.append(&mut self.findings);
+        if self.expected.whole && first > 1 {
+            findings.push(Finding::Removed { first: 1, last: first - 1, before: Some(At { file: 0, line: 1 }) });
+        }
+        if self.expected.head.is_some() && self.report.after_head.is_none() {
+            findings.push(Finding::HeadMissing);
+        }
+        let of_this = self.expected.seals.keys().filter(|(log, _)| Some(*log) == self.report.log);
+        if let Some(cut) = of_this.map(|(_, number)| *number).max().filter(|number| *number > self.report.last) {
+            findings.push(Finding::Removed { first: self.report.last + 1, last: cut, before: None });
+        }
+        findings.sort_by_key(|finding| (finding.at().is_none(), finding.at()));
+        findings.truncate(FINDINGS_MAX);
+        self.report.first = first;
+        self.report.findings = findings;
+        self.report
+    }
+}
+
+fn lost(line: &[u8]) -> u64 {
+    let members: Option<serde_json::Value> = serde_json::from_slice(line).ok();
+    members.and_then(|members| members["count"].as_u64()).unwrap_or_default()
+}
+
+/// A line without its end, and whether it had one. What is longer than any record is cut into pieces, none of which is one.
+fn read_line(reader: &mut impl BufRead) -> io::Result<Option<(Vec<u8>, bool)>> {
+    let mut text = Vec::new();
+    reader.take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut text)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let is_ended = text.pop_if(|last| *last == b'\n').is_some();
+    Ok(Some((text, is_ended)))
+}

@@ -1,0 +1,307 @@
+use super::seals::{Judge, Vouched};
+use super::walk::Finding;
+use super::{Expected, Report, verify};
+use crate::audit::chain::{Chain, Hash, LogId, Record};
+use crate::audit::fixtures::{ID, Signer, body, chain_after, new_log, sealed, text};
+use crate::audit::record::{Process, Resumed};
+use crate::tls::bundle::sha256;
+use crate::tls::tests::certificates::{Draft, Issuer};
+use proptest::prelude::*;
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+const RECORDS: u64 = 13;
+
+/// One log; another one; and one that is as the first up to its half, and then not.
+struct World {
+    signer: Signer,
+    log: Vec<String>,
+    other: Vec<String>,
+    fork: Vec<String>,
+}
+
+static WORLD: LazyLock<World> = LazyLock::new(|| {
+    let signer = Signer::new();
+    let (log, other) = (new_log(&signer, 1, RECORDS), new_log(&signer, 2, RECORDS));
+    let mut fork = log[..FORK].to_vec();
+    fork.extend(sealed(&signer, &mut chain_after(&log[FORK - 1]), RECORDS - FORK as u64, 100));
+    World { signer, log, other, fork }
+});
+
+const FORK: usize = 6;
+
+fn hash_of(line: &str) -> Hash {
+    Record::read(line.as_bytes()).unwrap().hash
+}
+
+/// As somebody asks who knows the head, and that these are all files.
+fn verified(files: &[Vec<u8>], judge: &Judge) -> Report {
+    let head = WORLD.log.last().map(|line| hash_of(line));
+    let expected = Expected { head, whole: true, ..Expected::default() };
+    verify(files.iter().map(Vec::as_slice).collect(), judge, &expected).unwrap()
+}
+
+fn findings(lines: &[String]) -> Vec<Finding> {
+    verified(&[text(lines)], &WORLD.signer.judge()).findings
+}
+
+#[test]
+fn what_was_written_is_intact_in_one_file_or_in_several() {
+    let (world, judge) = (&*WORLD, WORLD.signer.judge());
+    for at in 0..=world.log.len() {
+        let (first, second) = world.log.split_at(at);
+        let report = verified(&[text(first), text(second)], &judge);
+        assert_eq!(report.findings, [], "split at {at}");
+        assert_eq!((report.records, report.first, report.last), (RECORDS, 1, RECORDS));
+        assert_eq!((report.unsealed(), report.sealed.seals, report.after_head), (0, 3, Some(0)));
+        assert_eq!(report.sealed.last_vouched, Some(Vouched::ByTrusted));
+    }
+}
+
+#[test]
+fn says_how_much_of_the_tail_is_unsealed() {
+    let mut lines = text(&WORLD.log);
+    let mut chain = chain_after(&WORLD.log[RECORDS as usize - 1]);
+    (0..4).for_each(|number| chain.append(&body(number), &mut lines));
+    let report = verified(&[lines], &WORLD.signer.judge());
+    assert_eq!((report.findings.len(), report.unsealed(), report.after_head), (0, 4, Some(4)));
+}
+
+#[test]
+fn names_the_edit_and_nothing_else() {
+    let edited = |edit: &dyn Fn(&mut Vec<String>)| {
+        let mut lines = WORLD.log.clone();
+        edit(&mut lines);
+        let named = |finding: &Finding| {
+            let debug = format!("{finding:?}");
+            let kind = debug.split([' ', '{']).next().unwrap().to_owned();
+            (kind, finding.at().map_or(0, |at| at.line), finding.number().unwrap_or_default())
+        };
+        findings(&lines).iter().map(named).collect::<Vec<_>>()
+    };
+    let is = |kind: &str, line: u64, number: u64| (kind.to_owned(), line, number);
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Vec<String>), Vec<(String, u64, u64)>);
+    let cases: [Case<'_>; 13] = [
+        ("nothing", &|_| {}, vec![]),
+        ("a letter", &|lines| lines[3] = lines[3].replace("/orders/7", "/orders/8"), vec![is("Changed", 4, 4)]),
+        ("a number", &|lines| lines[3] = lines[3].replacen("\"seq\":4", "\"seq\":5", 1), vec![is("Changed", 4, 4)]),
+        (
+            "the last",
+            &|lines| lines[12] = lines[12].replace("interval", "rotation"),
+            vec![is("Changed", 13, 13), is("HeadMissing", 0, 0)],
+        ),
+        ("removed", &|lines| drop(lines.remove(6)), vec![is("Removed", 7, 7)]),
+        ("several removed", &|lines| drop(lines.drain(5..8)), vec![is("Removed", 6, 6)]),
+        ("the first removed", &|lines| drop(lines.remove(0)), vec![is("Removed", 1, 1)]),
+        ("cut", &|lines| lines.truncate(11), vec![is("HeadMissing", 0, 0)]),
+        ("copied", &|lines| lines.insert(8, lines[2].clone()), vec![is("Inserted", 9, 3)]),
+        ("no record", &|lines| lines.insert(8, "{}".to_owned()), vec![is("Inserted", 9, 0)]),
+        ("neighbours", &|lines| lines.swap(6, 7), vec![is("Moved", 7, 8)]),
+        ("far apart", &|lines| lines.swap(2, 8), vec![is("Moved", 3, 9), is("Moved", 9, 3)]),
+        ("moved", &|lines| lines.swap(11, 12), vec![is("Moved", 12, 13), is("HeadMissing", 0, 0)]),
+    ];
+    for (name, edit, expected) in cases {
+        assert_eq!(edited(edit), expected, "{name}");
+    }
+}
+
+/// Who has no key can make the chain agree with itself again, and not the seals.
+#[test]
+fn a_chain_that_was_written_anew_does_not_fit_its_seals() {
+    let mut chain = Chain::begin(LogId([1; 16]));
+    let mut lines = Vec::new();
+    for (index, line) in WORLD.log.iter().enumerate() {
+        let record = Record::read(line.as_bytes()).unwrap();
+        let from = line.find("\"kind\"").unwrap();
+        let to = line.rfind(",\"hash\"").unwrap();
+        let body = if index == 2 { line[from..to].replace("allowed", "refused") } else { line[from..to].to_owned() };
+        assert_eq!(record.number, chain.next());
+        chain.append(body.as_bytes(), &mut lines);
+    }
+    let found = verified(&[lines], &WORLD.signer.judge()).findings;
+    let seals: Vec<_> = found
+        .iter()
+        .filter_map(|finding| match finding {
+            Finding::Seal { number, since, why, .. } if why.contains("signature") => Some((*since, *number)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(seals, [(1, 5), (1, 10), (1, 13)], "{found:?}");
+}
+
+#[test]
+fn a_record_that_was_made_up_is_named() {
+    // It agrees with itself and with what is before it.
+    let mut forged = Vec::new();
+    chain_after(&WORLD.log[6]).append(&body(999), &mut forged);
+    let forged = String::from_utf8(forged).unwrap().trim_end().to_owned();
+    let mut inserted = WORLD.log.clone();
+    inserted.insert(7, forged.clone());
+    assert!(matches!(findings(&inserted)[..], [Finding::Inserted { at, number: Some(8) }] if at.line == 8));
+    let mut replaced = WORLD.log.clone();
+    replaced[7] = forged;
+    assert!(matches!(findings(&replaced)[..], [Finding::Rewritten { at, number: 8 }] if at.line == 8));
+}
+
+#[test]
+fn seals_of_others_are_none() {
+    let found = |signer: &Signer, judge: &Judge| {
+        let log = new_log(signer, 1, 5);
+        let report = verify(vec![text(&log).as_slice()], judge, &Expected::default()).unwrap();
+        let why = report.findings.first().map(|finding| match finding {
+            Finding::Seal { why, .. } => why.clone(),
+            other => panic!("{other:?}"),
+        });
+        (why.unwrap_or_default(), report.sealed.last_vouched)
+    };
+    let signer = Signer::new();
+    assert_eq!(found(&signer, &signer.judge()), (String::new(), Some(Vouched::ByTrusted)));
+    // The archive that the seal names is not here, and nobody said whom to believe.
+    let nobody = Judge { trusted: None, ..signer.judge() };
+    assert_eq!(found(&signer, &nobody), (String::new(), Some(Vouched::ByNobody)));
+    let stranger = Signer::of(signer.authority.clone(), "spiffe://example.org/stranger");
+    let expecting = Judge { id: Some(postern_config::SpiffePattern::parse(ID).unwrap()), ..signer.judge() };
+    assert_eq!(found(&signer, &expecting).1, Some(Vouched::ByTrusted));
+    assert!(found(&stranger, &expecting).0.contains("who is not spiffe://example.org/orders"));
+    let impostor = Signer::of(Issuer::root(Draft::authority("CA1", "spiffe://example.org")), ID);
+    assert_eq!(found(&impostor, &signer.judge()).1, Some(Vouched::ByNobody), "another authority of the same name");
+}
+
+#[test]
+fn half_a_line_that_the_next_process_names_is_no_edit() {
+    let torn = &WORLD.log[4].as_bytes()[..100];
+    let process = Process { boot: 1, policy: "d", denials: true, allows_percent: 100 };
+    let digest = sha256(torn);
+    let resumed = Resumed { was_closed: false, torn: Some((&digest, torn.len())) };
+    let mut body = Vec::new();
+    process.write_resumed(&resumed, &mut body, SystemTime::now());
+    let mut log = text(&WORLD.log[..4]);
+    log.extend_from_slice(torn);
+    log.push(b'\n');
+    chain_after(&WORLD.log[3]).append(&body, &mut log);
+    let report = verify(vec![log.as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+    assert_eq!((report.findings.len(), report.torn.len(), report.resumed, report.last), (0, 1, 1, 5));
+    // Another half line is not the one that it names.
+    let mut edited = log.clone();
+    edited[text(&WORLD.log[..4]).len() + 30] ^= 1;
+    let report = verify(vec![edited.as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+    assert!(matches!(report.findings[..], [Finding::Inserted { at, .. }] if at.line == 5), "{:?}", report.findings);
+}
+
+/// A writer whose target was replaced while it wrote a line.
+#[test]
+fn a_line_that_is_whole_in_the_next_file_is_no_edit() {
+    let mut first = text(&WORLD.log[..4]);
+    first.extend_from_slice(&WORLD.log[4].as_bytes()[..50]);
+    let report = verified(&[first, text(&WORLD.log[4..])], &WORLD.signer.judge());
+    assert_eq!((report.findings.len(), report.torn.len(), report.last), (0, 1, RECORDS));
+}
+
+#[test]
+fn the_second_place_shows_a_log_that_its_signer_wrote_anew() {
+    // Whoever has the key makes everything fit again: `fork` is as good as `log`.
+    let alone = verify(vec![text(&WORLD.fork).as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+    assert_eq!(alone.findings, []);
+    let seals = |lines: &[String]| {
+        let seals = lines.iter().map(|line| Record::read(line.as_bytes()).unwrap());
+        seals.filter(|record| record.kind == "seal").map(|record| ((record.log, record.number), record.hash)).collect()
+    };
+    let expected = Expected { seals: seals(&WORLD.log), ..Expected::default() };
+    let compared = verify(vec![text(&WORLD.fork).as_slice()], &WORLD.signer.judge(), &expected).unwrap();
+    let numbers: Vec<_> = compared.findings.iter().filter_map(Finding::number).collect();
+    assert_eq!(numbers, [10, 13], "5 is in what both have: {:?}", compared.findings);
+    let cut = verify(vec![text(&WORLD.log[..11]).as_slice()], &WORLD.signer.judge(), &expected).unwrap();
+    assert_eq!(cut.findings, [Finding::Removed { first: 12, last: 13, before: None }]);
+}
+
+#[derive(Clone, Debug)]
+enum Edit {
+    Flip { at: prop::sample::Index, bit: u8 },
+    Delete(prop::sample::Index),
+    Insert { from: prop::sample::Index, to: prop::sample::Index },
+    Swap(prop::sample::Index, prop::sample::Index),
+    Splice(prop::sample::Index),
+    Fork(prop::sample::Index),
+}
+
+fn edits() -> impl Strategy<Value = Edit> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => (index(), 0..8_u8).prop_map(|(at, bit)| Edit::Flip { at, bit }),
+        1 => index().prop_map(Edit::Delete),
+        1 => (index(), index()).prop_map(|(from, to)| Edit::Insert { from, to }),
+        1 => (index(), index()).prop_map(|(one, other)| Edit::Swap(one, other)),
+        1 => index().prop_map(Edit::Splice),
+        1 => index().prop_map(Edit::Fork),
+    ]
+}
+
+/// The edited log, and what a finding may say of it: a line, or a number.
+fn apply(edit: &Edit) -> Option<(Vec<u8>, Vec<u64>, Vec<u64>)> {
+    let mut lines = WORLD.log.clone();
+    let count = lines.len();
+    let (places, numbers) = match edit {
+        Edit::Flip { at, bit } => {
+            let mut bytes = text(&lines);
+            let at = at.index(bytes.len());
+            let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+            bytes[at] ^= 1 << bit;
+            return Some((bytes, vec![line], vec![]));
+        }
+        Edit::Delete(at) => {
+            let at = at.index(count);
+            lines.remove(at);
+            (vec![], vec![at as u64 + 1])
+        }
+        Edit::Insert { from, to } => {
+            let (from, to) = (from.index(count), to.index(count + 1));
+            lines.insert(to, lines[from].clone());
+            (vec![to as u64 + 1], vec![from as u64 + 1])
+        }
+        Edit::Swap(one, other) => {
+            let (one, other) = (one.index(count), other.index(count));
+            if one == other {
+                return None;
+            }
+            lines.swap(one, other);
+            (vec![], vec![one as u64 + 1, other as u64 + 1])
+        }
+        Edit::Splice(at) => {
+            let at = 1 + at.index(count - 1);
+            lines.splice(at.., WORLD.other[at..].iter().cloned());
+            (vec![at as u64 + 1], vec![])
+        }
+        Edit::Fork(at) => {
+            let at = FORK + 1 + at.index(count - FORK - 1);
+            lines.splice(at.., WORLD.fork[at..].iter().cloned());
+            (vec![at as u64], vec![])
+        }
+    };
+    Some((text(&lines), places, numbers))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_single_edit_of_a_sealed_log_is_found_and_named(edit in edits()) {
+        let Some((bytes, places, numbers)) = apply(&edit) else { return Ok(()) };
+        let found = verified(&[bytes], &WORLD.signer.judge()).findings;
+        let is_last_removed = numbers == [RECORDS] && found == [Finding::HeadMissing];
+        let is_named = |finding: &Finding| {
+            finding.at().is_some_and(|at| places.contains(&at.line))
+                || finding.number().is_some_and(|number| numbers.contains(&number))
+        };
+        prop_assert!(is_last_removed || found.iter().any(is_named), "{edit:?}: {found:?}");
+        // And little else with it.
+        let strangers = found.iter().filter(|finding| !is_named(finding)).count();
+        prop_assert!(strangers <= 2 || matches!(edit, Edit::Splice(_) | Edit::Fork(_)), "{edit:?}: {found:?}");
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), at in any::<prop::sample::Index>()) {
+        let mut log = text(&WORLD.log);
+        let at = at.index(log.len());
+        log.splice(at..at, bytes);
+        verified(&[log], &WORLD.signer.judge());
+    }
+}

@@ -1,0 +1,262 @@
+//! `postern explain`: what would be decided about a request, by which rule, and what the nearest one lacks. Without a network,
+//! and by the data plane's own code.
+
+use super::output::print;
+use crate::authz::explain::{Explained, nearest, principal_text};
+use crate::authz::{Asked, Decision, Principal, RequestFacts};
+use crate::http::target::read_target;
+use crate::policy::PortRules;
+use crate::refusal::Refused;
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::{Method, Request};
+use postern_config::authz::Effect;
+use postern_config::{Config, Inbound, SpiffeId};
+use serde_json::json;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// `postern explain …`
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The inbound port, by its name or number; not needed where there is one
+    #[arg(long, value_name = "PORT")]
+    port: Option<String>,
+    /// The caller's SPIFFE ID; without it the caller is anonymous
+    #[arg(long, value_name = "SPIFFE-ID")]
+    peer: Option<String>,
+    /// The request's method
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// The request's path, as callers send it, with its query; without it the question is about a whole connection
+    #[arg(long)]
+    path: Option<String>,
+    /// The request's host
+    #[arg(long, default_value = "localhost")]
+    host: String,
+    /// A header of the request, such as `x-purpose: audit`; may be repeated
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// Where the caller is
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    source: IpAddr,
+    /// When, such as 2026-11-22T01:00:00Z; now when absent
+    #[arg(long, value_name = "RFC3339")]
+    at: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const REFUSED: u8 = 1;
+
+/// Exit 0: it would be allowed; 1: refused; 2 (as any misuse): there is no saying.
+pub fn run(arguments: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let explanation = match explain(arguments) {
+        Ok(explanation) => explanation,
+        Err(error) => {
+            eprintln!("could not tell: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    match arguments.json {
+        true => print(&format!("{:#}\n", explanation.to_json())),
+        false => print(&explanation.to_text()),
+    }
+    Ok(if explanation.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+}
+
+struct Explanation {
+    port: String,
+    caller: String,
+    route: Option<String>,
+    /// Of the path; the first is as it came.
+    readings: Vec<String>,
+    rules: Vec<Explained>,
+    /// `Err`: refused before rules were asked.
+    verdict: Result<Decision, Refused>,
+}
+
+fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
+    let config = Config::load(&arguments.config).map_err(|problems| anyhow!("{problems}"))?;
+    let inbound = port(&config, arguments.port.as_deref())?;
+    let rules = PortRules::compile(inbound);
+    let peer = arguments
+        .peer
+        .as_deref()
+        .map(|text| SpiffeId::parse(text).map_err(|error| anyhow!("`{text}` is no SPIFFE ID: it {error}")));
+    let peer = peer.transpose()?;
+    let principal = peer.as_ref().map_or(Principal::Anonymous, Principal::Spiffe);
+    let now = match &arguments.at {
+        None => OffsetDateTime::now_utc(),
+        Some(text) => OffsetDateTime::parse(text, &Rfc3339)
+            .with_context(|| format!("`{text}` is no time; write it like 2026-11-22T01:00:00Z"))?,
+    };
+    let connection = Asked { principal, source: Some(arguments.source), now: now.unix_timestamp(), request: None };
+    let mut explanation = Explanation {
+        port: inbound.name.clone(),
+        caller: principal_text(&principal),
+        route: None,
+        readings: Vec::new(),
+        rules: Vec::new(),
+        verdict: Ok(Decision::NotAllowed),
+    };
+    let Some(path) = &arguments.path else {
+        if inbound.is_about_requests() {
+            bail!("port `{}` carries HTTP alone: ask about a request, with --path", inbound.name);
+        }
+        explanation.rules = rules.explain(None, &connection);
+        explanation.verdict = Ok(rules.decide(None, &connection));
+        return Ok(explanation);
+    };
+    let head = request(arguments, path)?.into_parts().0;
+    let target = match read_target(&head, None, None) {
+        Ok(target) => target,
+        Err(refusal) => return Ok(Explanation { verdict: Err(refusal.into()), ..explanation }),
+    };
+    let (route, readings) = match rules.route(&target, &head.method) {
+        Ok(found) => found,
+        Err(refused) => return Ok(Explanation { verdict: Err(refused), ..explanation }),
+    };
+    explanation.route = route.map(|route| route.name.to_string());
+    explanation.readings = readings.iter().map(str::to_owned).collect();
+    let facts = RequestFacts {
+        method: &head.method,
+        host: &target.host,
+        readings: &readings,
+        headers: Some(&head.headers),
+        query: head.uri.query(),
+    };
+    let asked = Asked { request: Some(facts), ..connection };
+    explanation.rules = rules.explain(route, &asked);
+    explanation.verdict = Ok(rules.decide(route, &asked));
+    Ok(explanation)
+}
+
+fn port<'a>(config: &'a Config, wanted: Option<&str>) -> anyhow::Result<&'a Inbound> {
+    let names = || config.inbound.iter().map(|port| port.name.as_str()).collect::<Vec<_>>().join(", ");
+    match (wanted, config.inbound.as_slice()) {
+        (None, [only]) => Ok(only),
+        (None, []) => bail!("the file has no inbound port"),
+        (None, _) => bail!("the file has several inbound ports: say which with --port, one of {}", names()),
+        (Some(wanted), ports) => {
+            let found = ports.iter().find(|port| port.name == wanted || port.port.to_string() == wanted);
+            found.with_context(|| format!("there is no inbound port `{wanted}`; known are {}", names()))
+        }
+    }
+}
+
+fn request(arguments: &ExplainArgs, path: &str) -> anyhow::Result<Request<()>> {
+    let method = Method::from_bytes(arguments.method.as_bytes()).context("--method is no method")?;
+    let mut request = Request::builder().method(method).uri(path).body(()).context("--path is no path")?;
+    let host = HeaderValue::from_str(&arguments.host).context("--host is no host")?;
+    request.headers_mut().insert(HOST, host);
+    for line in &arguments.header {
+        let (name, value) =
+            line.split_once(':').with_context(|| format!("`{line}` is not of the form `name: value`"))?;
+        let name: HeaderName = name.trim().parse().with_context(|| format!("`{name}` is no header's name"))?;
+        let value = HeaderValue::from_str(value.trim()).with_context(|| format!("`{value}` is no header's value"))?;
+        request.headers_mut().append(name, value);
+    }
+    Ok(request)
+}
+
+impl Explanation {
+    fn is_allowed(&self) -> bool {
+        self.verdict.as_ref().is_ok_and(Decision::is_allowed)
+    }
+
+    fn words(&self) -> String {
+        match &self.verdict {
+            Ok(Decision::Allowed { rule }) => format!("allowed by rule `{rule}`"),
+            Ok(decision) => match decision.clone().into_result() {
+                Ok(()) => String::new(),
+                Err(refused) => refused_words(&refused),
+            },
+            Err(refused) => refused_words(refused),
+        }
+    }
+
+    fn nearest(&self) -> Option<&Explained> {
+        self.verdict.as_ref().ok().and_then(|decision| nearest(&self.rules, decision))
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "port `{}`, caller {}", self.port, self.caller);
+        if let Some(route) = &self.route {
+            let _ = writeln!(text, "route `{route}`");
+        }
+        if self.readings.len() > 1 {
+            let _ = writeln!(text, "readings of the path: {}", self.readings.join("  "));
+        }
+        for effect in [Effect::Deny, Effect::Require, Effect::Allow] {
+            for rule in self.rules.iter().filter(|rule| rule.effect == effect) {
+                let _ = writeln!(text, "  {:<8} {}: {}", effect.as_str(), rule.rule, lacks(rule));
+            }
+        }
+        let _ = writeln!(text, "{}", self.words());
+        if let (false, Some(rule)) = (self.is_allowed(), self.nearest()) {
+            let _ = match rule.effect {
+                Effect::Deny => writeln!(text, "what fits `{}` is refused whatever allows it", rule.rule),
+                _ => writeln!(text, "nearest: `{}`, {}", rule.rule, lacks(rule)),
+            };
+        }
+        text
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let rules: Vec<_> = self.rules.iter().map(rule_json).collect();
+        let (decision, rule, refusal) = match &self.verdict {
+            Ok(decision @ Decision::Allowed { .. }) => ("allowed", decision.rule(), None),
+            Ok(decision) => ("refused", decision.rule(), decision.clone().into_result().err()),
+            Err(refused) => ("refused", None, Some(refused.clone())),
+        };
+        json!({
+            "port": self.port,
+            "caller": self.caller,
+            "route": self.route,
+            "readings": self.readings,
+            "decision": decision,
+            "rule": rule.map(|rule| &**rule),
+            "refusal": refusal.as_ref().map(|refused| refused.refusal.code()),
+            "status": refusal.as_ref().map(|refused| refused.refusal.status().as_u16()),
+            "detail": refusal.as_ref().map(|refused| refused.detail.to_string()).filter(|detail| !detail.is_empty()),
+            "nearest": self.nearest().filter(|_| !self.is_allowed()).map(rule_json),
+            "rules": rules,
+        })
+    }
+}
+
+fn rule_json(rule: &Explained) -> serde_json::Value {
+    let lacks: serde_json::Map<_, _> = rule.lacks.iter().map(|lack| (lack.key.to_owned(), json!(lack.wants))).collect();
+    json!({ "list": rule.effect.as_str(), "rule": &*rule.rule, "fits": rule.lacks.is_empty(), "lacks": lacks })
+}
+
+fn refused_words(refused: &Refused) -> String {
+    let (code, status) = (refused.refusal.code(), refused.refusal.status().as_u16());
+    match refused.detail.is_empty() {
+        true => format!("refused: {code} ({status})"),
+        false => format!("refused: {code} ({status}): {}", refused.detail),
+    }
+}
+
+fn lacks(rule: &Explained) -> String {
+    if rule.lacks.is_empty() {
+        return "fits".to_owned();
+    }
+    let lacks: Vec<String> = rule.lacks.iter().map(|lack| format!("`{}` {}", lack.key, lack.wants)).collect();
+    format!("wants {}", lacks.join("; "))
+}
+
+#[cfg(test)]
+mod tests;

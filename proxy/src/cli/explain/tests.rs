@@ -1,0 +1,78 @@
+use super::{ExplainArgs, explain};
+use clap::Parser;
+use std::path::Path;
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    arguments: ExplainArgs,
+}
+
+/// With the example of the documentation.
+fn asked(arguments: &[&str]) -> ExplainArgs {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/rules.yaml");
+    let example = example.to_str().expect("a path of ours");
+    let all = [&["explain", "--config", example, "--source", "10.1.2.3"], arguments].concat();
+    Command::try_parse_from(all).unwrap_or_else(|error| panic!("{error}")).arguments
+}
+
+fn json(arguments: &[&str]) -> serde_json::Value {
+    explain(&asked(arguments)).unwrap_or_else(|error| panic!("{error:#}")).to_json()
+}
+
+const ACME: &str = "spiffe://shop.example/tenant/acme/sa/web";
+const FINANCE: &str = "spiffe://shop.example/ns/finance/sa/closing";
+
+#[test]
+fn the_documentation_shows_what_it_says() {
+    let text = explain(&asked(&["--peer", ACME, "--path", "/tenants/other/orders"])).unwrap().to_text();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/authorization.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains(&text), "docs/authorization.md lacks:\n{text}");
+}
+
+#[test]
+fn a_verdict_names_its_rule_and_a_refusal_the_nearest_one() {
+    let office = ["--at", "2026-11-23T10:00:00Z"];
+    let report = |more: &[&str]| {
+        let common = ["--peer", FINANCE, "--path", "/reports/7", "--method", "POST"];
+        json(&[&common, more].concat())
+    };
+    let allowed = report(&[&office[..], &["--header", "x-purpose: audit-7"]].concat());
+    assert_eq!((&allowed["decision"], &allowed["rule"]), (&"allowed".into(), &"finance".into()));
+    assert!(allowed["nearest"].is_null() && allowed["refusal"].is_null());
+
+    let purpose = report(&office);
+    assert_eq!((&purpose["refusal"], &purpose["rule"]), (&"not_allowed".into(), &serde_json::Value::Null));
+    assert_eq!(purpose["nearest"]["lacks"]["headers"], "x-purpose: closing or audit-*");
+
+    let late = report(&["--at", "2026-11-23T22:00:00Z", "--header", "x-purpose: closing"]);
+    assert_eq!((&late["refusal"], &late["nearest"]["rule"]), (&"requirement_unmet".into(), &"office-hours".into()));
+
+    let denied = json(&["--peer", FINANCE, "--path", "/debug/vars"]);
+    assert_eq!((&denied["refusal"], &denied["rule"]), (&"denied".into(), &"no-debugging".into()));
+}
+
+#[test]
+fn what_rules_are_never_asked_about_is_explained_too() {
+    let ambiguous = json(&["--peer", ACME, "--path", "/tenants/acme/..;/../reports"]);
+    assert_eq!((&ambiguous["refusal"], &ambiguous["status"]), (&"ambiguous_route".into(), &400.into()));
+    let bad = json(&["--peer", ACME, "--path", "/a%00"]);
+    assert_eq!(bad["refusal"], "bad_path");
+    assert!(bad["rules"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn what_makes_no_question_is_told() {
+    for (arguments, words) in [
+        (&["--peer", "foo", "--path", "/"][..], "is no SPIFFE ID"),
+        (&["--path", "/", "--port", "nowhere"], "known are orders"),
+        (&["--peer", ACME], "ask about a request"),
+        (&["--path", "/", "--header", "nonsense"], "name: value"),
+        (&["--path", "/", "--at", "tomorrow"], "is no time"),
+        (&["--path", "no path"], "--path is no path"),
+    ] {
+        let error = explain(&asked(arguments)).map(|_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains(words), "{error:#}");
+    }
+}

@@ -1,0 +1,107 @@
+//! The routes and rules of one inbound port, ready to decide.
+
+use crate::authz::explain::Explained;
+use crate::authz::{Asked, Decision, RuleSet};
+use crate::http::normalize::Readings;
+use crate::http::route::RouteTable;
+use crate::http::target::Target;
+use crate::refusal::{Refusal, Refused};
+use http::Method;
+use postern_config::{Inbound, Route, Rules};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The routes and rules of one inbound port, ready to decide.
+pub struct PortRules {
+    rules: RuleSet,
+    routes: RouteTable,
+    route_plans: Vec<RoutePlan>,
+}
+
+pub struct RoutePlan {
+    pub name: Arc<str>,
+    /// `None`: what the port says.
+    pub request_timeout: Option<Duration>,
+    lax_path: bool,
+    rules: RuleSet,
+}
+
+impl RoutePlan {
+    fn compile(route: &Route, port: &Rules) -> Self {
+        Self {
+            name: Arc::from(route.name.as_str()),
+            request_timeout: route.request_timeout,
+            lax_path: route.lax_path,
+            rules: RuleSet::compile_route(port, &route.rules),
+        }
+    }
+}
+
+impl PortRules {
+    pub fn compile(inbound: &Inbound) -> Self {
+        Self {
+            rules: RuleSet::compile(&inbound.rules),
+            routes: RouteTable::compile(&inbound.routes),
+            route_plans: inbound.routes.iter().map(|route| RoutePlan::compile(route, &inbound.rules)).collect(),
+        }
+    }
+
+    /// The readings of a request's path, and the route that they select. `None`: the port has no routes, its own rules decide.
+    ///
+    /// # Errors
+    /// The path has no honest reading, no route takes it, or its readings select different ones.
+    pub fn route<'a, 't>(
+        &'a self,
+        target: &Target<'t>,
+        method: &Method,
+    ) -> Result<(Option<&'a RoutePlan>, Readings<'t>), Refused> {
+        // A route may take paths that strict reading refuses; it has to be found first.
+        let readings = target.readings(self.some_route_is_lax())?;
+        let route = self.route_of(&target.host, method, &readings)?;
+        if route.is_some_and(|route| !route.lax_path) {
+            target.readings(false)?;
+        }
+        Ok((route, readings))
+    }
+
+    /// As [`PortRules::route`], of readings that were taken before.
+    ///
+    /// # Errors
+    /// No route, or several.
+    pub fn route_of(
+        &self,
+        host: &str,
+        method: &Method,
+        readings: &Readings<'_>,
+    ) -> Result<Option<&RoutePlan>, Refusal> {
+        if self.route_plans.is_empty() {
+            return if method == Method::CONNECT { Err(Refusal::ConnectRefused) } else { Ok(None) };
+        }
+        self.routes.select(host, method, readings).map(|index| self.route_plans.get(index))
+    }
+
+    /// May some route take a path that strict reading refuses? Only then is the lax reading tried.
+    pub fn some_route_is_lax(&self) -> bool {
+        self.route_plans.iter().any(|route| route.lax_path)
+    }
+
+    /// The decision on a request that takes `route`, or on a whole connection. Only rules that do not look at requests can
+    /// allow one.
+    pub fn decide(&self, route: Option<&RoutePlan>, asked: &Asked<'_>) -> Decision {
+        self.of(route).decide(asked)
+    }
+
+    /// What each rule had to say to that.
+    pub fn explain(&self, route: Option<&RoutePlan>, asked: &Asked<'_>) -> Vec<Explained> {
+        self.of(route).explain(asked)
+    }
+
+    /// To decide a request on `route` again, its headers have to be kept.
+    pub fn needs_headers(&self, route: Option<&RoutePlan>) -> bool {
+        self.of(route).needs_headers()
+    }
+
+    fn of<'a>(&'a self, route: Option<&'a RoutePlan>) -> &'a RuleSet {
+        route.map_or(&self.rules, |route| &route.rules)
+    }
+}

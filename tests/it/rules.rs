@@ -1,0 +1,121 @@
+//! Rules that deny, require and allow, on the wire: the verdict, the rule in the record, and nothing at the application.
+
+use http_body_util::BodyExt;
+use postern_tests::client_http::empty;
+use postern_tests::mesh::WEB;
+use postern_tests::pair::{Pair, inbound_section};
+use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, TcpApp, within};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+const LINES: &str = "\
+protocol: http
+deny:
+  - { name: no-debugging, paths: \"/debug/**\" }
+require:
+  - { name: near, source: [127.0.0.0/8, \"::1\"] }
+allow:
+  - { name: domain, trust_domain: shop.example, methods: [GET] }
+routes:
+  - name: own
+    match: { path: \"/ns/{ns}/**\" }
+    allow: [{ name: own-data, spiffe: \"spiffe://shop.example/ns/{ns}/sa/*\", paths: \"/ns/{ns}/**\" }]
+  - name: purpose
+    match: { path: \"/purpose/**\" }
+    deny: [{ headers: { x-purpose: \"test-*\" } }]
+    allow: [{ name: said, trust_domain: shop.example, headers: { x-purpose: \"*\" }, query: { tenant: acme } }]
+  - name: far
+    match: { path: \"/far/**\" }
+    require: [{ source: 192.0.2.0/24 }]
+  - name: rest
+    match: {}
+";
+
+#[tokio::test]
+async fn each_refusal_names_its_rule_and_nothing_of_it_reaches_the_application() {
+    let app = HttpApp::start().await;
+    let pair = Pair::with(Mesh::start(), app.address, LINES, "protocol: http").await;
+    let mut client = H2Client::connect(pair.outbound).await;
+    // Path, header, status, refusal, rule.
+    let cases = [
+        ("/status/200", None, 200, None, Some("domain")),
+        ("/debug/vars", None, 403, Some("denied"), Some("no-debugging")),
+        ("/debug/../status/200", None, 403, Some("denied"), Some("no-debugging")),
+        ("/ns/web/x", None, 200, None, Some("own-data")),
+        ("/ns/db/x", None, 403, Some("not_allowed"), None),
+        ("/purpose/a?tenant=acme", Some("audit"), 200, None, Some("said")),
+        ("/purpose/b?tenant=acme", Some("test-1"), 403, Some("denied"), Some("deny-1")),
+        ("/purpose/c?tenant=acme", None, 403, Some("not_allowed"), None),
+        ("/purpose/d?tenant=acme&tenant=other", Some("audit"), 403, Some("not_allowed"), None),
+        ("/far/a", None, 403, Some("requirement_unmet"), Some("require-1")),
+    ];
+    for (index, (path, purpose, status, refusal, rule)) in cases.into_iter().enumerate() {
+        let mut request = client.request("GET", path);
+        if let Some(purpose) = purpose {
+            request = request.header("x-purpose", purpose);
+        }
+        let seen = app.seen().len();
+        let reply = client.send(request.body(empty()).unwrap()).await.unwrap();
+        assert_eq!(reply.status, status, "{path}");
+        let records = pair.orders.records_of("request", index + 1).await;
+        let record = &records[index];
+        assert_eq!(record.get("refusal").and_then(|it| it.as_str()), refusal, "{path}: {record:#}");
+        assert_eq!(record.get("rule").and_then(|it| it.as_str()), rule, "{path}: {record:#}");
+        assert_eq!(app.seen().len(), seen + usize::from(refusal.is_none()), "{path}");
+    }
+}
+
+/// RFC 3339, so many seconds from now.
+fn in_seconds(seconds: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    OffsetDateTime::from_unix_timestamp((now + seconds) as i64).unwrap().format(&Rfc3339).unwrap()
+}
+
+#[tokio::test]
+async fn when_its_time_is_over_a_rule_lets_go_of_what_lives() {
+    let (app, echo) = (HttpApp::start().await, TcpApp::echo().await);
+    let allow = |until: &str| format!("allow: [{{ spiffe: {WEB}, time: {{ until: {until} }} }}]");
+    let until = in_seconds(3);
+    let mesh = Mesh::start();
+    let http = Pair::with(mesh, app.address, &format!("protocol: http\n{}", allow(&until)), "protocol: http").await;
+    let tcp =
+        Pair::with(Mesh::start(), echo.address, &format!("protocol: tcp\n{}", allow(&until)), "protocol: tcp").await;
+    let mut client = H1Client::connect(http.outbound).await;
+    let request = client.request("GET", "/stream").body(empty()).unwrap();
+    let stream = within("a head", client.sender.send_request(request)).await.unwrap();
+    let mut tunnel = RawClient::connect(tcp.outbound).await;
+    tunnel.send("ping").await;
+    assert_eq!(tunnel.take(4).await.unwrap(), b"ping");
+
+    assert!(within("the stream ends", stream.into_body().collect()).await.is_err());
+    assert!(tunnel.until_ended().await.is_empty());
+    assert!(OffsetDateTime::now_utc() >= OffsetDateTime::parse(&until, &Rfc3339).unwrap(), "not before");
+    assert_eq!(H1Client::connect(http.outbound).await.get("/late").await.unwrap().status, 403);
+    let record = tcp.orders.record("connection", |record| record["end"] == "policy_changed").await;
+    assert_eq!(record["rule"], "allow-1");
+}
+
+#[tokio::test]
+async fn cf_06_a_policy_that_denies_by_what_was_recorded_cuts_that_and_no_other() {
+    let app = HttpApp::start().await;
+    let lines = |deny: &str| {
+        format!("protocol: http\ndeny: [{{ headers: {{ x-team: {deny} }} }}]\nallow: [{{ spiffe: {WEB} }}]")
+    };
+    let pair = Pair::with(Mesh::start(), app.address, &lines("nobody"), "protocol: http").await;
+    let mut streams = Vec::new();
+    for team in ["red", "blue"] {
+        let mut client = H2Client::connect(pair.outbound).await;
+        let request = client.request("GET", "/stream").header("x-team", team).body(empty()).unwrap();
+        let mut body = within("a head", client.sender.send_request(request)).await.unwrap().into_body();
+        assert!(within("a chunk", body.frame()).await.unwrap().is_ok());
+        streams.push((client, body));
+    }
+    let section = inbound_section(pair.inbound, &app.address.to_string(), &lines("red"));
+    pair.orders.apply(&section).await.unwrap();
+    let (_blue, mut blue) = streams.pop().unwrap();
+    let (_red, red) = streams.pop().unwrap();
+    assert!(within("red ends", red.collect()).await.is_err());
+    let silent = tokio::time::timeout(Duration::from_millis(100), blue.frame()).await;
+    assert!(silent.is_err(), "{silent:?}");
+}
