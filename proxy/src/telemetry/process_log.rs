@@ -5,9 +5,11 @@
 use postern_config::telemetry::LogFormat;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 /// Where neither the file nor the environment says anything.
 pub const FILTER_DEFAULT: &str = "info";
@@ -15,10 +17,10 @@ pub const FILTER_DEFAULT: &str = "info";
 /// Reads and changes the filter of a running process.
 #[derive(Clone)]
 pub struct LogHandle {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     current: Arc<Mutex<String>>,
     /// Keeps the layer of [`detached`](LogHandle::detached) alive, which no subscriber does.
-    _layer: Option<Arc<reload::Layer<EnvFilter, Registry>>>,
+    _layer: Option<Arc<reload::Layer<Targets, Registry>>>,
 }
 
 /// Why a filter was not taken; the one before stays.
@@ -30,7 +32,7 @@ pub enum FilterError {
     Replace(#[source] reload::Error),
 }
 
-/// Starts the log. `filter` is in the syntax of `RUST_LOG`; `None` is `info`. When a subscriber stands already (in
+/// Starts the log. `filter` is in the syntax of `RUST_LOG`: levels and `target=level`; `None` is `info`. When a subscriber stands already (in
 /// tests), that one stays and this handle changes nothing that is seen.
 ///
 /// # Errors
@@ -47,14 +49,21 @@ pub fn init(filter: Option<&str>, format: LogFormat) -> Result<LogHandle, Filter
     Ok(handle)
 }
 
-fn handle(filter: &str) -> Result<(reload::Layer<EnvFilter, Registry>, LogHandle), FilterError> {
+fn handle(filter: &str) -> Result<(reload::Layer<Targets, Registry>, LogHandle), FilterError> {
     let (layer, reload) = reload::Layer::new(parse(filter)?);
     let current = Arc::new(Mutex::new(filter.to_owned()));
     Ok((layer, LogHandle { filter: reload, current, _layer: None }))
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
-    EnvFilter::builder().parse(filter).map_err(|source| FilterError::Syntax { filter: filter.to_owned(), source })
+/// Of what no directive names, errors are told. Directives about spans are not known: there are none here, and the regular
+/// expressions for them would take half a megabyte of every process.
+fn parse(filter: &str) -> Result<Targets, FilterError> {
+    let syntax = |source| FilterError::Syntax { filter: filter.to_owned(), source };
+    let targets: Targets = filter.parse().map_err(syntax)?;
+    Ok(match targets.default_level() {
+        Some(_) => targets,
+        None => targets.with_default(LevelFilter::ERROR),
+    })
 }
 
 /// # Errors
@@ -66,7 +75,7 @@ pub fn check_filter(filter: &str) -> Result<(), FilterError> {
 impl LogHandle {
     /// A handle to nothing, for parts that are run without a process log.
     pub fn detached() -> Self {
-        let (layer, reload) = reload::Layer::new(EnvFilter::default());
+        let (layer, reload) = reload::Layer::new(Targets::default());
         let current = Arc::new(Mutex::new(FILTER_DEFAULT.to_owned()));
         Self { filter: reload, current, _layer: Some(Arc::new(layer)) }
     }
