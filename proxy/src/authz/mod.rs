@@ -11,7 +11,7 @@ mod rule;
 
 use crate::http::normalize::Readings;
 use crate::refusal::{Refusal, Refused};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 use list::RuleList;
 use postern_config::authz::{Effect, Rules, TimeWindow};
 use postern_config::{PathPattern, SpiffeId};
@@ -50,6 +50,19 @@ pub struct RequestFacts<'a> {
     pub headers: Option<&'a HeaderMap>,
     /// As it came.
     pub query: Option<&'a str>,
+}
+
+impl<'a> RequestFacts<'a> {
+    /// Of a request to `uri`, whose path was read as `readings`.
+    pub fn new(
+        method: &'a Method,
+        uri: &'a Uri,
+        host: &'a str,
+        readings: &'a Readings<'a>,
+        headers: Option<&'a HeaderMap>,
+    ) -> Self {
+        Self { method, host, readings, headers, query: uri.query() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

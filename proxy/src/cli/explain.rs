@@ -128,13 +128,7 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     };
     explanation.route = route.map(|route| route.name.to_string());
     explanation.readings = readings.iter().map(str::to_owned).collect();
-    let facts = RequestFacts {
-        method: &head.method,
-        host: &target.host,
-        readings: &readings,
-        headers: Some(&head.headers),
-        query: head.uri.query(),
-    };
+    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers));
     let asked = Asked { request: Some(facts), ..connection };
     explanation.rules = rules.explain(route, &asked);
     explanation.verdict = Ok(rules.decide(route, &asked));

@@ -278,13 +278,7 @@ fn decide_inbound(
     if let Some(route) = route {
         recorder.route(&route.name);
     }
-    let facts = RequestFacts {
-        method: &head.method,
-        host: &target.host,
-        readings: &readings,
-        headers: Some(&head.headers),
-        query: head.uri.query(),
-    };
+    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers));
     let decision = plan.rules.decide(route, &connection.session.asked(policy, Some(facts)));
     if let Some(rule) = decision.rule() {
         recorder.rule(rule.clone());

@@ -16,6 +16,7 @@ pub struct PortRules {
     rules: RuleSet,
     routes: RouteTable,
     route_plans: Vec<RoutePlan>,
+    some_route_is_lax: bool,
 }
 
 pub struct RoutePlan {
@@ -43,6 +44,7 @@ impl PortRules {
             rules: RuleSet::compile(&inbound.rules),
             routes: RouteTable::compile(&inbound.routes),
             route_plans: inbound.routes.iter().map(|route| RoutePlan::compile(route, &inbound.rules)).collect(),
+            some_route_is_lax: inbound.routes.iter().any(|route| route.lax_path),
         }
     }
 
@@ -56,7 +58,7 @@ impl PortRules {
         method: &Method,
     ) -> Result<(Option<&'a RoutePlan>, Readings<'t>), Refused> {
         // A route may take paths that strict reading refuses; it has to be found first.
-        let readings = target.readings(self.some_route_is_lax())?;
+        let readings = target.readings(self.some_route_is_lax)?;
         let route = self.route_of(&target.host, method, &readings)?;
         if route.is_some_and(|route| !route.lax_path) {
             target.readings(false)?;
@@ -82,7 +84,7 @@ impl PortRules {
 
     /// May some route take a path that strict reading refuses? Only then is the lax reading tried.
     pub fn some_route_is_lax(&self) -> bool {
-        self.route_plans.iter().any(|route| route.lax_path)
+        self.some_route_is_lax
     }
 
     /// The decision on a request that takes `route`, or on a whole connection. Only rules that do not look at requests can

@@ -68,13 +68,8 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
     policy.inbound(door).is_some_and(|plan| {
         let readings = read_again(&request.method, &request.uri, plan.rules.some_route_is_lax());
         let Ok(readings) = readings else { return false };
-        let facts = RequestFacts {
-            method: &request.method,
-            host: &request.host,
-            readings: &readings,
-            headers: request.headers.get().map(|headers| &**headers),
-            query: request.uri.query(),
-        };
+        let headers = request.headers.get().map(|headers| &**headers);
+        let facts = RequestFacts::new(&request.method, &request.uri, &request.host, &readings, headers);
         let asked = request.session.asked(policy, Some(facts));
         let route = plan.rules.route_of(&request.host, &request.method, &readings);
         route.is_ok_and(|route| plan.rules.decide(route, &asked).is_allowed())
