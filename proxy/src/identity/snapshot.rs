@@ -1,6 +1,7 @@
 //! The immutable state of identity that one handshake sees whole.
 
 use crate::tls::verified::VerifiedPeers;
+use crate::token::KeySet;
 use postern_config::{SpiffeId, SvidSelector, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::collections::HashMap;
@@ -108,6 +109,9 @@ impl NoSvid {
     }
 }
 
+/// The keys that JWT-SVIDs of each trust domain are verified with. One that does not change keeps its `Arc`.
+pub type TokenKeys = HashMap<TrustDomain, Arc<KeySet>>;
+
 /// SVIDs, bundles and the state of their source at one generation.
 ///
 /// An SVID or bundle that did not change keeps its `Arc` from one generation to the next: `Arc::ptr_eq` tells.
@@ -118,6 +122,7 @@ pub struct Snapshot {
     /// In the order of the message; the first is the default identity (Workload API §8).
     pub svids: Vec<Arc<Svid>>,
     pub bundles: HashMap<TrustDomain, Arc<Bundle>>,
+    pub token_keys: Arc<TokenKeys>,
     pub source: SourceStatus,
     /// When SVIDs or bundles last changed, or the source came back with the same ones (not merely failed).
     pub received_at: Option<SystemTime>,
@@ -133,6 +138,7 @@ impl Snapshot {
             generation: 0,
             svids: Vec::new(),
             bundles: HashMap::new(),
+            token_keys: Arc::default(),
             source: SourceStatus::Waiting { reason: "starting".to_owned() },
             received_at: None,
             published: Instant::now(),

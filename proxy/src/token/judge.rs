@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 /// How far clocks may be apart. JWT-SVID Appendix A leaves "a small leeway" to us; SPIRE and go-spiffe allow 60 s, and a
 /// token that SPIRE issues lives for 300 s.
-pub const LEEWAY_DEFAULT: Duration = Duration::from_secs(30);
+pub use postern_config::token::LEEWAY_DEFAULT;
 
 /// Whose tokens are believed.
 #[derive(Clone, Copy)]
@@ -58,22 +58,20 @@ pub enum Presenter {
     Unknown,
 }
 
-/// A token that is believed.
+/// A token whose signature is good: what it says is what its issuer said.
 #[derive(Clone, Debug)]
 pub struct Verified {
     pub subject: Subject,
-    /// Everybody whom it is for. More than one can present it to each other (JWT-SVID §7.2).
-    pub audience: Vec<String>,
-    pub issuer: Option<String>,
+    /// Audience, times, issuer, scopes. Who is in several audiences can be presented by each of them to the others (JWT-SVID
+    /// §7.2).
+    pub registered: Claims,
     /// What tells it from others in records, and is no secret: SHA-256 of `jti`, or else of the signed bytes.
     pub id_hash: [u8; 32],
-    pub expires_at: SystemTime,
     pub key_id: Option<String>,
     /// The key that vouched. When it has gone, so has the trust, whatever was remembered of the token.
     pub authority: Thumbprint,
     pub algorithm: Algorithm,
-    pub scopes: Vec<String>,
-    /// All claims, those above among them, for rules and headers.
+    /// All claims, the registered ones among them, for rules and headers.
     pub claims: Map<String, Value>,
 }
 
@@ -108,31 +106,48 @@ pub fn judge(
     expected: &Expectation<'_>,
     now: SystemTime,
 ) -> Result<Verified, TokenProblem> {
+    let verified = verify_signature(token, trust)?;
+    verified.check(expected, now)?;
+    Ok(verified)
+}
+
+/// Who signed the token, and what it says. For whom it is, when, and who may present it, [`Verified::check`] finds out: that
+/// depends on the request, and this can be remembered as long as the keys stay.
+///
+/// # Errors
+/// The first rule that the token breaks.
+pub fn verify_signature(token: &[u8], trust: &Trust<'_>) -> Result<Verified, TokenProblem> {
     let jws = Jws::read(token, trust.profile())?;
     let all = json::object(&jws.payload).map_err(TokenProblem::Claims)?;
     let (subject, keys) = trust.keys_for(&jws, &all)?;
     let key = keys.verify(&jws)?;
     // From here on it is what its issuer said.
     let claims = Claims::read(&all)?;
-    if !claims.audience.iter().any(|name| expected.audiences.contains(name)) {
-        return Err(TokenProblem::AudienceWrong { found: Shown::list(claims.audience.iter().map(String::as_str)) });
-    }
-    claims.check_times(now, expected.leeway)?;
-    if claims.certificate.is_some_and(|bound| expected.presenter != Presenter::Certificate(bound)) {
-        return Err(TokenProblem::HolderWrong);
-    }
     Ok(Verified {
         subject,
-        audience: claims.audience,
-        issuer: claims.issuer,
         id_hash: sha256(claims.token_id.as_ref().map_or(jws.signed, String::as_bytes)),
-        expires_at: claims.expires_at,
         key_id: jws.header.key_id,
         authority: key.thumbprint,
         algorithm: jws.header.algorithm,
-        scopes: claims.scopes,
+        registered: claims,
         claims: all,
     })
+}
+
+impl Verified {
+    /// # Errors
+    /// It is for others, not valid at `now`, or bound to another certificate.
+    pub fn check(&self, expected: &Expectation<'_>, now: SystemTime) -> Result<(), TokenProblem> {
+        let audience = &self.registered.audience;
+        if !audience.iter().any(|name| expected.audiences.contains(name)) {
+            return Err(TokenProblem::AudienceWrong { found: Shown::list(audience.iter().map(String::as_str)) });
+        }
+        self.registered.check_times(now, expected.leeway)?;
+        if self.registered.certificate.is_some_and(|bound| expected.presenter != Presenter::Certificate(bound)) {
+            return Err(TokenProblem::HolderWrong);
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Trust<'a> {

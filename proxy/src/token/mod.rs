@@ -17,7 +17,7 @@ pub mod shown;
 pub mod verify;
 
 pub use algorithm::Algorithm;
-pub use judge::{Expectation, Issuer, LEEWAY_DEFAULT, Presenter, Subject, Trust, Verified, judge};
+pub use judge::{Expectation, Issuer, LEEWAY_DEFAULT, Presenter, Subject, Trust, Verified, judge, verify_signature};
 pub use keys::{KeySet, KeySetError, Origin, Thumbprint};
 pub use problem::TokenProblem;
 

@@ -111,10 +111,10 @@ impl Judgement {
                 "accepted: {}\n  issuer: {}\n  audience: {}\n  id (SHA-256): {}\n  valid until: {}\n  algorithm: {}\n  \
                  kid: {}\n  authority (thumbprint of its key): {}",
                 Shown::of(token.subject.as_str()),
-                shown_or_none(token.issuer.as_deref()),
-                Shown::list(token.audience.iter().map(String::as_str)),
+                shown_or_none(token.registered.issuer.as_deref()),
+                Shown::list(token.registered.audience.iter().map(String::as_str)),
                 hex(&token.id_hash),
-                instant(token.expires_at),
+                instant(token.registered.expires_at),
                 token.algorithm,
                 shown_or_none(token.key_id.as_deref()),
                 token.authority,

@@ -40,8 +40,8 @@ fn a_good_one_is_known_by_issuer_and_subject() {
     let keys = vec![WORLD.k1.jwk("k1")];
     let verified = judged(&[issuer(keys)], HEADER, &claims().to_string()).expect("accepted");
     assert_eq!(verified.subject, Subject::Named("248289761001".to_owned()));
-    assert_eq!(verified.issuer.as_deref(), Some(NAME));
-    assert_eq!(verified.scopes, ["read"]);
+    assert_eq!(verified.registered.issuer.as_deref(), Some(NAME));
+    assert_eq!(verified.registered.scopes, ["read"]);
 }
 
 /// An issuer that may write any `sub` cannot make a workload.

@@ -290,11 +290,11 @@ fn says_what_was_verified() {
     });
     let verified = good(&WORLD.k1.token(HEADER, &claims.to_string()));
     assert!(matches!(&verified.subject, Subject::Workload(id) if id.as_str() == ID));
-    assert_eq!(verified.audience, ["x", AUDIENCE]);
-    assert_eq!(verified.issuer.as_deref(), Some("https://issuer.example"));
-    assert_eq!(verified.expires_at, at(NOW) + Duration::from_millis(300_500));
+    assert_eq!(verified.registered.audience, ["x", AUDIENCE]);
+    assert_eq!(verified.registered.issuer.as_deref(), Some("https://issuer.example"));
+    assert_eq!(verified.registered.expires_at, at(NOW) + Duration::from_millis(300_500));
     assert_eq!(verified.key_id.as_deref(), Some("k1"));
-    assert_eq!(verified.scopes, ["read", "write", "admin"]);
+    assert_eq!(verified.registered.scopes, ["read", "write", "admin"]);
     assert_eq!(serde_json::Value::Object(verified.claims), claims);
     // SHA-256 of "abc", FIPS 180-2 Appendix B.1.
     assert_eq!(verified.id_hash[..4], [0xba, 0x78, 0x16, 0xbf]);
@@ -341,7 +341,7 @@ fn times_are_read_to_the_end_of_their_range() {
             .map_err(|problem| problem.code())
     };
     for latest in ["253402300799", "253402300799.0"] {
-        assert_eq!(verdict("exp", latest).expect("accepted").expires_at, at(253_402_300_799));
+        assert_eq!(verdict("exp", latest).expect("accepted").registered.expires_at, at(253_402_300_799));
     }
     for above in ["253402300800", "253402300799.5", "253402300800.0"] {
         assert_eq!(verdict("exp", above).expect_err(above), "time_malformed");
