@@ -3,13 +3,15 @@
 use crate::Config;
 use crate::audit::AuditTarget;
 use crate::capture;
+use crate::identity::IdentitySource;
 use crate::listen::ListenAddress;
-use crate::listener::{AppAddress, Inbound};
+use crate::listener::{AppAddress, Inbound, InboundTls};
 use crate::network::Destination;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
 use crate::route::Route;
 use crate::telemetry::AccessLog;
+use crate::token::Binding;
 use crate::upstream::{Endpoints, Service};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -20,6 +22,13 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
     inbound_names_and_ports(&config.inbound, reader);
     for port in &config.inbound {
         routes(port, reader);
+        tokens(port, &config.identity.source, reader);
+    }
+    for service in config.outbound.services.iter().filter(|service| service.credential.is_some()) {
+        if matches!(config.identity.source, IdentitySource::Files { .. }) {
+            let hint = "take the identity from a Workload API (`identity: { workload_api: unix://… }`), or remove `credential`";
+            reader.problem(&service.place, "there are no tokens to send: files bring none", hint);
+        }
     }
     service_names(&config.outbound.services, reader);
     service_hosts(&config.outbound.services, reader);
@@ -140,6 +149,26 @@ fn routes(port: &Inbound, reader: &mut Reader) {
             reader.problem(&route.place, what, "tell them apart by host, path or methods, or make one of them");
         }
         earlier.push(route);
+    }
+}
+
+/// Keys for tokens come with the Workload API, and a caller without a certificate is nobody whose own a token could be.
+fn tokens(port: &Inbound, source: &IdentitySource, reader: &mut Reader) {
+    for route in &port.routes {
+        let Some(token) = &route.token else { continue };
+        if matches!(source, IdentitySource::Files { .. }) {
+            let hint =
+                "take the identity from a Workload API (`identity: { workload_api: unix://… }`), or remove `audience`";
+            reader.problem(&route.place, "no token can be verified: files bring no keys for them", hint);
+        }
+        if port.tls == InboundTls::Off && token.binding != Binding::Bearer {
+            let hint = "write `tls: strict` at the port; or `binding: bearer`, and whoever has a token may use it";
+            reader.problem(
+                &route.place,
+                "the token has to be its caller's, and with `tls: off` nobody knows the caller",
+                hint,
+            );
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod bounds;
 mod rule;
 mod service;
+mod token;
 mod write_yaml;
 
 use crate::Config;
@@ -179,6 +180,9 @@ fn route(route: &Route) -> Value {
     section.insert("name".into(), json!(route.name));
     section.insert("match".into(), Value::Object(matching));
     rule::rules(&mut section, &route.rules);
+    if let Some(token) = &route.token {
+        token::insert(&mut section, token);
+    }
     section.insert("connect".into(), json!(route.connect));
     section.insert("lax_path".into(), json!(route.lax_path));
     put(&mut section, "request_timeout", route.request_timeout.map(|span| json!(print_duration(span))));

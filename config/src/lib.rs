@@ -27,6 +27,7 @@ pub mod route;
 mod schema;
 pub mod spiffe_id;
 pub mod telemetry;
+pub mod token;
 pub mod tunnel;
 pub mod units;
 pub mod upstream;
@@ -55,9 +56,11 @@ pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
+pub use token::{Binding, ClaimHeader, TokenRule};
 pub use tunnel::Tunnel;
 pub use upstream::{
-    Endpoints, LocalUser, Outbound, Outliers, Resilience, Retries, Service, ServiceLimits, ServiceProtocol, Transport,
+    AppToken, Credential, Endpoints, LocalUser, Outbound, Outliers, Resilience, Retries, Service, ServiceLimits,
+    ServiceProtocol, Transport,
 };
 
 /// A whole, checked configuration: what the program runs, not what was written.

@@ -4,7 +4,8 @@ use crate::authz::{Effect, RawRule, Rule, Rules, check_rules};
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
-use crate::values::{Method, Name, OneOrMany, Span};
+use crate::token::{RawBinding, RawToken, RawTokenRule, TokenRule};
+use crate::values::{At, Method, Name, OneOrMany, Span};
 use schemars::JsonSchema;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Route {
     /// Without what the port denies and requires, which holds here too. `allow` is never empty: a route without one has got its
     /// port's.
     pub rules: Rules,
+    /// What a request has to bring besides. `None`: no token is looked at, and `Authorization` goes on as it came.
+    pub token: Option<TokenRule>,
     /// CONNECT may use this route. Default false.
     pub connect: bool,
     /// Paths with raw non-ASCII bytes or a stray `%` may use this route. Default false.
@@ -84,6 +87,17 @@ pub(crate) struct RawRoute {
     /// Who may. Without it the port's `allow` holds.
     #[schemars(extend("x-default" = "the port's rules"))]
     allow: Field<Vec<RawRule>>,
+    /// Requests have to bring a JWT-SVID for one of these, compared byte by byte: mostly the SPIFFE ID of the workload behind
+    /// this sidecar. It is checked and removed before the application sees the request. Needs `binding`.
+    #[schemars(extend("x-default" = "no token is wanted"))]
+    audience: Field<OneOrMany<At<String>>>,
+    /// Whose token a caller may present: `peer` its own alone, `bearer` anybody's, `forwarders: [spiffe://…]` these peers
+    /// anybody's and all others their own.
+    #[schemars(extend("x-default" = "none; to be written with `audience`"))]
+    binding: Field<RawBinding>,
+    /// How tokens are read, and what of them the application learns.
+    #[schemars(extend("x-default" = "its defaults"))]
+    token: Field<RawToken>,
     /// Let the CONNECT method use this route; elsewhere it is answered with 405.
     #[schemars(extend("default" = false))]
     connect: Field<bool>,
@@ -108,6 +122,9 @@ impl Section for RawRoute {
             deny: keys.optional("deny"),
             require: keys.optional("require"),
             allow: keys.optional("allow"),
+            audience: keys.optional("audience"),
+            binding: keys.optional("binding"),
+            token: keys.optional("token"),
             connect: keys.optional("connect"),
             lax_path: keys.optional("lax_path"),
             request_timeout: keys.optional("request_timeout"),
@@ -163,6 +180,8 @@ impl RawRoute {
                 port_rules.unwrap_or_default().to_vec()
             }
         };
+        let token = RawTokenRule { audience: self.audience, binding: self.binding, token: self.token };
+        let token = token.check(&place, reader);
         let matching = self.matching.into_option()?;
         for (key, empty, place) in [
             ("hosts", matching.hosts.get().is_some_and(|hosts| hosts.0.is_empty()), matching.hosts.place()),
@@ -188,6 +207,7 @@ impl RawRoute {
             },
             methods,
             rules: Rules { deny, require, allow },
+            token,
             connect,
             lax_path: self.lax_path.or(false),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),

@@ -1,5 +1,6 @@
 //! `outbound:` where the application may go, and who has to answer there.
 
+mod credential;
 mod raw;
 mod resilience;
 
@@ -14,6 +15,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use credential::{AppToken, Credential};
+#[cfg(test)]
+pub(crate) use credential::{RawCredentialKinds, RawJwtSvid};
 pub(crate) use raw::RawOutbound;
 #[cfg(test)]
 pub(crate) use raw::{RawEndpoints, RawService};
@@ -45,6 +49,8 @@ pub struct Service {
     pub endpoints: Endpoints,
     pub protocol: ServiceProtocol,
     pub transport: Transport,
+    /// Only with [`Transport::Mesh`], and for requests.
+    pub credential: Option<Credential>,
     pub on_expiry: OnExpiry,
     /// How long one TCP connect may take. `None`: `timeouts.connect`.
     pub connect_timeout: Option<Duration>,

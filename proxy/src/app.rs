@@ -11,6 +11,7 @@ use crate::audit::{self, AuditLog, OpenError};
 use crate::capture::probe;
 use crate::dns::server as dns_server;
 use crate::hardening::Hardened;
+use crate::identity::tokens::OwnTokens;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
 use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::pressure;
@@ -75,7 +76,9 @@ impl App {
         let policy = Policy::compile(&config, None, &metrics)?;
         let readiness = Arc::new(Readiness::new(identity.clone()));
         readiness.set(Condition::Configuration, Ok(()));
-        let mut shared = Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery);
+        let own_tokens = OwnTokens::new(Handle::current(), metrics.identity_counters());
+        let mut shared =
+            Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery, own_tokens.clone());
         shared.audit = open_audit(&config, &shared).context("the audit log cannot be opened")?;
         let shared = Arc::new(shared);
 
@@ -92,6 +95,7 @@ impl App {
         let counters = metrics.identity_counters();
         let endpoint = surroundings.endpoint.clone();
         let source = identity::spawn(&config.identity, endpoint, identity.clone(), counters.clone())?;
+        own_tokens.set_endpoint(source.endpoint.clone());
         let workers =
             Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
         let drain_asked = Arc::new(Notify::new());
@@ -157,6 +161,7 @@ impl App {
             "configuration applied"
         );
         if let Some(identity) = identity {
+            self.shared.own_tokens.set_endpoint(identity.endpoint.clone());
             self.source = identity;
         }
         self.shared.publish_policy(policy);
@@ -317,6 +322,7 @@ fn admin_state(
     let drain_asked = drain_asked.clone();
     Arc::new(AdminState {
         identity: shared.identity.clone(),
+        own_tokens: shared.own_tokens.clone(),
         metrics: shared.metrics.clone(),
         readiness: readiness.clone(),
         log,

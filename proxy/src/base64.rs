@@ -78,6 +78,11 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     text
 }
 
+/// For URLs, without padding.
+pub(crate) fn encode_url(bytes: &[u8]) -> String {
+    encode(bytes).trim_end_matches('=').replace('+', "-").replace('/', "_")
+}
+
 /// The value of each byte.
 type Alphabet = [u8; 256];
 
@@ -118,10 +123,12 @@ mod tests {
             assert_eq!(decode(text).unwrap(), expected.as_bytes(), "{text}");
             assert_eq!(decode_url(text.trim_end_matches('=').as_bytes()).unwrap(), expected.as_bytes(), "{text}");
             assert_eq!(encode(expected.as_bytes()), *text);
+            assert_eq!(encode_url(expected.as_bytes()), text.trim_end_matches('='));
         }
         assert_eq!(decode("+/+/").unwrap(), [0xfb, 0xff, 0xbf]);
         assert_eq!(decode_url(b"-_-_").unwrap(), [0xfb, 0xff, 0xbf]);
         assert_eq!(encode(&[0xfb, 0xff, 0xbf]), "+/+/");
+        assert_eq!(encode_url(&[0xfb, 0xff, 0xbf]), "-_-_");
     }
 
     #[test]

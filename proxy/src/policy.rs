@@ -3,6 +3,7 @@
 mod inbound_plan;
 mod ourselves;
 mod port_rules;
+mod token_plan;
 
 use crate::authz::windows_of;
 use crate::capture::local_users::{self, UserError};
@@ -28,6 +29,7 @@ use time::OffsetDateTime;
 pub use inbound_plan::InboundPlan;
 use ourselves::OwnListeners;
 pub use port_rules::{PortRules, RoutePlan};
+pub use token_plan::TokenPlan;
 
 /// Counts connections of peers that carry streams; no port can have this name.
 pub const TUNNEL_NAME: &str = "(tunnel)";

@@ -35,6 +35,16 @@ pub enum Refusal {
     Denied,
     /// A require rule does not match.
     RequirementUnmet,
+    /// The route wants a token, and there is none.
+    TokenMissing,
+    /// The token is not believed; the record names the rule.
+    TokenInvalid,
+    /// The token is good, and not its caller's to show.
+    TokenNotBound,
+    /// Outbound: there is no token for whom it goes to.
+    TokenUnavailable,
+    /// Outbound: the application brought a credential of its own, where it has to have none.
+    AppTokenRefused,
     /// No route matches.
     NoRoute,
     /// Readings of the path select different routes.
@@ -126,6 +136,11 @@ impl Refusal {
             Self::NotAllowed            => ("not_allowed",             403,  7),
             Self::Denied                => ("denied",                  403,  7),
             Self::RequirementUnmet      => ("requirement_unmet",       403,  7),
+            Self::TokenMissing          => ("token_missing",           401, 16),
+            Self::TokenInvalid          => ("token_invalid",           401, 16),
+            Self::TokenNotBound         => ("token_not_bound",         403,  7),
+            Self::TokenUnavailable      => ("token_unavailable",       503, 14),
+            Self::AppTokenRefused       => ("app_token_refused",       400,  3),
             Self::NoRoute               => ("no_route",                403,  7),
             Self::AmbiguousRoute        => ("ambiguous_route",         400,  3),
             Self::BadPath               => ("bad_path",                400,  3),

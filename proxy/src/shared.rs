@@ -4,6 +4,7 @@ use crate::audit::AuditLog;
 use crate::capture::ourselves::exempt_by_user;
 use crate::capture::probe::Probes;
 use crate::identity::IdentityStore;
+use crate::identity::tokens::OwnTokens;
 use crate::policy::Policy;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::discovery::Discovery;
@@ -21,6 +22,8 @@ pub struct Shared {
     /// Off until the one who makes this opens it.
     pub audit: AuditLog,
     pub discovery: Arc<Discovery>,
+    /// JWT-SVIDs of ours, for peers.
+    pub own_tokens: Arc<OwnTokens>,
     pub budget: ConnectionBudget,
     pub probes: Probes,
     /// Whose captured connections are our own.
@@ -37,6 +40,7 @@ impl Shared {
         metrics: Arc<Metrics>,
         access_log: AccessLog,
         discovery: Arc<Discovery>,
+        own_tokens: Arc<OwnTokens>,
     ) -> Self {
         Self {
             budget: ConnectionBudget::new(policy.connections_max),
@@ -49,6 +53,7 @@ impl Shared {
             access_log,
             audit: AuditLog::off(),
             discovery,
+            own_tokens,
             draining: AtomicBool::new(false),
             boot_id: fastrand::u32(..),
         }

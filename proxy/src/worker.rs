@@ -18,6 +18,7 @@ use crate::policy::{Door, DoorPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{CallerShares, Direction, Handshakes, Registry};
 use crate::shared::{Full, Shared};
+use crate::token::RememberedTokens;
 use crate::upstream::pool::Upstreams;
 use crate::{capture, hbone, inbound, outbound, session};
 use arc_swap::Cache;
@@ -161,6 +162,7 @@ pub struct Worker {
     pub caller_shares: CallerShares,
     pub handshakes: Handshakes,
     pub windows: Rc<Windows>,
+    pub tokens: RefCell<RememberedTokens>,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
@@ -227,6 +229,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         caller_shares: CallerShares::default(),
         handshakes: Handshakes::default(),
         windows: Rc::default(),
+        tokens: RefCell::default(),
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
         peers,

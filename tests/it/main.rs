@@ -41,6 +41,8 @@ mod teardown;
 mod teardown_latency;
 mod threats;
 mod tidy;
+mod tokens;
+mod tokens_out;
 mod tunnels;
 mod unix_listeners;
 mod upstream_faults;

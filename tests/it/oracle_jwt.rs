@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 #[allow(dead_code, reason = "shared with the proxy's own tests, which use all of it")]
 #[path = "../../proxy/src/token/tests/cases.rs"]
-mod cases;
+pub(crate) mod cases;
 
 /// Case, oracle, and why it refuses what we accept.
 const DIFFERENCES: &[(&str, &str, &str)] = &[

@@ -2,7 +2,9 @@
 
 use super::{on_expiry, path, put, svid, words};
 use crate::units::print_duration;
-use crate::upstream::{Endpoints, LocalUser, Outliers, Retries, Service, ServiceLimits, ServiceProtocol, Transport};
+use crate::upstream::{
+    Credential, Endpoints, LocalUser, Outliers, Retries, Service, ServiceLimits, ServiceProtocol, Transport,
+};
 use serde_json::{Map, Value, json};
 
 pub(super) fn service(service: &Service) -> Value {
@@ -45,6 +47,12 @@ pub(super) fn service(service: &Service) -> Value {
         Transport::Plaintext => {
             section.insert("tls".into(), json!("off"));
         }
+    }
+    if let Some(Credential::JwtSvid { audience, app_token }) = &service.credential {
+        let mut token = Map::new();
+        put(&mut token, "audience", audience.as_ref().map(|audience| json!(audience)));
+        token.insert("app_token".into(), json!(app_token.word()));
+        section.insert("credential".into(), json!({ "jwt_svid": token }));
     }
     put(&mut section, "connect_timeout", service.connect_timeout.map(|span| json!(print_duration(span))));
     put(&mut section, "request_timeout", service.resilience.request_timeout.map(|span| json!(print_duration(span))));

@@ -9,8 +9,11 @@ use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::read::{Section, known_keys};
 use crate::route::{RawMatch, RawRoute};
 use crate::telemetry::{RawAccessLogFile, RawAdmin, RawTelemetry};
+use crate::token::{RawForwarders, RawToken};
 use crate::tunnel::RawTunnel;
-use crate::upstream::{RawEndpoints, RawOutbound, RawOutliers, RawRetries, RawService, RawServiceLimits};
+use crate::upstream::{
+    RawCredentialKinds, RawEndpoints, RawJwtSvid, RawOutbound, RawOutliers, RawRetries, RawService, RawServiceLimits,
+};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -45,10 +48,14 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawRule>();
     check::<RawTimeWindow>();
     check::<RawRoute>();
+    check::<RawToken>();
+    check::<RawForwarders>();
     check::<RawMatch>();
     check::<RawOutbound>();
     check::<RawTunnel>();
     check::<RawService>();
+    check::<RawCredentialKinds>();
+    check::<RawJwtSvid>();
     check::<RawEndpoints>();
     check::<RawRetries>();
     check::<RawOutliers>();
@@ -73,7 +80,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 33);
+    assert_eq!(objects + 1, 37);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -3,6 +3,7 @@
 mod endpoints;
 mod transport;
 
+use super::credential::RawCredential;
 use super::resilience::{RawOutliers, RawRetries, RawServiceLimits};
 use super::{Endpoints, LocalUser, Outbound, Resilience, Service, ServiceProtocol};
 use crate::capture::User;
@@ -155,6 +156,9 @@ pub(crate) struct RawService {
     /// The port of the peer's `tunnel` listener. Only with `via: tunnel`.
     #[schemars(range(min = 1, max = 65535), extend("x-default" = "15008"))]
     tunnel_port: Field<u16>,
+    /// What requests take along besides our certificate; `jwt_svid` is a token of ours for the peer. Only with `tls: mesh`.
+    #[schemars(extend("x-default" = "nothing"))]
+    credential: Field<RawCredential>,
     /// The name that the server's certificate must have, and that is sent as SNI. Only with `tls: web`.
     #[schemars(extend("x-default" = "the host"))]
     server_name: Field<HostName>,
@@ -198,6 +202,7 @@ impl Section for RawService {
             tls: keys.optional("tls"),
             via: keys.optional("via"),
             tunnel_port: keys.optional("tunnel_port"),
+            credential: keys.optional("credential"),
             server_name: keys.optional("server_name"),
             roots: keys.optional("roots"),
             connect_timeout: keys.optional("connect_timeout"),
@@ -237,6 +242,7 @@ impl RawService {
             endpoints: endpoints?,
             protocol: self.protocol.or_default(),
             transport: transport?,
+            credential: self.credential.into_option().map(|raw| raw.0),
             on_expiry: self.on_expiry.or_default(),
             connect_timeout: self.connect_timeout.into_option().map(|span| span.0),
             resilience: Resilience {
@@ -254,7 +260,11 @@ impl RawService {
         if !matches!(self.protocol.get(), Some(ServiceProtocol::Tcp | ServiceProtocol::Tls)) {
             return;
         }
-        for (key, place) in [("request_timeout", self.request_timeout.place()), ("retries", self.retries.place())] {
+        for (key, place) in [
+            ("request_timeout", self.request_timeout.place()),
+            ("retries", self.retries.place()),
+            ("credential", self.credential.place()),
+        ] {
             if let Some(place) = place {
                 let hint = format!("remove `{key}`, or write `protocol: http`");
                 reader.problem(

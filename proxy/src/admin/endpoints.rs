@@ -150,7 +150,7 @@ async fn serve(endpoint: Endpoint, caller: Caller, state: &AdminState, uri: &Uri
         Endpoint::Config => raw(StatusCode::OK, "application/json", state.effective_config.load().as_str().to_owned()),
         Endpoint::Identities => {
             let counters = state.metrics.identity_counters();
-            json(StatusCode::OK, &views::identities(&state.identity.load(), &counters, now))
+            json(StatusCode::OK, &views::identities(&state.identity.load(), &counters, &state.own_tokens, now))
         }
         Endpoint::Connections => json(StatusCode::OK, &(state.connections)().await),
         Endpoint::Log => json(StatusCode::OK, &serde_json::json!({ "filter": state.log.current() })),

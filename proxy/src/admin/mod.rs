@@ -18,6 +18,7 @@ pub use socket::{AllowedUids, bind_unix_socket, own_uid};
 use crate::audit::AuditLog;
 use crate::capture::CloseAsked;
 use crate::identity::IdentityStore;
+use crate::identity::tokens::OwnTokens;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
 use arc_swap::ArcSwap;
 use endpoints::Door;
@@ -30,6 +31,7 @@ use tokio::net::{TcpListener, UnixListener};
 /// Everything that the endpoints read or call.
 pub struct AdminState {
     pub identity: Arc<IdentityStore>,
+    pub own_tokens: Arc<OwnTokens>,
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
     pub log: LogHandle,

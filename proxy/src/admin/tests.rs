@@ -3,6 +3,7 @@
 use super::{AdminState, AllowedUids, Condition, ConfigStatus, ConnectionInfo, Readiness, bind_unix_socket};
 use crate::audit::AuditLog;
 use crate::capture::{CloseAsked, closing};
+use crate::identity::tokens::OwnTokens;
 use crate::identity::{AuthorityId, IdentityStore, Snapshot, SourceStatus, Svid};
 use crate::refusal::Refusal;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
@@ -41,8 +42,11 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
     let identity = Arc::new(IdentityStore::default());
     let drains = Arc::new(AtomicUsize::new(0));
     let of_state = drains.clone();
+    let metrics = Arc::new(Metrics::new());
+    let own_tokens = OwnTokens::new(tokio::runtime::Handle::current(), metrics.identity_counters());
     let state = AdminState {
-        metrics: Arc::new(Metrics::new()),
+        metrics,
+        own_tokens,
         readiness: Arc::new(Readiness::new(identity.clone())),
         identity,
         log: LogHandle::detached(),

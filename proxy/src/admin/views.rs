@@ -1,6 +1,7 @@
 //! What the endpoints show, as JSON. No secret has a way in: keys do not implement `Serialize`.
 
 use super::AdminState;
+use crate::identity::tokens::{HeldToken, OwnTokens};
 use crate::identity::{Anchor, Counters, Snapshot, SourceStatus};
 use crate::telemetry::json::rfc3339;
 use crate::telemetry::upstream_counters::Retry;
@@ -85,7 +86,7 @@ fn source(status: &SourceStatus) -> Value {
     }
 }
 
-pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, now: SystemTime) -> Value {
+pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, own_tokens: &OwnTokens, now: SystemTime) -> Value {
     let svids = snapshot.svids.iter().map(|svid| {
         json!({
             "spiffe_id": svid.id.as_str(),
@@ -115,7 +116,32 @@ pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, now: SystemTi
         "received_at": snapshot.received_at.map(rfc3339),
         "svids": svids.collect::<Vec<_>>(),
         "bundles": bundles.collect::<Vec<_>>(),
+        "token_keys": token_keys(snapshot),
+        "tokens": own_tokens.held().into_iter().map(|token| own_token(&token, now)).collect::<Vec<_>>(),
         "bundle_endpoints": bundle_endpoints(counters),
+    })
+}
+
+fn token_keys(snapshot: &Snapshot) -> Vec<Value> {
+    let mut sets: Vec<_> = snapshot.token_keys.iter().collect();
+    sets.sort_unstable_by_key(|(trust_domain, _)| trust_domain.as_str());
+    let keys = sets.into_iter().map(|(trust_domain, set)| {
+        let key_ids: Vec<_> = set.keys().iter().map(|key| key.key_id.as_deref()).collect();
+        json!({ "trust_domain": trust_domain.as_str(), "key_ids": key_ids, "ignored": set.ignored().len() })
+    });
+    keys.collect()
+}
+
+/// For whom and until when, and never the token.
+fn own_token(token: &HeldToken, now: SystemTime) -> Value {
+    json!({
+        "spiffe_id": token.own.as_str(),
+        "audience": token.audience,
+        "fetched_at": token.fetched_at.map(rfc3339),
+        "expires_at": token.expires_at.map(rfc3339),
+        "expires_in_seconds": token.expires_at.map(|end| seconds_until(end, now)),
+        "uses": token.uses,
+        "last_error": token.last_error,
     })
 }
 

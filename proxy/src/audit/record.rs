@@ -72,6 +72,9 @@ impl Decision<'_> {
             object.text_if("url.path", some(record.path), PATH_BYTES_MAX);
             object.text_if("server.address", record.host, HOST_BYTES_MAX);
             object.number_if("http.response.status_code", record.status);
+            if let Some(token) = &record.token {
+                token.write(object);
+            }
             write_ended(object, &record.outcome);
             write_upstream(object, record.upstream.address, record.upstream.identity);
         });

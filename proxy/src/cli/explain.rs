@@ -2,15 +2,19 @@
 //! and by the data plane's own code.
 
 use super::output::print;
+use super::verify::jwt;
 use crate::authz::explain::{Explained, nearest, principal_text};
 use crate::authz::{Asked, Decision, Principal, RequestFacts};
+use crate::http::bearer;
 use crate::http::target::read_target;
-use crate::policy::PortRules;
+use crate::identity::TokenKeys;
+use crate::policy::{PortRules, TokenPlan};
 use crate::refusal::Refused;
+use crate::token::{Origin, Presenter, RememberedTokens};
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use http::header::{HOST, HeaderName, HeaderValue};
-use http::{Method, Request};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request};
 use postern_config::authz::Effect;
 use postern_config::{Config, Inbound, SpiffeId};
 use serde_json::json;
@@ -18,6 +22,8 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -45,6 +51,12 @@ pub struct ExplainArgs {
     /// A header of the request, such as `x-purpose: audit`; may be repeated
     #[arg(long, value_name = "NAME: VALUE")]
     header: Vec<String>,
+    /// File with the token that the caller shows, or - for standard input; for routes with an `audience`
+    #[arg(long, value_name = "FILE", requires = "token_keys")]
+    token: Option<PathBuf>,
+    /// A trust domain and the keys of its tokens (a JWK Set, as the Workload API has them); may be repeated
+    #[arg(long, value_name = "NAME=JWKS")]
+    token_keys: Vec<String>,
     /// Where the caller is
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     source: IpAddr,
@@ -78,6 +90,8 @@ struct Explanation {
     port: String,
     caller: String,
     route: Option<String>,
+    /// Whose token was shown, where the route wants one.
+    token: Option<String>,
     /// Of the path; the first is as it came.
     readings: Vec<String>,
     rules: Vec<Explained>,
@@ -105,6 +119,7 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
         port: inbound.name.clone(),
         caller: principal_text(&principal),
         route: None,
+        token: None,
         readings: Vec::new(),
         rules: Vec::new(),
         verdict: Ok(Decision::NotAllowed),
@@ -128,11 +143,45 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     };
     explanation.route = route.map(|route| route.name.to_string());
     explanation.readings = readings.iter().map(str::to_owned).collect();
+    if let Some(wanted) = route.and_then(|route| route.token.as_ref()) {
+        let token = present_token(arguments, wanted, &head.headers, peer.as_ref(), now.into())?;
+        match token {
+            Ok(subject) => explanation.token = Some(subject),
+            Err(refused) => return Ok(Explanation { verdict: Err(refused), ..explanation }),
+        }
+    }
     let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers));
     let asked = Asked { request: Some(facts), ..connection };
     explanation.rules = rules.explain(route, &asked);
     explanation.verdict = Ok(rules.decide(route, &asked));
     Ok(explanation)
+}
+
+/// Whose token the caller shows, by the data plane's own code. The outer error: there is no saying.
+fn present_token(
+    arguments: &ExplainArgs,
+    wanted: &TokenPlan,
+    headers: &HeaderMap,
+    peer: Option<&SpiffeId>,
+    now: SystemTime,
+) -> anyhow::Result<Result<String, Refused>> {
+    let mut headers = headers.clone();
+    if let Some(path) = &arguments.token {
+        let bearer = [b"Bearer ", jwt::read_token(path)?.as_slice()].concat();
+        headers.append(AUTHORIZATION, HeaderValue::from_bytes(&bearer).context("--token has what no token has")?);
+    }
+    let mut keys = TokenKeys::new();
+    for text in &arguments.token_keys {
+        let (name, path) = jwt::split_named(text)?;
+        jwt::add_bundle(&mut keys, name, path, Origin::WorkloadApi, &mut Vec::new())?;
+    }
+    let mut remembered = RememberedTokens::default();
+    let remembered = remembered.with(&Arc::new(keys));
+    let judged = bearer::authenticate(wanted, &headers, Presenter::Unknown, remembered, now).and_then(|token| {
+        bearer::check_binding(wanted, &token, peer)?;
+        Ok(token.shown_subject().to_string())
+    });
+    Ok(judged)
 }
 
 fn port<'a>(config: &'a Config, wanted: Option<&str>) -> anyhow::Result<&'a Inbound> {
@@ -190,6 +239,9 @@ impl Explanation {
         if let Some(route) = &self.route {
             let _ = writeln!(text, "route `{route}`");
         }
+        if let Some(subject) = &self.token {
+            let _ = writeln!(text, "token of {subject}");
+        }
         if self.readings.len() > 1 {
             let _ = writeln!(text, "readings of the path: {}", self.readings.join("  "));
         }
@@ -219,6 +271,7 @@ impl Explanation {
             "port": self.port,
             "caller": self.caller,
             "route": self.route,
+            "token_subject": self.token,
             "readings": self.readings,
             "decision": decision,
             "rule": rule.map(|rule| &**rule),

@@ -97,6 +97,7 @@ pub fn client(args: &ClientArgs) -> anyhow::Result<ExitCode> {
             svid: SvidSelector::Default,
             tunnel: None,
         },
+        credential: None,
         on_expiry: OnExpiry::Keep,
         connect_timeout: None,
         resilience: Resilience::default(),

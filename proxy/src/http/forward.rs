@@ -1,9 +1,9 @@
 //! What a request and its response look like on the next hop.
 
+use super::decide::Allowed;
 use super::headers;
 use super::hops::{self, HOPS_HEADER, one_more};
 use super::record::Recorder;
-use super::request::Allowed;
 use super::respond;
 use crate::connection::Connection;
 use crate::refusal::{Refusal, Refused};

@@ -1,8 +1,10 @@
 //! HTTP: `serve` runs a connection, `request` is the life of one request, the rest are its steps.
 
+pub mod bearer;
 pub mod body;
 mod caller;
 mod date;
+pub mod decide;
 pub mod forward;
 pub mod frames;
 pub mod headers;

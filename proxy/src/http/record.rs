@@ -12,8 +12,9 @@ use crate::policy::Policy;
 use crate::refusal::Refused;
 use crate::session::{Direction, EndCause, InFlight};
 use crate::telemetry::PortMetrics;
-use crate::telemetry::record::{Outcome, RequestRecord, Upstream};
+use crate::telemetry::record::{Outcome, RequestRecord, TokenFacts, Upstream};
 use crate::tls::Peer;
+use crate::token::Verified;
 use crate::upstream::client::chain;
 use crate::upstream::lease::Lease;
 use audit::Audited;
@@ -50,6 +51,7 @@ struct Logged {
     service: Option<Arc<str>>,
     route: Option<Arc<str>>,
     rule: Option<Arc<str>>,
+    token: Option<Arc<Verified>>,
     upstream: Option<String>,
     upstream_peer: Option<Arc<Peer>>,
     /// What we showed it.
@@ -155,6 +157,13 @@ impl Recorder {
     pub fn rule(&mut self, rule: Arc<str>) {
         if let Some(logged) = &mut self.logged {
             logged.rule = Some(rule);
+        }
+    }
+
+    /// A token that is good; whether its caller may show it, is another matter.
+    pub fn token(&mut self, token: &Arc<Verified>) {
+        if let Some(logged) = &mut self.logged {
+            logged.token = Some(token.clone());
         }
     }
 
@@ -286,6 +295,7 @@ impl Recorder {
             http_version: logged.version.map(version_text),
             status: self.status.map(|status| status.as_u16()),
             grpc_status: self.grpc_status,
+            token: logged.token.as_deref().map(TokenFacts::of),
             outcome: Outcome {
                 rule: logged.rule.as_deref(),
                 route: logged.route.as_deref(),

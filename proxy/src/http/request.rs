@@ -4,32 +4,27 @@
 //! body, also when the caller leaves.
 
 use super::body::{FromUpstream, Received, RequestBody, ResponseBody};
+use super::decide::{Allowed, decide};
 use super::forward;
 use super::headers;
 use super::record::Recorder;
 use super::respond::{self, Asker, Form};
-use super::target::{Target, read_target};
+use super::target::read_target;
 use super::upgrade;
-use crate::authz::RequestFacts;
 use crate::connection::Connection;
-use crate::policy::{Destined, DoorPlan, InboundPlan, Policy};
+use crate::policy::Policy;
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Direction, EndCause, RequestGuard};
 use crate::upstream::client::{Destination, HttpVersion, send};
+use crate::upstream::credentials;
 use crate::upstream::l4;
 use crate::upstream::lease::{Answer, Lease};
-use crate::upstream::plan::{Requested, ServicePlan};
 use http::header::CONNECTION;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use postern_config::AppHttp;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 /// The connection ends without an answer: its trust has ended.
 #[derive(Debug, thiserror::Error)]
@@ -118,17 +113,6 @@ impl Answered {
     }
 }
 
-/// What was decided: where the request may go, and what it has to look like there.
-pub struct Allowed {
-    pub upstream: Arc<ServicePlan>,
-    pub version: HttpVersion,
-    pub host: Box<str>,
-    pub port: Option<u16>,
-    pub time_limit: Option<Duration>,
-    /// What rules were asked about, to be asked about again.
-    pub headers: Option<Box<HeaderMap>>,
-}
-
 async fn proxy(
     connection: &Rc<Connection>,
     policy: &Policy,
@@ -166,6 +150,9 @@ async fn proxy(
         // It is new.
         let _ = in_flight.request.headers.set(headers);
     }
+    if let Some(admitted) = &allowed.token {
+        let _ = in_flight.request.token.set(admitted.token.clone());
+    }
     if let Some(time) = allowed.time_limit {
         in_flight.request.time_limit.start(time);
     }
@@ -182,6 +169,12 @@ async fn proxy(
     // Forged identity and hop-by-hop headers go, before anything of ours is added.
     let body = RequestBody::new(body, in_flight.request.clone());
     forward::prepare(&mut head, &allowed, listener, upgrade.as_ref())?;
+    if let Some(admitted) = allowed.token.take() {
+        headers::replace_token(&mut head.headers, admitted.claims);
+    }
+    if let Some(credential) = &allowed.upstream.credential {
+        credentials::take_of_app(credential, &mut head.headers, &worker.shared)?;
+    }
     if let Some(identity) = connection.identity.get() {
         identity.apply(&mut head.headers);
     }
@@ -213,107 +206,6 @@ async fn proxy(
         _ => Then::Body(body),
     };
     Ok(Answered { head, lease, guard: in_flight, then })
-}
-
-/// Where the request goes, or why it does not.
-fn decide(
-    connection: &Connection,
-    policy: &Policy,
-    head: &Parts,
-    target: &Target<'_>,
-    recorder: &mut Recorder,
-) -> Result<Allowed, Refused> {
-    let caller_version = HttpVersion::of(head.version);
-    // What came from the application is no peer's, and the other way round, also when a reload gives the address to the other.
-    let door = policy.door(&connection.door).filter(|door| door.direction() == connection.session.direction);
-    match door {
-        Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, policy, plan, head, target, recorder),
-        // It asks a forward proxy, which only a shared listener is.
-        Some(DoorPlan::Service(_) | DoorPlan::CapturedOutbound) if head.method == Method::CONNECT => {
-            Err(Refusal::ConnectRefused.into())
-        }
-        Some(DoorPlan::Service(service)) => {
-            let requested = Requested { host: Some(&target.host), port: target.port, original: None };
-            to_service(connection, service, target, requested, caller_version, recorder)
-        }
-        Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
-            let Destined { service, host } = policy.service_of_request(&target.host, connection.original());
-            let service = service.ok_or_else(|| undeclared(&target.host, connection.original()))?;
-            // Captured, it goes to the port that it was meant for: another one in `Host` is as little to be followed as
-            // another address (THREATS NW-06).
-            let original = connection.original();
-            let requested = Requested {
-                host: Some(host.as_deref().unwrap_or(&target.host)),
-                port: original.map(|original| original.port()).or(target.port),
-                original: original.and_then(|original| policy.dialled(original)),
-            };
-            to_service(connection, &service, target, requested, caller_version, recorder)
-        }
-        // A connection that was captured on its way in, or is a stream of a tunnel, is at the door of the port that was meant.
-        Some(DoorPlan::CapturedInbound | DoorPlan::Tunnel(_)) | None => {
-            Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"))
-        }
-    }
-}
-
-fn undeclared(host: &str, original: Option<SocketAddr>) -> Refused {
-    let why = match original {
-        Some(original) => {
-            format!("no service is declared for host {host:?}, and none has {original} in its `addresses`")
-        }
-        None => format!("no service is declared for host {host:?}"),
-    };
-    Refused::new(Refusal::UnknownService, why)
-}
-
-fn decide_inbound(
-    connection: &Connection,
-    policy: &Policy,
-    plan: &Arc<InboundPlan>,
-    head: &Parts,
-    target: &Target<'_>,
-    recorder: &mut Recorder,
-) -> Result<Allowed, Refused> {
-    let (route, readings) = plan.rules.route(target, &head.method)?;
-    if let Some(route) = route {
-        recorder.route(&route.name);
-    }
-    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers));
-    let decision = plan.rules.decide(route, &connection.session.asked(policy, Some(facts)));
-    if let Some(rule) = decision.rule() {
-        recorder.rule(rule.clone());
-    }
-    decision.into_result()?;
-    Ok(Allowed {
-        upstream: connection.app(plan, policy)?,
-        version: match plan.config.app_http {
-            AppHttp::Same => HttpVersion::of(head.version),
-            AppHttp::Http1 => HttpVersion::Http1,
-            AppHttp::Http2 => HttpVersion::Http2,
-        },
-        host: Box::from(&*target.host),
-        port: target.port,
-        time_limit: plan.request_timeout(route),
-        headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
-    })
-}
-
-fn to_service(
-    connection: &Connection,
-    service: &Arc<ServicePlan>,
-    target: &Target<'_>,
-    requested: Requested<'_>,
-    version: HttpVersion,
-    recorder: &mut Recorder,
-) -> Result<Allowed, Refused> {
-    recorder.service(&service.name, &service.metrics);
-    connection.check_user(service)?;
-    // What has no honest reading does not leave either: the other side could only guess.
-    target.readings(true)?;
-    let upstream = connection.worker.upstreams.instance(service, requested)?;
-    let time_limit = upstream.resilience.request_timeout;
-    let host = Box::from(&*target.host);
-    Ok(Allowed { upstream, version, host, port: target.port, time_limit, headers: None })
 }
 
 /// CONNECT of the application: a connection to the service that is named, and what comes through it is the application's

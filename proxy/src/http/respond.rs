@@ -2,9 +2,9 @@
 
 use super::body::ResponseBody;
 use super::http1::response_head::{self, Asked};
-use crate::refusal::Refused;
+use crate::refusal::{Refusal, Refused};
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 /// To the peer's sidecar: `code; decision=id`. It records the code and passes on the id alone.
@@ -59,6 +59,14 @@ pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Re
         // RFC 9110 §15.5.6 wants the list of allowed methods; for CONNECT alone there is none to give.
         headers.insert(ALLOW, HeaderValue::from_static(""));
     }
+    // RFC 9110 §15.5.2 wants a challenge; RFC 6750 §3.1: no error code where there was no token.
+    match refusal {
+        Refusal::TokenMissing => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        Refusal::TokenInvalid => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""))
+        }
+        _ => None,
+    };
     if form.close && form.version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -13,6 +13,12 @@ pub struct Counters {
     pub bundles_refused: AtomicU64,
     /// Attempts to open the stream after the first.
     pub reconnects: AtomicU64,
+    /// JWT-SVIDs of ours that were received, attempts that failed, and requests that were refused for want of one.
+    pub tokens_fetched: AtomicU64,
+    pub token_fetches_failed: AtomicU64,
+    pub tokens_missed: AtomicU64,
+    /// Credentials that the application wrote, and that did not go out.
+    pub app_tokens_removed: AtomicU64,
     discarded: [AtomicU64; DiscardReason::ALL.len()],
     fetches: Mutex<BTreeMap<TrustDomain, Fetches>>,
 }

@@ -23,12 +23,14 @@ pub mod snapshot;
 pub mod source;
 pub mod store;
 mod supervisor;
+mod token_keys;
+pub mod tokens;
 mod workload_api;
 
 pub use events::{Counters, DiscardReason};
 pub use federation::probe;
 pub use key::PrivateKeyBytes;
-pub use snapshot::{Anchor, AuthorityId, Bundle, IdentityState, NoSvid, Snapshot, SourceStatus, Svid};
+pub use snapshot::{Anchor, AuthorityId, Bundle, IdentityState, NoSvid, Snapshot, SourceStatus, Svid, TokenKeys};
 pub use source::{Profile, SourceError, SourceHandle, spawn, spawn_bundles_only};
 pub use store::IdentityStore;
 

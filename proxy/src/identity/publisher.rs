@@ -6,7 +6,7 @@
 use super::events::{Counters, DiscardReason};
 use super::message::Update;
 use super::message_fault::{MessageFault, Warning};
-use super::snapshot::{AuthorityId, Bundle, Snapshot, SourceStatus, Svid};
+use super::snapshot::{AuthorityId, Bundle, Snapshot, SourceStatus, Svid, TokenKeys};
 use super::store::IdentityStore;
 use postern_config::TrustDomain;
 use std::collections::HashMap;
@@ -83,6 +83,20 @@ impl Publisher {
         });
         if let Some(after) = published {
             log_changes(&before, &after);
+        }
+    }
+
+    /// The keys for tokens of all trust domains: what is not among them is gone.
+    pub(crate) fn publish_token_keys(&self, keys: TokenKeys) {
+        let before = self.store.load();
+        let published = self.store.publish_if_changed(|current| {
+            let known = &current.token_keys;
+            let same = |(name, set)| known.get(name).is_some_and(|known| Arc::ptr_eq(known, set));
+            let changed = keys.len() != known.len() || !keys.iter().all(same);
+            changed.then(|| Snapshot { token_keys: Arc::new(keys), ..current.clone() })
+        });
+        if let Some(after) = published {
+            log_token_keys(&before, &after);
         }
     }
 
@@ -182,6 +196,7 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
         generation: current.generation,
         svids,
         bundles,
+        token_keys: current.token_keys.clone(),
         source: SourceStatus::Connected,
         received_at: Some(now),
         ..Snapshot::empty()
@@ -257,6 +272,19 @@ fn log_changes(before: &Snapshot, after: &Snapshot) {
     }
     if before.source != after.source {
         tracing::info!(generation, "the identity source is connected");
+    }
+}
+
+fn log_token_keys(before: &Snapshot, after: &Snapshot) {
+    let generation = after.generation;
+    for (trust_domain, set) in after.token_keys.iter() {
+        if !before.token_keys.get(trust_domain).is_some_and(|known| Arc::ptr_eq(known, set)) {
+            let key_ids: Vec<_> = set.keys().iter().map(|key| key.key_id.as_deref().unwrap_or_default()).collect();
+            tracing::info!(%trust_domain, ?key_ids, generation, "keys for tokens received");
+        }
+    }
+    for trust_domain in before.token_keys.keys().filter(|name| !after.token_keys.contains_key(name)) {
+        tracing::warn!(%trust_domain, generation, "keys for tokens withdrawn: tokens of this trust domain are refused");
     }
 }
 

@@ -8,6 +8,7 @@ use super::grace;
 use super::publisher::Publisher;
 use super::store::IdentityStore;
 use super::supervisor::Supervisor;
+use super::token_keys::TokenKeysSource;
 use super::workload_api::address_of;
 use crate::tls::Strictness;
 use postern_config::identity::{Endpoint, Identity, IdentitySource};
@@ -36,6 +37,8 @@ pub enum SourceError {
 #[must_use = "the source stops when its handle is dropped"]
 pub struct SourceHandle {
     tasks: Vec<AbortHandle>,
+    /// Where tokens can be had. `None`: nowhere.
+    pub endpoint: Option<Endpoint>,
 }
 
 impl Drop for SourceHandle {
@@ -70,12 +73,16 @@ pub fn spawn(
     });
     let mut tasks: Vec<AbortHandle> = relationships.collect();
     let grace = tokio::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
+    let mut of_tokens = None;
     let source = match &config.source {
         IdentitySource::WorkloadApi { endpoint } => {
             let endpoint = endpoint.clone().or(environment).ok_or(SourceError::NoEndpoint);
             let endpoint = endpoint.inspect_err(|_no_endpoint| grace.abort())?;
             warn_of_distant(&endpoint);
             let profile = Profile::SvidsAndBundles;
+            of_tokens = Some(endpoint.clone());
+            let keys = TokenKeysSource::new(endpoint.clone(), publisher.clone());
+            tasks.push(tokio::spawn(keys.run()).abort_handle());
             tokio::spawn(Supervisor { endpoint, profile, strictness, publisher }.run()).abort_handle()
         }
         IdentitySource::Files { certificate, key, bundle, federated } => {
@@ -89,7 +96,7 @@ pub fn spawn(
         }
     };
     tasks.extend([grace, source]);
-    Ok(SourceHandle { tasks })
+    Ok(SourceHandle { tasks, endpoint: of_tokens })
 }
 
 /// Follows the bundles of an agent alone, for a process that validates and has no identity.
@@ -97,7 +104,7 @@ pub fn spawn_bundles_only(endpoint: Endpoint, store: Arc<IdentityStore>, counter
     warn_of_distant(&endpoint);
     let publisher = Publisher { store, counters };
     let supervisor = Supervisor { endpoint, profile: Profile::BundlesOnly, strictness: Strictness::Strict, publisher };
-    SourceHandle { tasks: vec![tokio::spawn(supervisor.run()).abort_handle()] }
+    SourceHandle { tasks: vec![tokio::spawn(supervisor.run()).abort_handle()], endpoint: None }
 }
 
 /// Workload Endpoint §3: the endpoint is not encrypted, so it has to be local.

@@ -54,7 +54,7 @@ impl Supervisor {
                 _ if self.publisher.denial_runs() => backoff.next_of_denial(fastrand::f64()),
                 _ => backoff.next(fastrand::f64()),
             };
-            if self.wait(delay, socket).await == Wake::SocketAppeared {
+            if wait(&self.endpoint, delay, socket).await == Wake::SocketAppeared {
                 backoff.reset();
             }
             Counters::count(&self.publisher.counters.reconnects);
@@ -124,46 +124,47 @@ impl Supervisor {
             | StreamEnd::ConnectTimeout { .. }
             | StreamEnd::Ended
             | StreamEnd::CutOff
+            | StreamEnd::NoToken
             | StreamEnd::Failed { .. } => {
                 tracing::debug!(endpoint, error = chain(end), "the Workload API stream ended; will try again");
                 self.publisher.broken(&chain(end), now);
             }
         }
     }
+}
 
-    /// Waits for `delay`, or until there is another socket than `seen`, because then the agent has just started.
-    async fn wait(&self, delay: Duration, seen: Option<SocketIdentity>) -> Wake {
-        let deadline = Instant::now() + delay;
-        loop {
-            let now = Instant::now();
-            if now >= deadline {
-                return Wake::Elapsed;
-            }
-            tokio::time::sleep_until(deadline.min(now + SOCKET_LOOK_INTERVAL)).await;
-            let current = SocketIdentity::of(&self.endpoint);
-            if current.is_some() && current != seen {
-                return Wake::SocketAppeared;
-            }
+/// Waits for `delay`, or until there is another socket than `seen`, because then the agent has just started.
+pub(super) async fn wait(endpoint: &Endpoint, delay: Duration, seen: Option<SocketIdentity>) -> Wake {
+    let deadline = Instant::now() + delay;
+    loop {
+        let now = Instant::now();
+        if now >= deadline {
+            return Wake::Elapsed;
+        }
+        tokio::time::sleep_until(deadline.min(now + SOCKET_LOOK_INTERVAL)).await;
+        let current = SocketIdentity::of(endpoint);
+        if current.is_some() && current != seen {
+            return Wake::SocketAppeared;
         }
     }
 }
 
 #[derive(PartialEq)]
-enum Wake {
+pub(super) enum Wake {
     Elapsed,
     SocketAppeared,
 }
 
 /// Tells a socket from the one that was at the same path before: inode numbers alone are used again at once.
 #[derive(PartialEq)]
-struct SocketIdentity {
+pub(super) struct SocketIdentity {
     device: u64,
     inode: u64,
     changed_at: (i64, i64),
 }
 
 impl SocketIdentity {
-    fn of(endpoint: &Endpoint) -> Option<Self> {
+    pub(super) fn of(endpoint: &Endpoint) -> Option<Self> {
         match endpoint {
             Endpoint::Unix(path) => Self::at(path),
             Endpoint::Tcp(_) => None,

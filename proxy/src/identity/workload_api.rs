@@ -5,8 +5,12 @@
 //! gives their messages to `message`.
 
 use super::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use super::proto::{X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse};
+use super::proto::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+    X509svidResponse,
+};
 use hyper_util::rt::TokioIo;
+use postern_config::SpiffeId;
 use postern_config::identity::Endpoint;
 use std::error::Error;
 use std::time::Duration;
@@ -15,6 +19,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Uri};
 use tonic::{Code, Request, Status, Streaming};
 use tower::service_fn;
+use zeroize::Zeroizing;
 
 /// gRPC's default of 4 MiB is within reach of a few hundred federated bundles.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -72,6 +77,8 @@ pub(crate) enum StreamEnd {
     CutOff,
     #[error("a message is larger than {MESSAGE_BYTES_MAX} bytes")]
     TooLarge,
+    #[error("the agent answered without a token (Workload API §4.5)")]
+    NoToken,
     #[error("the stream failed with {code:?}: {message}")]
     Failed { code: Code, message: String },
 }
@@ -119,6 +126,36 @@ pub(crate) async fn fetch_bundles(
     let response =
         client(endpoint, keepalive).await?.fetch_x509_bundles(with_security_header(X509BundlesRequest {})).await?;
     Ok(response.into_inner())
+}
+
+/// Connects, and opens the stream of the keys for tokens (Workload API §6.2.2).
+pub(crate) async fn fetch_token_keys(
+    endpoint: &Endpoint,
+    keepalive: Keepalive,
+) -> Result<Streaming<JwtBundlesResponse>, StreamEnd> {
+    let response =
+        client(endpoint, keepalive).await?.fetch_jwt_bundles(with_security_header(JwtBundlesRequest {})).await?;
+    Ok(response.into_inner())
+}
+
+/// A connection over which tokens are asked for, one after the other or at once.
+#[derive(Clone)]
+pub(crate) struct TokenClient(SpiffeWorkloadApiClient<Channel>);
+
+impl TokenClient {
+    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, StreamEnd> {
+        // A connection without a stream is not pinged; it is made again when it breaks.
+        client(endpoint, Keepalive::Patient).await.map(Self)
+    }
+
+    /// The token of `id` for `audience` (Workload API §6.2.1).
+    pub(crate) async fn fetch(&self, id: &SpiffeId, audience: &str) -> Result<Zeroizing<String>, StreamEnd> {
+        let request = JwtsvidRequest { audience: vec![audience.to_owned()], spiffe_id: id.to_string() };
+        let response = self.0.clone().fetch_jwtsvid(with_security_header(request)).await?.into_inner();
+        let mut tokens = response.svids.into_iter().map(|svid| Zeroizing::new(svid.svid));
+        // One was asked for.
+        tokens.next().filter(|token| !token.is_empty()).ok_or(StreamEnd::NoToken)
+    }
 }
 
 fn with_security_header<T>(message: T) -> Request<T> {

@@ -1,5 +1,6 @@
 //! The routes and rules of one inbound port, ready to decide.
 
+use super::token_plan::TokenPlan;
 use crate::authz::explain::Explained;
 use crate::authz::{Asked, Decision, RuleSet};
 use crate::http::normalize::Readings;
@@ -23,6 +24,8 @@ pub struct RoutePlan {
     pub name: Arc<str>,
     /// `None`: what the port says.
     pub request_timeout: Option<Duration>,
+    /// `None`: no token is looked at.
+    pub token: Option<TokenPlan>,
     lax_path: bool,
     rules: RuleSet,
 }
@@ -32,6 +35,7 @@ impl RoutePlan {
         Self {
             name: Arc::from(route.name.as_str()),
             request_timeout: route.request_timeout,
+            token: route.token.as_ref().map(TokenPlan::compile),
             lax_path: route.lax_path,
             rules: RuleSet::compile_route(port, &route.rules),
         }

@@ -3,7 +3,9 @@
 use super::deadline::Deadline;
 use super::registry::Registry;
 use super::{Carries, EndCause, Session};
+use crate::identity::TokenKeys;
 use crate::refusal::{Refusal, Refused};
+use crate::token::{Subject, Verified};
 use crate::upstream::plan::ServicePlan;
 use http::{HeaderMap, Method, Uri};
 use postern_config::{Limits, SpiffeId, Timeouts};
@@ -23,6 +25,8 @@ pub struct InFlight {
     pub host: Box<str>,
     /// As they came, where a rule asks for headers.
     pub headers: OnceCell<Box<HeaderMap>>,
+    /// What its caller proved besides who it is, where its route wants that.
+    pub token: OnceCell<Arc<Verified>>,
     /// Outbound: where it goes.
     pub service: Option<Arc<ServicePlan>>,
     pub bytes_from_caller: Cell<u64>,
@@ -63,6 +67,7 @@ impl InFlight {
             uri,
             host: host.into(),
             headers: OnceCell::new(),
+            token: OnceCell::new(),
             service,
             bytes_from_caller: Cell::new(0),
             body_was_read: Cell::new(false),
@@ -168,6 +173,15 @@ impl InFlight {
         }
         if let Some(upstream) = self.upstream.get().filter(|upstream| upstream.is_cut()) {
             self.cut_for(upstream.end_cause().unwrap_or(EndCause::PolicyChanged));
+        }
+    }
+
+    /// The key that vouched for its token is one no more (THREATS JW-17).
+    pub(super) fn follow_keys(&self, keys: &TokenKeys) {
+        let Some(token) = self.token.get() else { return };
+        let Subject::Workload(id) = &token.subject else { return };
+        if !keys.get(&id.trust_domain()).is_some_and(|keys| keys.contains(token.authority)) {
+            self.cut_for(EndCause::AuthorityRemoved);
         }
     }
 

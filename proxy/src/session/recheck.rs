@@ -71,8 +71,12 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
         let headers = request.headers.get().map(|headers| &**headers);
         let facts = RequestFacts::new(&request.method, &request.uri, &request.host, &readings, headers);
         let asked = request.session.asked(policy, Some(facts));
-        let route = plan.rules.route_of(&request.host, &request.method, &readings);
-        route.is_ok_and(|route| plan.rules.decide(route, &asked).is_allowed())
+        let Ok(route) = plan.rules.route_of(&request.host, &request.method, &readings) else { return false };
+        let wanted = route.and_then(|route| route.token.as_ref());
+        let peer = request.session.trust().map(|trust| &trust.peer.id);
+        let has_token =
+            wanted.is_none_or(|wanted| request.token.get().is_some_and(|token| wanted.still_admits(token, peer)));
+        has_token && plan.rules.decide(route, &asked).is_allowed()
     })
 }
 

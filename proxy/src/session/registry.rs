@@ -128,6 +128,9 @@ impl Registry {
             let end = *verdicts.entry(key).or_insert_with(|| trust_end(trust, snapshot));
             session.follow(trust, end, snapshot);
         }
+        for request in self.requests() {
+            request.follow_keys(&snapshot.token_keys);
+        }
         self.reset_cut();
     }
 

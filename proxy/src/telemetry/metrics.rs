@@ -69,6 +69,9 @@ families! {
     BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, and roots that may vouch for nobody.";
     BUNDLE_FETCHES = "postern_bundle_fetches_total" Counter &["trust_domain", "result"], "Polls of the bundle endpoints in `identity.federation`.";
     IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
+    TOKEN_FETCHES = "postern_token_fetches_total" Counter &["result"], "Requests to the Workload API for a JWT-SVID of ours.";
+    TOKENS_MISSED = "postern_tokens_missed_total" Counter &[], "Requests refused because there was no JWT-SVID to send with them.";
+    APP_TOKENS_REMOVED = "postern_app_tokens_removed_total" Counter &[], "Requests whose application wrote a credential that was replaced by ours, or refused.";
     CONFIG_GENERATION = "postern_config_generation" Gauge &[], "Rises with every configuration taken.";
     CONFIG_SUCCESS = "postern_config_last_load_success_timestamp_seconds" Gauge &[], "When a configuration was last taken.";
     CONFIG_FAILURE = "postern_config_last_load_failure_timestamp_seconds" Gauge &[], "When a configuration was last refused; 0: never.";

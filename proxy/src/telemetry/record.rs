@@ -7,6 +7,8 @@ use super::Direction;
 use super::json::Object;
 use crate::capture::Remote;
 use crate::refusal::Refusal;
+use crate::token::Verified;
+use crate::token::claims::Claims;
 use postern_config::SpiffeId;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,6 +42,8 @@ pub struct RequestRecord<'a> {
     pub status: Option<u16>,
     /// Number of gRPC's status, when the answer had one.
     pub grpc_status: Option<u32>,
+    /// Inbound, where the route wants one.
+    pub token: Option<TokenFacts<'a>>,
     pub outcome: Outcome<'a>,
     pub upstream: Upstream<'a>,
 }
@@ -105,6 +109,29 @@ pub struct TlsFacts<'a> {
     pub curve: Option<&'a str>,
 }
 
+/// What a verified token says, and never the token.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenFacts<'a> {
+    pub subject: &'a str,
+    pub issuer: Option<&'a str>,
+    pub audience: &'a [String],
+    pub id_hash: &'a [u8; 32],
+}
+
+impl<'a> TokenFacts<'a> {
+    pub fn of(token: &'a Verified) -> Self {
+        let Claims { issuer, audience, .. } = &token.registered;
+        Self { subject: token.subject.as_str(), issuer: issuer.as_deref(), audience, id_hash: &token.id_hash }
+    }
+
+    pub(crate) fn write(&self, object: &mut Object<'_>) {
+        object.text("token.subject", self.subject, ID_BYTES_MAX);
+        object.text_if("token.issuer", self.issuer, DETAIL_BYTES_MAX);
+        object.text("token.audience", &self.audience.join(" "), DETAIL_BYTES_MAX);
+        object.hash_if("token.hash.sha256", Some(self.id_hash));
+    }
+}
+
 /// What was decided, and how it ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome<'a> {
@@ -141,6 +168,9 @@ impl RequestRecord<'_> {
         object.text_if("network.protocol.version", self.http_version, NAME_BYTES_MAX);
         object.number_if("http.response.status_code", self.status);
         object.number_if("rpc.grpc.status_code", self.grpc_status);
+        if let Some(token) = &self.token {
+            token.write(&mut object);
+        }
         self.outcome.write(&mut object);
         self.upstream.write(&mut object);
         object.number("http.request.body.size", self.connection.bytes_received);

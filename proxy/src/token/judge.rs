@@ -135,6 +135,11 @@ pub fn verify_signature(token: &[u8], trust: &Trust<'_>) -> Result<Verified, Tok
 }
 
 impl Verified {
+    /// For logs.
+    pub fn shown_subject(&self) -> Shown {
+        Shown::of(self.subject.as_str())
+    }
+
     /// # Errors
     /// It is for others, not valid at `now`, or bound to another certificate.
     pub fn check(&self, expected: &Expectation<'_>, now: SystemTime) -> Result<(), TokenProblem> {

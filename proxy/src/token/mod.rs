@@ -12,14 +12,18 @@ pub(crate) mod jwk_set;
 pub mod jws;
 pub mod key_fault;
 pub mod keys;
+mod own;
 pub mod problem;
+mod remembered;
 pub mod shown;
 pub mod verify;
 
 pub use algorithm::Algorithm;
 pub use judge::{Expectation, Issuer, LEEWAY_DEFAULT, Presenter, Subject, Trust, Verified, judge, verify_signature};
 pub use keys::{KeySet, KeySetError, Origin, Thumbprint};
+pub use own::read_own;
 pub use problem::TokenProblem;
+pub use remembered::RememberedTokens;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -60,6 +60,8 @@ pub enum TokenProblem {
     SubjectInvalid { subject: Shown, source: SpiffeIdError },
     #[error("the token's `sub`, `{subject}`, has no path: it names a trust domain, not a workload (JWT-SVID §3.1)")]
     SubjectWithoutPath { subject: Shown },
+    #[error("the token is of `{subject}`, and was asked for as our own (Workload API §6.2.1)")]
+    SubjectOther { subject: Shown },
     #[error("there are no keys for tokens of the trust domain {trust_domain} (SPIFFE Workload API §6.3)")]
     NoBundle { trust_domain: TrustDomain },
     #[error("no key for tokens of the trust domain {trust_domain} is usable (Trust Domain and Bundle §4.1.3)")]
@@ -147,6 +149,7 @@ impl TokenProblem {
             Self::SubjectMalformed             => ("subject_malformed",          "RFC 7519 §4.1.2"),
             Self::SubjectInvalid { .. }        => ("subject_invalid",            "JWT-SVID §3.1"),
             Self::SubjectWithoutPath { .. }    => ("subject_without_path",       "JWT-SVID §3.1"),
+            Self::SubjectOther { .. }          => ("subject_other",              "SPIFFE Workload API §6.2.1"),
             Self::NoBundle { .. }              => ("no_bundle",                  "SPIFFE Workload API §6.3"),
             Self::EmptyBundle { .. }           => ("empty_bundle",               "Trust Domain and Bundle §4.1.3"),
             Self::IssuerMissing                => ("issuer_missing",             "RFC 7519 §4.1.1"),

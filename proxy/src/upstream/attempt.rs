@@ -236,7 +236,7 @@ impl Asking<'_> {
 
 /// Would it be the same with every other endpoint?
 pub fn is_final(refusal: Refusal) -> bool {
-    matches!(refusal, Refusal::Loop | Refusal::OverLimit)
+    matches!(refusal, Refusal::Loop | Refusal::OverLimit | Refusal::TokenUnavailable)
 }
 
 /// Says the code of a peer's sidecar that it could not pass requests on? Then nothing that is sent there is answered.

@@ -7,6 +7,7 @@
 use super::attempt::{Asking, Found, FoundShared, Turn, is_final};
 use super::connect::Own;
 use super::counted::{Active, Stream};
+use super::credentials;
 use super::health::Failure;
 use super::http1::{self, H1Connection};
 use super::http2::H2Connection;
@@ -184,7 +185,19 @@ impl Attempt<'_> {
         !self.was_sent && !self.asking.upstream.retries.is_empty_for_ever()
     }
 
-    async fn http1(&self, request: Request<RequestBody>) -> Result<Sent, Failed> {
+    /// What the service's requests take along, for whoever answers at the other end of this connection. Without it nothing is
+    /// sent.
+    async fn attach(&self, session: Option<&Session>, request: &mut Request<RequestBody>) -> Result<(), Refused> {
+        match &self.asking.upstream.plan.credential {
+            None => Ok(()),
+            Some(credential) => {
+                let worker = self.asking.worker;
+                credentials::attach(credential, &worker.shared, session, request.headers_mut()).await
+            }
+        }
+    }
+
+    async fn http1(&self, mut request: Request<RequestBody>) -> Result<Sent, Failed> {
         let (own, plan) = (self.asking.own.key(), &self.asking.upstream.plan);
         // What is sent again goes over a connection of its own: another pooled one may have been closed as well.
         let pooled = if self.was_sent { None } else { self.endpoint.take_h1(&own, Instant::now(), plan.pool_idle) };
@@ -196,6 +209,11 @@ impl Attempt<'_> {
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
+        if let Err(refused) = self.attach(connection.session.as_deref(), &mut request).await {
+            let idle_max = self.asking.worker.policy().limits.pool_idle_per_endpoint;
+            self.endpoint.give_back_h1(connection, own, idle_max);
+            return Err(Failed::unreachable(request, refused));
+        }
         let may_replay = is_reused && self.may_repeat() && is_replayable(&request);
         let _active = Active::at(self.endpoint);
         let (head, body) = request.into_parts();
@@ -226,7 +244,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn http2(&self, request: Request<RequestBody>) -> Result<Sent, Failed> {
+    async fn http2(&self, mut request: Request<RequestBody>) -> Result<Sent, Failed> {
         let own = self.asking.own.key();
         let (connection, is_reused) = match self.endpoint.take_h2(&own) {
             Some(shared) => (shared, true),
@@ -235,6 +253,9 @@ impl Attempt<'_> {
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
+        if let Err(refused) = self.attach(connection.session.as_deref(), &mut request).await {
+            return Err(Failed::unreachable(request, refused));
+        }
         let mut stream = Stream::of(&connection);
         stream.open().await;
         let may_replay = is_reused && is_replayable(&request);

@@ -12,6 +12,7 @@ mod budget;
 pub mod client;
 pub mod connect;
 mod counted;
+pub mod credentials;
 pub mod discovery;
 mod health;
 pub mod http1;

@@ -10,7 +10,7 @@ use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::web::WebTls;
 use postern_config::pattern::Captures;
 use postern_config::{
-    AppAddress, Destination, Endpoints, HostPattern, OnExpiry, Place, Resilience, Service, ServiceProtocol,
+    AppAddress, Credential, Destination, Endpoints, HostPattern, OnExpiry, Place, Resilience, Service, ServiceProtocol,
     SpiffePattern, SvidSelector, Timeouts, Transport,
 };
 use requested::address_of;
@@ -31,6 +31,7 @@ pub struct ServicePlan {
     /// The local users that may use it.
     pub users: AllowedUsers,
     pub security: Security,
+    pub credential: Option<Credential>,
     pub source: EndpointSource,
     /// The address to connect from: the caller's, which is not ours (TPROXY).
     pub from: Option<IpAddr>,
@@ -98,6 +99,7 @@ impl ServicePlan {
             protocol: service.protocol,
             users: AllowedUsers::of(&service.users),
             security,
+            credential: service.credential.clone(),
             source: EndpointSource::from(&service.endpoints),
             from: None,
             on_expiry: service.on_expiry,
@@ -117,6 +119,7 @@ impl ServicePlan {
             protocol: ServiceProtocol::Detect,
             users: AllowedUsers::All,
             security: Security::App,
+            credential: None,
             source: match app {
                 AppAddress::Tcp(address) => EndpointSource::Static(Arc::from([*address])),
                 AppAddress::Unix(path) => EndpointSource::Unix(path.clone()),
@@ -208,6 +211,7 @@ impl ServicePlan {
             protocol: self.protocol,
             users: self.users.clone(),
             security,
+            credential: self.credential.clone(),
             source,
             from: None,
             on_expiry: self.on_expiry,
@@ -228,6 +232,7 @@ impl ServicePlan {
             users: self.users.clone(),
             protocol: self.protocol,
             security: Security::App,
+            credential: None,
             source: self.source.clone(),
             from: Some(caller),
             on_expiry: self.on_expiry,

@@ -80,6 +80,7 @@ impl RawService {
             ("svid", self.svid.place(), ServiceTls::Mesh),
             ("via", self.via.place(), ServiceTls::Mesh),
             ("tunnel_port", self.tunnel_port.place(), ServiceTls::Mesh),
+            ("credential", self.credential.place(), ServiceTls::Mesh),
             ("server_name", self.server_name.place(), ServiceTls::Web),
             ("roots", self.roots.place(), ServiceTls::Web),
         ] {

@@ -4,7 +4,9 @@ use crate::capture::Remote;
 use crate::identity::AuthorityId;
 use crate::refusal::Refusal;
 use crate::telemetry::Direction;
-use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome as Ended, RequestRecord, Upstream};
+use crate::telemetry::record::{
+    ConnectionFacts, ConnectionRecord, Outcome as Ended, RequestRecord, TokenFacts, Upstream,
+};
 use crate::tls::Peer;
 use postern_config::{SpiffeId, TrustDomain};
 use proptest::prelude::*;
@@ -59,6 +61,12 @@ fn a_decision_reads_as_documented() {
         http_version: Some("2"),
         status: Some(403),
         grpc_status: None,
+        token: Some(TokenFacts {
+            subject: "spiffe://shop.example/web",
+            issuer: None,
+            audience: &["spiffe://shop.example/orders".to_owned()],
+            id_hash: &[0xcd; 32],
+        }),
         outcome: Ended { route: Some("read-orders"), refusal: Some(Refusal::NotAllowed), ..Ended::default() },
         upstream: Upstream { address: Some("127.0.0.1:8080"), identity: None },
     };
@@ -74,7 +82,7 @@ fn a_decision_reads_as_documented() {
         ),
         r#""own.spiffe_id":"spiffe://shop.example/orders","own.serial":"0a","own.not_after":"2026-11-22T01:02:33.000000Z","#,
         r#""bundle.generation":3,"policy.digest":"d1","http.request.method":"DELETE","url.path":"/orders/17","#,
-        r#""server.address":"orders.shop.svc","http.response.status_code":403,"route":"read-orders","refusal":"not_allowed","upstream.address":"127.0.0.1:8080""#,
+        r#""server.address":"orders.shop.svc","http.response.status_code":403,"token.subject":"spiffe://shop.example/web","token.audience":"spiffe://shop.example/orders","token.hash.sha256":"CDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCD","route":"read-orders","refusal":"not_allowed","upstream.address":"127.0.0.1:8080""#,
     );
     assert_eq!(text(|body| decision.write_request(&record, body)), expected);
 }

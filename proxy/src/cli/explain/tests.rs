@@ -1,4 +1,5 @@
 use super::{ExplainArgs, explain};
+use crate::token::tests::signers::Signer;
 use clap::Parser;
 use std::path::Path;
 
@@ -75,4 +76,35 @@ fn what_makes_no_question_is_told() {
         let error = explain(&asked(arguments)).map(|_| ()).unwrap_err();
         assert!(format!("{error:#}").contains(words), "{error:#}");
     }
+}
+
+#[test]
+fn a_route_that_wants_a_token_is_explained_with_one() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/tokens.yaml");
+    let directory = tempfile::tempdir().unwrap();
+    let (token, keys) = (directory.path().join("token.jwt"), directory.path().join("keys.json"));
+    let signer = Signer::p256();
+    let claims = serde_json::json!({
+        "sub": "spiffe://shop.example/ns/web/sa/frontend",
+        "aud": ["spiffe://shop.example/ns/shop/sa/orders"],
+        "exp": 1_795_309_323_u64,
+    });
+    std::fs::write(&token, signer.token(r#"{"alg":"ES256","kid":"k1"}"#, &claims.to_string())).unwrap();
+    std::fs::write(&keys, serde_json::json!({ "keys": [signer.jwk("k1")] }).to_string()).unwrap();
+    let keys = format!("shop.example={}", keys.display());
+    let ask = |peer: &str, method: &str, more: &[&str]| {
+        let common =
+            ["explain", "--config", example.to_str().unwrap(), "--path", "/orders/7", "--at", "2026-11-22T01:00:00Z"];
+        let all = [&common[..], &["--peer", peer, "--method", method], more].concat();
+        let arguments = Command::try_parse_from(all).unwrap_or_else(|error| panic!("{error}")).arguments;
+        explain(&arguments).unwrap_or_else(|error| panic!("{error:#}")).to_json()
+    };
+    let shown = ["--token", token.to_str().unwrap(), "--token-keys", &keys];
+    let (web, gateway) = ("spiffe://shop.example/ns/web/sa/frontend", "spiffe://shop.example/ns/edge/sa/gateway");
+    let allowed = ask(web, "POST", &shown);
+    assert_eq!((&allowed["decision"], &allowed["token_subject"]), (&"allowed".into(), &web.into()));
+    assert_eq!(ask(web, "POST", &[])["refusal"], "token_missing");
+    // Of somebody else's: a forwarder may, where it is one.
+    assert_eq!(ask(gateway, "GET", &shown)["decision"], "allowed");
+    assert_eq!(ask(gateway, "POST", &shown)["refusal"], "token_not_bound");
 }

@@ -135,7 +135,7 @@ fn shown_or_none(text: Option<&str>) -> Shown {
     Shown::of(text.unwrap_or("(none)"))
 }
 
-type PassedOver = Vec<(PathBuf, String)>;
+pub type PassedOver = Vec<(PathBuf, String)>;
 
 fn read_bundles(
     args: &JwtArgs,
@@ -149,19 +149,35 @@ fn read_bundles(
     };
     let mut named = vec![(trust_domain, bundle)];
     for text in &args.federated {
-        let (name, path) = text.split_once('=').ok_or_else(|| CannotTell::Federated { text: text.clone() })?;
-        named.push((name, Path::new(path)));
+        named.push(split_named(text)?);
     }
     let mut bundles = HashMap::new();
     for (name, path) in named {
-        let trust_domain =
-            TrustDomain::parse(name).map_err(|source| CannotTell::TrustDomain { text: name.to_owned(), source })?;
-        let keys = read_keys(path, origin, passed_over)?;
-        if bundles.insert(trust_domain.clone(), Arc::new(keys)).is_some() {
-            return Err(CannotTell::TwoBundles { trust_domain });
-        }
+        add_bundle(&mut bundles, name, path, origin, passed_over)?;
     }
     Ok(bundles)
+}
+
+/// `NAME=FILE`.
+pub fn split_named(text: &str) -> Result<(&str, &Path), CannotTell> {
+    let (name, path) = text.split_once('=').ok_or_else(|| CannotTell::Federated { text: text.to_owned() })?;
+    Ok((name, Path::new(path)))
+}
+
+pub fn add_bundle(
+    bundles: &mut HashMap<TrustDomain, Arc<KeySet>>,
+    name: &str,
+    path: &Path,
+    origin: Origin,
+    passed_over: &mut PassedOver,
+) -> Result<(), CannotTell> {
+    let trust_domain =
+        TrustDomain::parse(name).map_err(|source| CannotTell::TrustDomain { text: name.to_owned(), source })?;
+    let keys = read_keys(path, origin, passed_over)?;
+    match bundles.insert(trust_domain.clone(), Arc::new(keys)) {
+        Some(_) => Err(CannotTell::TwoBundles { trust_domain }),
+        None => Ok(()),
+    }
 }
 
 fn read_keys(path: &Path, origin: Origin, passed_over: &mut PassedOver) -> Result<KeySet, CannotTell> {
@@ -173,7 +189,7 @@ fn read_keys(path: &Path, origin: Origin, passed_over: &mut PassedOver) -> Resul
 }
 
 /// Editors and `echo` end a file with a newline, which no token has.
-fn read_token(path: &Path) -> Result<Vec<u8>, CannotTell> {
+pub fn read_token(path: &Path) -> Result<Vec<u8>, CannotTell> {
     let mut token = if path == Path::new("-") {
         let mut token = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut token);

@@ -4,6 +4,7 @@ use crate::dns::forward::with_length;
 use crate::dns::wire::tests::message;
 use crate::dns::wire::{flag, kind};
 use crate::identity::IdentityStore;
+use crate::identity::tokens::OwnTokens;
 use crate::policy::Policy;
 use crate::shared::Shared;
 use crate::telemetry::{AccessLog, DnsResult, Metrics};
@@ -40,7 +41,9 @@ async fn scene() -> Scene {
     let policy = Policy::compile(&config, None, &metrics).expect("compiled");
     let access_log = AccessLog::start(&postern_config::AccessLog::Off, &metrics).expect("off");
     let discovery = Arc::new(Discovery::new(Handle::current()));
-    let shared = Arc::new(Shared::new(Arc::new(IdentityStore::default()), policy, metrics, access_log, discovery));
+    let own_tokens = OwnTokens::new(tokio::runtime::Handle::current(), metrics.identity_counters());
+    let shared =
+        Arc::new(Shared::new(Arc::new(IdentityStore::default()), policy, metrics, access_log, discovery, own_tokens));
     // A port that is free for TCP may be taken for UDP.
     let bound = (0..32).find_map(|_| Bound::new(0).ok()).expect("bound");
     let address = bound.sockets[0].0.local_addr().expect("bound");

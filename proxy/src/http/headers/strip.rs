@@ -4,8 +4,8 @@ use super::super::hops::HOPS_HEADER;
 use super::super::identity_headers::is_reserved;
 use super::{folds_to, is_relied_on, list, nominates_no_field};
 use http::header::{
-    CONNECTION, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Removes what is meant for one connection only (RFC 9110 §7.6.1): the fixed list, and what `Connection` nominates.
@@ -35,6 +35,18 @@ pub fn strip_request(headers: &mut HeaderMap, to_app: bool) -> bool {
         strip_named(headers, is_path_override);
     }
     found.hops
+}
+
+/// Takes the token that was checked away from the application, which has no use for a credential, and sets what it learns of
+/// it instead. What the caller wrote under those names, in whatever spelling (THREATS HD-01), goes.
+pub fn replace_token(headers: &mut HeaderMap, claims: Vec<(HeaderName, Option<HeaderValue>)>) {
+    headers.remove(AUTHORIZATION);
+    for (name, value) in claims {
+        strip_named(headers, |other| folds_to(other, name.as_str()));
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// What does not go on, found in one walk over the names: most heads have next to nothing of it, and to look for each would
@@ -133,7 +145,7 @@ pub fn strip_identity(headers: &mut HeaderMap) {
     strip_named(headers, is_reserved);
 }
 
-fn strip_named(headers: &mut HeaderMap, is_meant: fn(&str) -> bool) {
+fn strip_named(headers: &mut HeaderMap, is_meant: impl Fn(&str) -> bool) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| is_meant(name.as_str())).cloned().collect();
     for name in found {
         headers.remove(name);

@@ -13,6 +13,7 @@ fn route(name: &str, hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         hosts: hosts.iter().map(|host| HostPattern::parse(host).expect("a pattern")).collect(),
         path: PathPattern::parse(path).expect("a pattern"),
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+        token: None,
         rules: postern_config::Rules::default(),
         connect: false,
         lax_path: false,

@@ -4,6 +4,7 @@
 //! issue no more. That is what makes a rotation lose nothing: publish, reissue, wait, remove.
 
 use super::DevError;
+use super::token_key::TokenKey;
 use postern_config::{SpiffeId, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -29,6 +30,7 @@ pub(super) struct Authority {
     pem: String,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    token_key: TokenKey,
     not_before: SystemTime,
     not_after: SystemTime,
 }
@@ -45,7 +47,8 @@ impl Authority {
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = parameters.self_signed(&key)?;
         let (pem, certificate) = (certificate.pem(), certificate.der().clone());
-        Ok(Self { pem, certificate, issuer: Issuer::new(parameters, key), not_before, not_after })
+        let token_key = TokenKey::generate()?;
+        Ok(Self { pem, certificate, issuer: Issuer::new(parameters, key), token_key, not_before, not_after })
     }
 
     pub(super) fn der(&self) -> &[u8] {
@@ -95,6 +98,23 @@ impl TrustDomainAuthorities {
     /// The bundle as concatenated DER (Workload API §5.1).
     pub(super) fn bundle(&self) -> Vec<u8> {
         self.authorities.iter().flat_map(|authority| authority.der().iter().copied()).collect()
+    }
+
+    /// The keys for tokens as a JWK Set (Workload API §6.2.2).
+    pub(super) fn token_keys(&self) -> Vec<u8> {
+        let keys: Vec<_> = self.authorities.iter().map(|authority| authority.token_key.jwk()).collect();
+        serde_json::json!({ "keys": keys }).to_string().into_bytes()
+    }
+
+    /// A JWT-SVID by the authority that issues.
+    pub(super) fn issue_token(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<String, DevError> {
+        self.authorities[self.issuing].token_key.issue(id, audience, ttl, now)
     }
 
     pub(super) fn published(&self) -> usize {
@@ -240,17 +260,25 @@ struct StoredAuthorities {
 struct StoredAuthority {
     certificate: String,
     key: String,
+    /// Files of before there were tokens have none.
+    #[serde(default)]
+    token_key: String,
 }
 
 impl Drop for StoredAuthority {
     fn drop(&mut self) {
         self.key.zeroize();
+        self.token_key.zeroize();
     }
 }
 
 impl StoredAuthority {
     fn of(authority: &Authority) -> Self {
-        Self { certificate: authority.pem.clone(), key: authority.issuer.key().serialize_pem() }
+        Self {
+            certificate: authority.pem.clone(),
+            key: authority.issuer.key().serialize_pem(),
+            token_key: authority.token_key.pem().to_owned(),
+        }
     }
 
     fn open(&self) -> Result<Authority, DevError> {
@@ -262,6 +290,10 @@ impl StoredAuthority {
             (SystemTime::from(validity.not_before.to_datetime()), SystemTime::from(validity.not_after.to_datetime()))
         };
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Authority { pem: self.certificate.clone(), certificate, issuer, not_before, not_after })
+        let token_key = match self.token_key.as_str() {
+            "" => TokenKey::generate()?,
+            pem => TokenKey::from_pem(pem)?,
+        };
+        Ok(Authority { pem: self.certificate.clone(), certificate, issuer, token_key, not_before, not_after })
     }
 }

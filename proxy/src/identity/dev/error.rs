@@ -16,6 +16,8 @@ pub enum DevError {
     Certificate(#[from] x509_parser::nom::Err<x509_parser::error::X509Error>),
     #[error("cannot make a key or certificate")]
     Generate(#[from] rcgen::Error),
+    #[error("a key for tokens cannot be used")]
+    TokenKey,
     #[error("the system gives no random bytes")]
     Random,
     #[error("cannot bind {socket}, maybe its path is too long (107 bytes) or its directory is missing", socket = socket.display())]

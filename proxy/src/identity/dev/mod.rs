@@ -12,6 +12,7 @@ pub mod control;
 mod error;
 mod server;
 mod socket;
+mod token_key;
 mod unix_authority;
 mod workload;
 
@@ -350,9 +351,10 @@ impl Shared {
 
 async fn run(shared: Arc<Shared>, listeners: Vec<(Arc<Workload>, UnixListener)>, mut stopped: oneshot::Receiver<()>) {
     for (workload, listener) in listeners {
+        let shared = shared.clone();
         tokio::spawn(async move {
             let name = workload.name.clone();
-            if let Err(error) = server::serve(workload, listener).await {
+            if let Err(error) = server::serve(shared, workload, listener).await {
                 tracing::error!(workload = name, %error, "the Workload API server ended");
             }
         });

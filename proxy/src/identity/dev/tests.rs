@@ -3,6 +3,7 @@
 use super::*;
 use crate::identity::message::check_svids;
 use crate::tls::{Role, Strictness, still_trusted, verify_svid};
+use crate::token::{self, Expectation, KeySet, Origin, Presenter, Trust};
 use futures_util::{FutureExt, StreamExt};
 
 const SVID_TTL: Duration = Duration::from_secs(3600);
@@ -59,4 +60,77 @@ fn renews_svids_and_authorities_before_they_end_and_loses_nothing() {
     // Half of an hour each for three days, and half of a day each for three.
     assert!((140..=170).contains(&leaves.len()), "{} leaves", leaves.len());
     assert!((5..=7).contains(&authorities.len()), "{} authorities", authorities.len());
+}
+
+/// As FetchJWTSVID and FetchJWTBundles give them: what is issued is believed, and no longer than its authority is published.
+#[test]
+fn issues_tokens_that_are_believed_while_their_authority_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let trust_domain = TrustDomain::parse("example.org").unwrap();
+    let id = SpiffeId::parse("spiffe://example.org/web").unwrap();
+    let config = DevConfig {
+        state_dir: directory.path().to_owned(),
+        trust_domains: vec![trust_domain.clone()],
+        workloads: vec![DevWorkload {
+            name: "web".to_owned(),
+            socket: None,
+            svids: vec![(id.clone(), None)],
+            federates_with: Vec::new(),
+        }],
+        svid_ttl: SVID_TTL,
+        ca_ttl: CA_TTL,
+    };
+    let issue = |provider: &DevProvider, now| {
+        let authorities = provider.shared.authorities();
+        authorities[&trust_domain].issue_token(&id, &["svc".to_owned()], Duration::from_secs(300), now).unwrap()
+    };
+    let judge = |provider: &DevProvider, token: &str, now| {
+        let mut stream = provider.workload("web").unwrap().open_token_keys().unwrap();
+        let message = stream.next().now_or_never().flatten().expect("a first message").unwrap();
+        let keys = KeySet::parse(&message.bundles["spiffe://example.org"], Origin::WorkloadApi).unwrap();
+        assert!(keys.ignored().is_empty());
+        let bundles = HashMap::from([(trust_domain.clone(), Arc::new(keys))]);
+        let expected = Expectation {
+            audiences: &["svc".to_owned()],
+            leeway: Duration::ZERO,
+            presenter: Presenter::Certificate([0; 32]),
+        };
+        token::judge(token.as_bytes(), &Trust::TrustDomains(&bundles), &expected, now).map_err(|problem| problem.code())
+    };
+    let provider = DevProvider::start(config.clone()).unwrap();
+    let now = SystemTime::now();
+    let token = issue(&provider, now);
+    let verified = judge(&provider, &token, now).unwrap();
+    assert_eq!(verified.subject.as_str(), id.as_str());
+    assert_eq!(judge(&provider, &token, now + Duration::from_secs(301)).unwrap_err(), "expired");
+    assert_ne!(issue(&provider, now), token, "each has an id of its own");
+    // Keys are kept: a token outlives the provider.
+    drop(provider);
+    let provider = DevProvider::start(config).unwrap();
+    judge(&provider, &token, now).unwrap();
+    provider.publish_new_authority(&trust_domain).unwrap();
+    provider.reissue(&trust_domain).unwrap();
+    judge(&provider, &token, now).unwrap();
+    judge(&provider, &issue(&provider, now), now).unwrap();
+    provider.remove_old_authorities(&trust_domain).unwrap();
+    assert_eq!(judge(&provider, &token, now).unwrap_err(), "key_unknown");
+    judge(&provider, &issue(&provider, now), now).unwrap();
+}
+
+/// Files that were written before there were tokens get a key for them.
+#[test]
+fn old_state_gets_a_key_for_tokens() {
+    let directory = tempfile::tempdir().unwrap();
+    let trust_domain = TrustDomain::parse("example.org").unwrap();
+    let now = SystemTime::now();
+    let open = || TrustDomainAuthorities::open(directory.path(), trust_domain.clone(), CA_TTL, now).unwrap();
+    let bundle = open().bundle();
+    let file = directory.path().join("example.org.json");
+    let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    stored["authorities"][0].as_object_mut().unwrap().remove("token_key").unwrap();
+    std::fs::write(&file, stored.to_string()).unwrap();
+    let opened = open();
+    assert_eq!(opened.bundle(), bundle);
+    let keys = opened.token_keys();
+    assert_eq!(open().token_keys(), keys, "it is kept from then on");
 }

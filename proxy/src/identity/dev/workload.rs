@@ -2,7 +2,7 @@
 
 use super::DevError;
 use super::authority::{Issued, TrustDomainAuthorities};
-use crate::identity::proto::{X509BundlesResponse, X509svid, X509svidResponse};
+use crate::identity::proto::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use postern_config::{SpiffeId, TrustDomain};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ struct State {
     bundles_message: X509BundlesResponse,
     svid_streams: Streams<X509svidResponse>,
     bundle_streams: Streams<X509BundlesResponse>,
+    token_keys_message: JwtBundlesResponse,
+    token_key_streams: Streams<JwtBundlesResponse>,
 }
 
 /// Which leaves a change replaces. Bundles are always those of the moment.
@@ -61,6 +63,8 @@ impl Workload {
             bundles_message: X509BundlesResponse::default(),
             svid_streams: Streams(Vec::new()),
             bundle_streams: Streams(Vec::new()),
+            token_keys_message: JwtBundlesResponse::default(),
+            token_key_streams: Streams(Vec::new()),
         };
         Self { name, socket, svids, state: Mutex::new(state) }
     }
@@ -104,6 +108,7 @@ impl Workload {
         state.withdrawn = true;
         state.svid_streams.end(&no_identity());
         state.bundle_streams.end(&no_identity());
+        state.token_key_streams.end(&no_identity());
     }
 
     pub(super) fn restore(&self) {
@@ -145,23 +150,38 @@ impl Workload {
         Ok(state.bundle_streams.open(first))
     }
 
+    pub(super) fn open_token_keys(&self) -> Result<MessageStream<JwtBundlesResponse>, Status> {
+        let mut state = self.lock();
+        if state.withdrawn {
+            return Err(no_identity());
+        }
+        let first = state.token_keys_message.clone();
+        Ok(state.token_key_streams.open(first))
+    }
+
     /// Streams do not outlive the server that carries them.
     pub(super) fn close_streams(&self) {
         let mut state = self.lock();
         state.svid_streams.0.clear();
         state.bundle_streams.0.clear();
+        state.token_key_streams.0.clear();
     }
 
     fn compose(&self, state: &mut State, authorities: &Authorities) -> Result<(), DevError> {
         let mut bundles = BTreeMap::new();
         let mut federated = BTreeMap::new();
+        let mut token_keys = BTreeMap::new();
         for trust_domain in &state.federates_with {
-            federated.insert(format!("spiffe://{trust_domain}"), authority_of(authorities, trust_domain)?.bundle());
+            let authority = authority_of(authorities, trust_domain)?;
+            federated.insert(format!("spiffe://{trust_domain}"), authority.bundle());
+            token_keys.insert(format!("spiffe://{trust_domain}"), authority.token_keys());
         }
         let mut svids = Vec::with_capacity(self.svids.len());
         for ((id, hint), issued) in self.svids.iter().zip(&state.issued) {
             let trust_domain = id.trust_domain();
-            let bundle = authority_of(authorities, &trust_domain)?.bundle();
+            let authority = authority_of(authorities, &trust_domain)?;
+            let bundle = authority.bundle();
+            token_keys.insert(format!("spiffe://{trust_domain}"), authority.token_keys());
             bundles.insert(format!("spiffe://{trust_domain}"), bundle.clone());
             svids.push(X509svid {
                 spiffe_id: id.to_string(),
@@ -174,6 +194,7 @@ impl Workload {
         bundles.extend(federated.clone());
         state.svid_message = X509svidResponse { svids, crl: Vec::new(), federated_bundles: federated };
         state.bundles_message = X509BundlesResponse { crl: Vec::new(), bundles };
+        state.token_keys_message = JwtBundlesResponse { bundles: token_keys };
         Ok(())
     }
 
@@ -191,9 +212,9 @@ pub(super) enum Federated {
 
 impl State {
     fn announce(&mut self) {
-        let Self { svid_streams, svid_message, bundle_streams, bundles_message, .. } = self;
-        svid_streams.send(&Ok(svid_message.clone()));
-        bundle_streams.send(&Ok(bundles_message.clone()));
+        self.svid_streams.send(&Ok(self.svid_message.clone()));
+        self.bundle_streams.send(&Ok(self.bundles_message.clone()));
+        self.token_key_streams.send(&Ok(self.token_keys_message.clone()));
     }
 }
 
@@ -220,7 +241,7 @@ impl<M: Clone> Streams<M> {
     }
 }
 
-fn authority_of<'a>(
+pub(super) fn authority_of<'a>(
     authorities: &'a Authorities,
     trust_domain: &TrustDomain,
 ) -> Result<&'a TrustDomainAuthorities, DevError> {
@@ -228,6 +249,6 @@ fn authority_of<'a>(
 }
 
 /// SPIRE's words for the same.
-fn no_identity() -> Status {
+pub(super) fn no_identity() -> Status {
     Status::permission_denied("no identity issued")
 }

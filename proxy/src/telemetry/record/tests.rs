@@ -1,4 +1,4 @@
-use super::{ConnectionFacts, ConnectionRecord, Outcome, RequestRecord, TlsFacts, Upstream};
+use super::{ConnectionFacts, ConnectionRecord, Outcome, RequestRecord, TlsFacts, TokenFacts, Upstream};
 use crate::capture::Remote;
 use crate::refusal::Refusal;
 use crate::telemetry::Direction;
@@ -48,6 +48,12 @@ fn a_request_record_reads_as_documented() {
         http_version: Some("2"),
         status: Some(200),
         grpc_status: None,
+        token: Some(TokenFacts {
+            subject: "spiffe://shop.example/web",
+            issuer: Some("https://issuer.example"),
+            audience: &["a".to_owned(), "b".to_owned()],
+            id_hash: &[0xcd; 32],
+        }),
         outcome: Outcome { rule: Some("web"), route: Some("read-orders"), ..Outcome::default() },
         upstream: Upstream { address: Some("127.0.0.1:8080"), identity: None },
     };
@@ -61,6 +67,8 @@ fn a_request_record_reads_as_documented() {
         r#""tls.protocol.version":"1.3","tls.cipher":"TLS_AES_128_GCM_SHA256","tls.curve":"X25519MLKEM768","#,
         r#""decision":"4f2a90d1c3b5e677","http.request.method":"GET","url.path":"/orders/17","#,
         r#""server.address":"orders.shop.svc","network.protocol.version":"2","http.response.status_code":200,"#,
+        r#""token.subject":"spiffe://shop.example/web","token.issuer":"https://issuer.example","token.audience":"a b","#,
+        r#""token.hash.sha256":"CDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCD","#,
         r#""rule":"web","route":"read-orders","upstream.address":"127.0.0.1:8080","#,
         r#""http.request.body.size":12,"http.response.body.size":3456,"duration_ms":1.042}"#,
         "\n"

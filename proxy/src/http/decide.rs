@@ -1,0 +1,160 @@
+//! Where a request goes, or why it does not: its route or service, the token that the route wants, and the rules.
+
+use super::bearer;
+use super::record::Recorder;
+use super::target::Target;
+use crate::authz::RequestFacts;
+use crate::connection::Connection;
+use crate::policy::{Destined, DoorPlan, InboundPlan, Policy, TokenPlan};
+use crate::refusal::{Refusal, Refused};
+use crate::token::{Presenter, Verified};
+use crate::upstream::client::HttpVersion;
+use crate::upstream::plan::{Requested, ServicePlan};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use postern_config::AppHttp;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// What was decided: where the request may go, and what it has to look like there.
+pub struct Allowed {
+    pub upstream: Arc<ServicePlan>,
+    pub version: HttpVersion,
+    pub host: Box<str>,
+    pub port: Option<u16>,
+    pub time_limit: Option<Duration>,
+    /// What rules were asked about, to be asked about again.
+    pub headers: Option<Box<HeaderMap>>,
+    /// Inbound: what the caller proved besides who it is.
+    pub token: Option<Box<Admitted>>,
+}
+
+/// A token that was taken, and what the application learns of it.
+pub struct Admitted {
+    pub token: Arc<Verified>,
+    pub claims: Vec<(HeaderName, Option<HeaderValue>)>,
+}
+
+/// Where the request goes, or why it does not.
+pub fn decide(
+    connection: &Connection,
+    policy: &Policy,
+    head: &Parts,
+    target: &Target<'_>,
+    recorder: &mut Recorder,
+) -> Result<Allowed, Refused> {
+    let caller_version = HttpVersion::of(head.version);
+    // What came from the application is no peer's, and the other way round, also when a reload gives the address to the other.
+    let door = policy.door(&connection.door).filter(|door| door.direction() == connection.session.direction);
+    match door {
+        Some(DoorPlan::Inbound(plan)) => decide_inbound(connection, policy, plan, head, target, recorder),
+        // It asks a forward proxy, which only a shared listener is.
+        Some(DoorPlan::Service(_) | DoorPlan::CapturedOutbound) if head.method == Method::CONNECT => {
+            Err(Refusal::ConnectRefused.into())
+        }
+        Some(DoorPlan::Service(service)) => {
+            let requested = Requested { host: Some(&target.host), port: target.port, original: None };
+            to_service(connection, service, target, requested, caller_version, recorder)
+        }
+        Some(DoorPlan::Shared | DoorPlan::CapturedOutbound) => {
+            let Destined { service, host } = policy.service_of_request(&target.host, connection.original());
+            let service = service.ok_or_else(|| undeclared(&target.host, connection.original()))?;
+            // Captured, it goes to the port that it was meant for: another one in `Host` is as little to be followed as
+            // another address (THREATS NW-06).
+            let original = connection.original();
+            let requested = Requested {
+                host: Some(host.as_deref().unwrap_or(&target.host)),
+                port: original.map(|original| original.port()).or(target.port),
+                original: original.and_then(|original| policy.dialled(original)),
+            };
+            to_service(connection, &service, target, requested, caller_version, recorder)
+        }
+        // A connection that was captured on its way in, or is a stream of a tunnel, is at the door of the port that was meant.
+        Some(DoorPlan::CapturedInbound | DoorPlan::Tunnel(_)) | None => {
+            Err(Refused::new(Refusal::NoRoute, "the listener is no longer in the configuration"))
+        }
+    }
+}
+
+fn undeclared(host: &str, original: Option<SocketAddr>) -> Refused {
+    let why = match original {
+        Some(original) => {
+            format!("no service is declared for host {host:?}, and none has {original} in its `addresses`")
+        }
+        None => format!("no service is declared for host {host:?}"),
+    };
+    Refused::new(Refusal::UnknownService, why)
+}
+
+fn decide_inbound(
+    connection: &Connection,
+    policy: &Policy,
+    plan: &Arc<InboundPlan>,
+    head: &Parts,
+    target: &Target<'_>,
+    recorder: &mut Recorder,
+) -> Result<Allowed, Refused> {
+    let (route, readings) = plan.rules.route(target, &head.method)?;
+    if let Some(route) = route {
+        recorder.route(&route.name);
+    }
+    let token = match route.and_then(|route| route.token.as_ref()) {
+        Some(wanted) => Some(admit(connection, wanted, head, recorder)?),
+        None => None,
+    };
+    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers));
+    let decision = plan.rules.decide(route, &connection.session.asked(policy, Some(facts)));
+    if let Some(rule) = decision.rule() {
+        recorder.rule(rule.clone());
+    }
+    decision.into_result()?;
+    Ok(Allowed {
+        upstream: connection.app(plan, policy)?,
+        version: match plan.config.app_http {
+            AppHttp::Same => HttpVersion::of(head.version),
+            AppHttp::Http1 => HttpVersion::Http1,
+            AppHttp::Http2 => HttpVersion::Http2,
+        },
+        host: Box::from(&*target.host),
+        port: target.port,
+        time_limit: plan.request_timeout(route),
+        headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
+        token,
+    })
+}
+
+/// The token that the route wants, if it is good, for us, and its caller's to show.
+fn admit(
+    connection: &Connection,
+    wanted: &TokenPlan,
+    head: &Parts,
+    recorder: &mut Recorder,
+) -> Result<Box<Admitted>, Refused> {
+    let (worker, peer) = (&connection.worker, connection.peer());
+    let presenter = peer.map_or(Presenter::Unknown, |peer| Presenter::Certificate(peer.fingerprint));
+    let mut remembered = worker.tokens.borrow_mut();
+    let remembered = remembered.with(&worker.identity().token_keys);
+    let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, SystemTime::now())?;
+    recorder.token(&token);
+    bearer::check_binding(wanted, &token, peer.map(|peer| &peer.id))?;
+    Ok(Box::new(Admitted { claims: wanted.claims(&token), token }))
+}
+
+fn to_service(
+    connection: &Connection,
+    service: &Arc<ServicePlan>,
+    target: &Target<'_>,
+    requested: Requested<'_>,
+    version: HttpVersion,
+    recorder: &mut Recorder,
+) -> Result<Allowed, Refused> {
+    recorder.service(&service.name, &service.metrics);
+    connection.check_user(service)?;
+    // What has no honest reading does not leave either: the other side could only guess.
+    target.readings(true)?;
+    let upstream = connection.worker.upstreams.instance(service, requested)?;
+    let time_limit = upstream.resilience.request_timeout;
+    let host = Box::from(&*target.host);
+    Ok(Allowed { upstream, version, host, port: target.port, time_limit, headers: None, token: None })
+}

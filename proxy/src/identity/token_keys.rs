@@ -1,0 +1,134 @@
+//! The keys that JWT-SVIDs are verified with: a stream of JWT bundles (Workload API §6.2.2), open for ever beside the one of
+//! SVIDs.
+//!
+//! How it fares says nothing about our identity: what we have stays until the agent says otherwise, and a token of which we
+//! do not know the key is refused.
+
+use super::backoff::Backoff;
+use super::message_fault::MessageFault;
+use super::proto::JwtBundlesResponse;
+use super::publisher::{Publisher, chain};
+use super::snapshot::TokenKeys;
+use super::supervisor::{SocketIdentity, Wake, wait};
+use super::workload_api::{Keepalive, StreamEnd, address_of, fetch_token_keys};
+use crate::token::{KeySet, Origin};
+use postern_config::identity::Endpoint;
+use postern_config::{SpiffeId, TrustDomain};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+pub(crate) struct TokenKeysSource {
+    endpoint: Endpoint,
+    publisher: Publisher,
+    /// What came last of each trust domain, to tell what changed.
+    documents: HashMap<TrustDomain, Vec<u8>>,
+    /// Why the stream ended last: said once.
+    told: Option<String>,
+}
+
+impl TokenKeysSource {
+    pub(crate) fn new(endpoint: Endpoint, publisher: Publisher) -> Self {
+        Self { endpoint, publisher, documents: HashMap::new(), told: None }
+    }
+
+    /// Never returns.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes the stream; what was published stays.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut keepalive = Keepalive::default();
+        loop {
+            let (socket, started) = (SocketIdentity::of(&self.endpoint), Instant::now());
+            let end = self.follow(keepalive, &mut backoff).await;
+            self.report(&end);
+            if matches!(end, StreamEnd::CutOff) {
+                keepalive = keepalive.after_cut_off(started.elapsed());
+            }
+            let delay = match end {
+                StreamEnd::NotSupported { .. } => Backoff::slow(fastrand::f64()),
+                _ => backoff.next(fastrand::f64()),
+            };
+            if wait(&self.endpoint, delay, socket).await == Wake::SocketAppeared {
+                backoff.reset();
+            }
+        }
+    }
+
+    async fn follow(&mut self, keepalive: Keepalive, backoff: &mut Backoff) -> StreamEnd {
+        let mut stream = match fetch_token_keys(&self.endpoint, keepalive).await {
+            Ok(stream) => stream,
+            Err(end) => return end,
+        };
+        loop {
+            match stream.message().await {
+                Ok(Some(message)) => self.apply(message),
+                Ok(None) => return StreamEnd::Ended,
+                Err(status) => return status.into(),
+            }
+            self.told = None;
+            backoff.reset();
+        }
+    }
+
+    /// The whole state (Workload API §4.3): a trust domain that is absent has no keys any more. One whose keys cannot be read
+    /// keeps those that it had: it must not be in a foreign domain's power to stop all others.
+    fn apply(&mut self, message: JwtBundlesResponse) {
+        if message.bundles.is_empty() {
+            return self.publisher.discard(&MessageFault::Empty("bundles"));
+        }
+        let known = self.publisher.store.load().token_keys.clone();
+        let (mut documents, mut keys) = (HashMap::new(), TokenKeys::new());
+        for (name, document) in message.bundles {
+            let id = SpiffeId::parse(&name).ok().filter(|id| id.path().is_empty());
+            let Some(trust_domain) = id.map(|id| id.trust_domain()) else {
+                tracing::error!(
+                    name = name.escape_debug().to_string(),
+                    "keys for tokens of what is no trust domain were refused"
+                );
+                continue;
+            };
+            let before = known.get(&trust_domain);
+            let is_same = self.documents.get(&trust_domain) == Some(&document);
+            let read = match before.filter(|_| is_same) {
+                Some(same) => Some(same.clone()),
+                None => read(&trust_domain, &document).or_else(|| before.cloned()),
+            };
+            keys.extend(read.map(|set| (trust_domain.clone(), set)));
+            documents.insert(trust_domain, document);
+        }
+        self.documents = documents;
+        self.publisher.publish_token_keys(keys);
+    }
+
+    fn report(&mut self, end: &StreamEnd) {
+        let (endpoint, error) = (address_of(&self.endpoint), chain(end));
+        if self.told.as_deref() == Some(error.as_str()) {
+            return;
+        }
+        // A broken agent is told of by the other stream.
+        match end {
+            StreamEnd::NotSupported { .. } | StreamEnd::TooLarge => {
+                tracing::warn!(endpoint, error, "the Workload API gives no keys for tokens; those that we have stay");
+            }
+            _ => tracing::debug!(endpoint, error, "the stream of keys for tokens ended; will try again"),
+        }
+        self.told = Some(error);
+    }
+}
+
+fn read(trust_domain: &TrustDomain, document: &[u8]) -> Option<Arc<KeySet>> {
+    match KeySet::parse(document, Origin::WorkloadApi) {
+        Ok(set) => {
+            for key in set.ignored().iter().filter(|key| !key.is_foreign()) {
+                tracing::warn!(%trust_domain, key_id = ?key.key_id, problem = chain(&key.fault), "a key for tokens is not used");
+            }
+            Some(Arc::new(set))
+        }
+        Err(error) => {
+            tracing::error!(%trust_domain, error = chain(&error), "keys for tokens were refused; those that we have stay");
+            None
+        }
+    }
+}

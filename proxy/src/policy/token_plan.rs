@@ -1,0 +1,65 @@
+//! What a route wants of tokens, ready to be asked.
+
+use crate::token::{Expectation, Presenter, Subject, Verified};
+use http::{HeaderName, HeaderValue};
+use postern_config::{Binding, SpiffeId, TokenRule};
+use serde_json::Value;
+
+/// What a route wants of tokens, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct TokenPlan {
+    rule: TokenRule,
+    /// Where a verified claim goes on to the application.
+    headers: Vec<(HeaderName, String)>,
+}
+
+impl TokenPlan {
+    pub(super) fn compile(rule: &TokenRule) -> Self {
+        let header = |it: &postern_config::ClaimHeader| Some((it.header.parse().ok()?, it.claim.clone()));
+        Self { rule: rule.clone(), headers: rule.headers.iter().filter_map(header).collect() }
+    }
+
+    pub fn expectation(&self, presenter: Presenter) -> Expectation<'_> {
+        Expectation { audiences: &self.rule.audiences, leeway: self.rule.leeway, presenter }
+    }
+
+    /// Whether `peer` may show this token: it is its own, or the peer may show others' (THREATS JW-20).
+    pub fn may_present(&self, token: &Verified, peer: Option<&SpiffeId>) -> bool {
+        let is_own = || peer.is_some_and(|peer| matches!(&token.subject, Subject::Workload(id) if id == peer));
+        match &self.rule.binding {
+            Binding::Bearer => true,
+            Binding::Peer => is_own(),
+            Binding::Forwarders(forwarders) => {
+                is_own() || peer.is_some_and(|peer| forwarders.iter().any(|pattern| pattern.matches(peer)))
+            }
+        }
+    }
+
+    /// Of a request that was let in with `token`: would it be let in by this plan too? When it expires is no longer asked: that
+    /// is decided when a request begins (DESIGN, rulings).
+    pub fn still_admits(&self, token: &Verified, peer: Option<&SpiffeId>) -> bool {
+        let is_for_us = token.registered.audience.iter().any(|name| self.rule.audiences.contains(name));
+        is_for_us && self.may_present(token, peer)
+    }
+
+    /// What the application learns of the token, by header. `None`, and so nothing: the claim is not there, or is no text,
+    /// number, truth value or list of texts.
+    pub fn claims(&self, token: &Verified) -> Vec<(HeaderName, Option<HeaderValue>)> {
+        let value = |claim: &str| HeaderValue::try_from(text_of(token.claims.get(claim)?)?).ok();
+        self.headers.iter().map(|(name, claim)| (name.clone(), value(claim))).collect()
+    }
+}
+
+fn text_of(claim: &Value) -> Option<String> {
+    match claim {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Array(values) => {
+            // A text with a comma would become two.
+            let texts = values.iter().map(|value| value.as_str().filter(|text| !text.contains(',')));
+            texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
+        }
+        Value::Null | Value::Object(_) => None,
+    }
+}

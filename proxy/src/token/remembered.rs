@@ -1,0 +1,61 @@
+//! Tokens whose signature was found good: a caller shows the same one for minutes, and a signature costs a tenth of a
+//! millisecond.
+
+use super::judge::{Trust, Verified, verify_signature};
+use super::problem::TokenProblem;
+use crate::identity::TokenKeys;
+use aws_lc_rs::digest::{SHA256, digest};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Of a few kilobytes each.
+const TOKENS_MAX: usize = 1024;
+/// No route's leeway is longer.
+const LEEWAY_MAX: Duration = Duration::from_secs(300);
+
+/// One worker's. What was verified with keys that have changed since is forgotten (THREATS JW-17).
+#[derive(Default)]
+pub struct RememberedTokens {
+    keys: Arc<TokenKeys>,
+    /// By SHA-256 of the token, so that none lies here.
+    by_hash: HashMap<[u8; 32], Arc<Verified>>,
+}
+
+impl RememberedTokens {
+    /// From now on these keys count.
+    pub fn with(&mut self, keys: &Arc<TokenKeys>) -> &mut Self {
+        if !Arc::ptr_eq(&self.keys, keys) {
+            self.keys = keys.clone();
+            self.by_hash.clear();
+        }
+        self
+    }
+
+    /// Who signed it and what it says, and nothing about for whom or when: see [`Verified::check`].
+    ///
+    /// # Errors
+    /// It is not signed by who it says, or breaks another rule. That is not remembered.
+    pub fn verify(&mut self, token: &[u8], now: SystemTime) -> Result<Arc<Verified>, TokenProblem> {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, token).as_ref());
+        if let Some(verified) = self.by_hash.get(&hash) {
+            return Ok(verified.clone());
+        }
+        let verified = Arc::new(verify_signature(token, &Trust::TrustDomains(&self.keys))?);
+        self.make_room(now);
+        self.by_hash.insert(hash, verified.clone());
+        Ok(verified)
+    }
+
+    fn make_room(&mut self, now: SystemTime) {
+        if self.by_hash.len() < TOKENS_MAX {
+            return;
+        }
+        self.by_hash.retain(|_, token| token.registered.expires_at + LEEWAY_MAX > now);
+        if self.by_hash.len() >= TOKENS_MAX {
+            // Each of them costs one signature once more.
+            self.by_hash.clear();
+        }
+    }
+}
