@@ -16,6 +16,7 @@ use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
 use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::pressure;
 use crate::shared::Shared;
+use crate::tasks;
 use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
 use crate::tls::begin_random_numbers;
 use crate::upstream::discovery::Discovery;
@@ -122,10 +123,10 @@ impl App {
         if policy.captured_port().is_some() || policy.expects_outbound() {
             app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
         }
-        tokio::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
-        tokio::spawn(pressure::watch(app.shared.clone()));
+        tasks::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
+        tasks::spawn(pressure::watch(app.shared.clone()));
         if app.shared.audit.enabled() {
-            tokio::spawn(audit::watch::watch(identity, app.shared.audit.clone()));
+            tasks::spawn(audit::watch::watch(identity, app.shared.audit.clone()));
         }
         Ok(app)
     }

@@ -26,6 +26,7 @@ pub mod refusal;
 pub mod reload;
 pub mod session;
 pub mod shared;
+pub mod tasks;
 pub mod telemetry;
 pub mod tls;
 pub mod token;

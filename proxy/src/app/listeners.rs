@@ -8,6 +8,7 @@ use crate::admin::{self, AdminState, AllowedUids, bind_unix_socket};
 use crate::capture::unix_socket::{self, MODE_OF_LISTENERS, SocketFile};
 use crate::capture::{self, Acceptor, BACKLOG, CloseAsked, Closer, Listening};
 use crate::policy::{Door, DoorPlan, Policy};
+use crate::tasks;
 use crate::worker::{Command, WorkerHandle};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -258,7 +259,7 @@ impl Listeners {
         self.open(bound.listeners).await;
         if let Some((file, listener)) = bound.admin {
             let (closer, asked) = capture::closing();
-            tokio::spawn(admin::serve_socket(listener, self.allowed.clone(), self.state.clone(), asked));
+            tasks::spawn(admin::serve_socket(listener, self.allowed.clone(), self.state.clone(), asked));
             self.admin = Some((file, closer));
         }
     }
@@ -309,9 +310,9 @@ impl Listeners {
         };
         let state = self.state.clone();
         drop(match listener {
-            Listener::Metrics(_) => tokio::spawn(admin::serve_metrics(socket, state, asked)),
-            Listener::Readiness(_) => tokio::spawn(admin::serve_readiness(socket, state, asked)),
-            _ => tokio::spawn(admin::serve_tcp_readonly(socket, state, asked)),
+            Listener::Metrics(_) => tasks::spawn(admin::serve_metrics(socket, state, asked)),
+            Listener::Readiness(_) => tasks::spawn(admin::serve_readiness(socket, state, asked)),
+            _ => tasks::spawn(admin::serve_tcp_readonly(socket, state, asked)),
         });
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 use super::cache::{Cache, Key};
 use super::wire::{Query, Reply, ReplyError};
+use crate::tasks;
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -116,7 +117,7 @@ impl Forwarder {
         let (sender, receiver) = watch::channel(None);
         in_flight.insert(key.clone(), receiver.clone());
         let (forwarder, query) = (self.clone(), query.clone());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             // Its place is given back however this task ends.
             let _place = Place { forwarder: &forwarder, key: &key };
             let outcome = forwarder.ask_all(&query).await.map(Arc::new);

@@ -10,6 +10,7 @@ use super::store::IdentityStore;
 use super::supervisor::Supervisor;
 use super::token_keys::TokenKeysSource;
 use super::workload_api::address_of;
+use crate::tasks;
 use crate::tls::Strictness;
 use postern_config::identity::{Endpoint, Identity, IdentitySource};
 use std::net::IpAddr;
@@ -69,10 +70,10 @@ pub fn spawn(
     publisher.counters.keep_fetches_of(&federated);
     let relationships = config.federation.iter().map(|endpoint| {
         let relationship = Relationship::new(endpoint.clone(), publisher.clone(), strictness);
-        tokio::spawn(relationship.run()).abort_handle()
+        tasks::spawn(relationship.run()).abort_handle()
     });
     let mut tasks: Vec<AbortHandle> = relationships.collect();
-    let grace = tokio::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
+    let grace = tasks::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
     let mut of_tokens = None;
     let source = match &config.source {
         IdentitySource::WorkloadApi { endpoint } => {
@@ -82,8 +83,8 @@ pub fn spawn(
             let profile = Profile::SvidsAndBundles;
             of_tokens = Some(endpoint.clone());
             let keys = TokenKeysSource::new(endpoint.clone(), publisher.clone());
-            tasks.push(tokio::spawn(keys.run()).abort_handle());
-            tokio::spawn(Supervisor { endpoint, profile, strictness, publisher }.run()).abort_handle()
+            tasks.push(tasks::spawn(keys.run()).abort_handle());
+            tasks::spawn(Supervisor { endpoint, profile, strictness, publisher }.run()).abort_handle()
         }
         IdentitySource::Files { certificate, key, bundle, federated } => {
             let paths = FilePaths {
@@ -92,7 +93,7 @@ pub fn spawn(
                 bundle: bundle.clone(),
                 federated: federated.clone(),
             };
-            tokio::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle()
+            tasks::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle()
         }
     };
     tasks.extend([grace, source]);
@@ -104,7 +105,7 @@ pub fn spawn_bundles_only(endpoint: Endpoint, store: Arc<IdentityStore>, counter
     warn_of_distant(&endpoint);
     let publisher = Publisher { store, counters };
     let supervisor = Supervisor { endpoint, profile: Profile::BundlesOnly, strictness: Strictness::Strict, publisher };
-    SourceHandle { tasks: vec![tokio::spawn(supervisor.run()).abort_handle()], endpoint: None }
+    SourceHandle { tasks: vec![tasks::spawn(supervisor.run()).abort_handle()], endpoint: None }
 }
 
 /// Workload Endpoint §3: the endpoint is not encrypted, so it has to be local.

@@ -1,5 +1,6 @@
 //! What a user's programs do in the demo: requests, load, an L4 connection.
 
+use crate::tasks;
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -27,7 +28,7 @@ pub struct Answer {
 async fn connect(to: SocketAddr) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
     let tcp = TcpStream::connect(to).await.with_context(|| format!("cannot connect to {to}"))?;
     let (sender, connection) = handshake(TokioIo::new(tcp)).await?;
-    tokio::spawn(connection);
+    tasks::spawn(connection);
     Ok(sender)
 }
 
@@ -71,7 +72,7 @@ pub struct Load {
 impl Load {
     pub fn start(to: SocketAddr, path: &'static str) -> Self {
         let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let task = |_| tokio::spawn(keep_asking(to, path, stop.clone(), requests.clone()));
+        let task = |_| tasks::spawn(keep_asking(to, path, stop.clone(), requests.clone()));
         let tasks = (0..CONNECTIONS).map(task).collect();
         Self { stop, requests, tasks }
     }

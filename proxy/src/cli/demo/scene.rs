@@ -1,6 +1,7 @@
 //! The demo's stage: provider, application, two sidecar processes, and their files.
 
 use crate::identity::dev::{DevConfig, DevProvider, DevWorkload};
+use crate::tasks;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -67,8 +68,8 @@ impl Scene {
         let orders = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let ledger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let apps = (orders.local_addr()?, ledger.local_addr()?);
-        tokio::spawn(serve_orders(orders));
-        tokio::spawn(serve_ledger(ledger));
+        tasks::spawn(serve_orders(orders));
+        tasks::spawn(serve_ledger(ledger));
         println!("The application listens on {} (HTTP) and {} (TCP). It knows nothing of TLS.", apps.0, apps.1);
 
         let ports = Ports::free()?;
@@ -280,7 +281,7 @@ async fn serve_orders(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         let serving =
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
-        tokio::spawn(serving);
+        tasks::spawn(serving);
     }
 }
 
@@ -292,6 +293,6 @@ async fn serve_ledger(listener: TcpListener) {
         let _ = tokio::io::copy(&mut from, &mut to).await;
     };
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(echo(stream));
+        tasks::spawn(echo(stream));
     }
 }

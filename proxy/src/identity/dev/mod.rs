@@ -19,6 +19,7 @@ mod workload;
 pub use error::DevError;
 
 use crate::identity::proto::X509svidResponse;
+use crate::tasks;
 use authority::TrustDomainAuthorities;
 use postern_config::{SpiffeId, TrustDomain};
 use socket::{bind, private_directory};
@@ -352,7 +353,7 @@ impl Shared {
 async fn run(shared: Arc<Shared>, listeners: Vec<(Arc<Workload>, UnixListener)>, mut stopped: oneshot::Receiver<()>) {
     for (workload, listener) in listeners {
         let shared = shared.clone();
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let name = workload.name.clone();
             if let Err(error) = server::serve(shared, workload, listener).await {
                 tracing::error!(workload = name, %error, "the Workload API server ended");
