@@ -3,6 +3,7 @@
 mod conditions;
 mod raw;
 mod time_window;
+mod token_match;
 
 use crate::network::Network;
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
@@ -14,6 +15,9 @@ pub(crate) use raw::{RawRule, check_rules};
 pub(crate) use time_window::RawTimeWindow;
 pub use time_window::TimeWindow;
 pub(crate) use time_window::print_moment;
+#[cfg(test)]
+pub(crate) use token_match::RawTokenMatch;
+pub use token_match::TokenMatch;
 
 /// The rules of a port, or of a route.
 ///
@@ -71,6 +75,8 @@ pub struct Rule {
     pub paths: Vec<PathPattern>,
     pub headers: Vec<FieldMatch>,
     pub query: Vec<FieldMatch>,
+    /// `None`: nothing is asked of the caller's token.
+    pub token: Option<TokenMatch>,
     pub place: Place,
 }
 
@@ -87,6 +93,7 @@ impl Rule {
             paths: Vec::new(),
             headers: Vec::new(),
             query: Vec::new(),
+            token: None,
             place,
         }
     }
@@ -97,7 +104,8 @@ impl Rule {
             && self.hosts.is_empty()
             && self.paths.is_empty()
             && self.headers.is_empty()
-            && self.query.is_empty())
+            && self.query.is_empty()
+            && self.token.is_none())
     }
 }
 

@@ -154,6 +154,17 @@ fn routes(port: &Inbound, reader: &mut Reader) {
 
 /// Keys for tokens come with the Workload API, and a caller without a certificate is nobody whose own a token could be.
 fn tokens(port: &Inbound, source: &IdentitySource, reader: &mut Reader) {
+    // A rule of a port holds on its routes; those with rules of their own have no use for its `allow`.
+    let takes_none = |route: &Route| route.token.is_none();
+    let on_all = port.routes.is_empty() || port.routes.iter().any(takes_none);
+    let of_port = port.rules.deny.iter().chain(&port.rules.require).filter(|_| on_all);
+    let own_allow = port.rules.allow.iter().filter(|_| port.routes.is_empty());
+    let of_routes = port.routes.iter().filter(|route| takes_none(route)).flat_map(|route| route.rules.all());
+    for rule in of_port.chain(own_allow).chain(of_routes).filter(|rule| rule.token.is_some()) {
+        let hint = "add `audience` and `binding` to each route that the rule is for, or remove `token` from the rule";
+        let what = format!("rule `{}` asks for what a token says, and where it holds no token is taken", rule.name);
+        reader.problem(&rule.place, what, hint);
+    }
     for route in &port.routes {
         let Some(token) = &route.token else { continue };
         if matches!(source, IdentitySource::Files { .. }) {

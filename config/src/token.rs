@@ -335,6 +335,37 @@ mod tests {
     }
 
     #[test]
+    fn rules_ask_of_tokens_only_where_tokens_are_taken() {
+        let file = |port: &str, routes: &str| {
+            format!("inbound: [{{ port: 80, allow: [{{ spiffe: 'spiffe://td/a' }}], {port} routes: [{routes}] }}]\n")
+        };
+        let taken = "{ name: t, match: { path: /t }, audience: a, binding: peer }";
+        let asking =
+            "{ match: { path: /r }, allow: [{ spiffe: 'spiffe://td/a', token: { claims: { tenant: acme } } }] }";
+        let with = |says: &str| {
+            let rule = format!("[{{ spiffe: 'spiffe://td/a', token: {says} }}]");
+            file("", &format!("{{ match: {{}}, audience: a, binding: peer, allow: {rule} }}"))
+        };
+        assert!(problems(&file("", asking)).contains("no token is taken"));
+        let deny = "deny: [{ token: { subject: 'spiffe://td/x' } }],";
+        assert!(problems(&file(deny, &format!("{taken}, {{ match: {{}} }}"))).contains("no token is taken"));
+        Config::from_str(Path::new("t.yaml"), &file(deny, taken)).unwrap_or_else(|problems| panic!("{problems}"));
+        for (says, told) in [
+            ("{}", "asks for nothing"),
+            ("{ claims: {} }", "nothing that could fit"),
+            ("{ scopes: [] }", "nothing that could fit"),
+            ("{ scopes: 'read write' }", "has a space"),
+            ("{ subjects: x }", "did you mean `subject`?"),
+            ("{ subject: '*a*' }", "both ends"),
+        ] {
+            let problems = problems(&with(says));
+            assert!(problems.contains(told), "{says}: {problems}");
+        }
+        let good = "{ subject: 'spiffe://td/*', issuer: i, scopes: [read], claims: { tenant: [a, b*] } }";
+        Config::from_str(Path::new("t.yaml"), &with(good)).unwrap_or_else(|problems| panic!("{problems}"));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_told_with_what_to_write_instead() {
         for (keys, told) in [
             (&["audience: a"][..], "add `binding: peer`"),

@@ -111,8 +111,14 @@ fn routes_and_rules() -> anyhow::Result<[Part; 2]> {
             table.select("orders.shop", &Method::GET, black_box(&readings)).is_ok()
         })?,
         Part::new("authorize", "decide by 1,000 rules with patterns", 20_000, move || {
-            let facts =
-                RequestFacts { method: &Method::GET, host: "orders.shop", readings: &same, headers: None, query: None };
+            let facts = RequestFacts {
+                method: &Method::GET,
+                host: "orders.shop",
+                readings: &same,
+                headers: None,
+                query: None,
+                token: None,
+            };
             let principal = Principal::Spiffe(black_box(&caller));
             rules
                 .decide(&Asked { principal, source: Some(Ipv4Addr::LOCALHOST.into()), now: 0, request: Some(facts) })

@@ -2,6 +2,7 @@
 
 use super::conditions::{Fields, check_headers, check_query};
 use super::time_window::RawTimeWindow;
+use super::token_match::RawTokenMatch;
 use super::{Effect, Principal, Rule};
 use crate::network::Network;
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
@@ -51,6 +52,9 @@ pub(crate) struct RawRule {
     /// Only with these parameters of the query, decoded, as for `headers`. HTTP only.
     #[schemars(extend("x-default" = "any"))]
     query: Field<Fields>,
+    /// Only when the caller's token says this. Only on routes with an `audience`.
+    #[schemars(extend("x-default" = "any token"))]
+    token: Field<RawTokenMatch>,
     #[schemars(skip)]
     place: Place,
 }
@@ -71,6 +75,7 @@ impl Section for RawRule {
             paths: keys.optional("paths"),
             headers: keys.optional("headers"),
             query: keys.optional("query"),
+            token: keys.optional("token"),
             place: keys.place(),
         }
     }
@@ -86,6 +91,10 @@ impl RawRule {
             true => Some(self.time.into_option()?.check(reader)?),
             false => None,
         };
+        let token = match self.token.is_written() {
+            true => Some(self.token.into_option()?.check(reader)?),
+            false => None,
+        };
         let rule = Rule {
             name: self.name.into_option().map_or_else(default_name, |name| name.0),
             who,
@@ -96,6 +105,7 @@ impl RawRule {
             paths: read_or_nothing(self.paths)?.0,
             headers: check_headers(read_or_nothing(self.headers)?, reader),
             query: check_query(read_or_nothing(self.query)?, reader),
+            token,
             place: self.place,
         };
         if effect != Effect::Allow && rule.who == Principal::Anyone && !rule.is_about_requests() {
@@ -169,7 +179,7 @@ impl RawRule {
 }
 
 /// `None`: it was written and could not be read. Then the rule as a whole is none: without a part it would fit more.
-fn read_or_nothing<T: Default>(field: Field<T>) -> Option<T> {
+pub(super) fn read_or_nothing<T: Default>(field: Field<T>) -> Option<T> {
     match field.is_written() {
         true => field.into_option(),
         false => Some(T::default()),

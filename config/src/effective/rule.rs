@@ -1,7 +1,7 @@
 //! Rules, as they are in force.
 
 use super::{put, words};
-use crate::authz::{FieldMatch, Principal, Rule, Rules, TimeWindow, print_moment};
+use crate::authz::{FieldMatch, Principal, Rule, Rules, TimeWindow, TokenMatch, print_moment};
 use serde_json::{Map, Value, json};
 
 pub(super) fn rules(section: &mut Map<String, Value>, rules: &Rules) {
@@ -26,6 +26,16 @@ fn rule(rule: &Rule) -> Value {
     put(&mut section, "paths", (!rule.paths.is_empty()).then(|| words(&rule.paths)));
     put(&mut section, "headers", (!rule.headers.is_empty()).then(|| fields(&rule.headers)));
     put(&mut section, "query", (!rule.query.is_empty()).then(|| fields(&rule.query)));
+    put(&mut section, "token", rule.token.as_ref().map(token));
+    Value::Object(section)
+}
+
+fn token(token: &TokenMatch) -> Value {
+    let mut section = Map::new();
+    put(&mut section, "subject", (!token.subjects.is_empty()).then(|| words(&token.subjects)));
+    put(&mut section, "issuer", (!token.issuers.is_empty()).then(|| words(&token.issuers)));
+    put(&mut section, "scopes", (!token.scopes.is_empty()).then(|| json!(token.scopes)));
+    put(&mut section, "claims", (!token.claims.is_empty()).then(|| fields(&token.claims)));
     Value::Object(section)
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::audit::{RawAudit, RawAuditFile, RawDecisions, RawRotate, RawSeal, RawSecondPlace};
-use crate::authz::{RawRule, RawTimeWindow};
+use crate::authz::{RawRule, RawTimeWindow, RawTokenMatch};
 use crate::bounds::{RawLimits, RawTimeouts};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::hardening::RawHardening;
@@ -47,6 +47,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawIdentityHeaders>();
     check::<RawRule>();
     check::<RawTimeWindow>();
+    check::<RawTokenMatch>();
     check::<RawRoute>();
     check::<RawToken>();
     check::<RawForwarders>();
@@ -80,7 +81,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 37);
+    assert_eq!(objects + 1, 38);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

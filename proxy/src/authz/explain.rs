@@ -3,7 +3,7 @@
 
 use super::rule::{Captured, PARTS, Part, Rule};
 use super::{Asked, Decision, Principal, RuleSet};
-use postern_config::authz::{Effect, Principal as Who};
+use postern_config::authz::{Effect, Principal as Who, TokenMatch};
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -87,8 +87,23 @@ fn lack(rule: &Rule, part: Part, captured: &Captured<'_>) -> Lack {
             let mut parameters = rule.query.iter().map(|field| (field.name.clone(), one_of(&field.values)));
             ("query", fields(&mut parameters))
         }
+        Part::Token => ("token", rule.token.as_ref().map(token).unwrap_or_default()),
     };
     Lack { key, wants }
+}
+
+fn token(wanted: &TokenMatch) -> String {
+    let mut parts = Vec::new();
+    for (name, values) in [("subject", &wanted.subjects), ("issuer", &wanted.issuers)] {
+        if !values.is_empty() {
+            parts.push(format!("{name} {}", one_of(values)));
+        }
+    }
+    if !wanted.scopes.is_empty() {
+        parts.push(format!("scopes {}", wanted.scopes.join(" and ")));
+    }
+    parts.extend(wanted.claims.iter().map(|claim| format!("{}: {}", claim.name, one_of(&claim.values))));
+    parts.join(", ")
 }
 
 /// What the caller's ID has for the captures.

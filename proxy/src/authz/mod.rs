@@ -8,9 +8,11 @@ pub mod explain;
 mod list;
 pub mod prefix_index;
 mod rule;
+mod token_rule;
 
 use crate::http::normalize::Readings;
 use crate::refusal::{Refusal, Refused};
+use crate::token::Verified;
 use http::{HeaderMap, Method, Uri};
 use list::RuleList;
 use postern_config::authz::{Effect, Rules, TimeWindow};
@@ -50,6 +52,8 @@ pub struct RequestFacts<'a> {
     pub headers: Option<&'a HeaderMap>,
     /// As it came.
     pub query: Option<&'a str>,
+    /// The caller's, where the route wants one: good, for us, and the caller's to show.
+    pub token: Option<&'a Verified>,
 }
 
 impl<'a> RequestFacts<'a> {
@@ -60,8 +64,9 @@ impl<'a> RequestFacts<'a> {
         host: &'a str,
         readings: &'a Readings<'a>,
         headers: Option<&'a HeaderMap>,
+        token: Option<&'a Verified>,
     ) -> Self {
-        Self { method, host, readings, headers, query: uri.query() }
+        Self { method, host, readings, headers, query: uri.query(), token }
     }
 }
 

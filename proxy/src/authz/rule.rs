@@ -1,9 +1,9 @@
 //! One rule, ready to be asked.
 
-use super::{Asked, Principal, RequestFacts};
+use super::{Asked, Principal, RequestFacts, token_rule};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, Method};
-use postern_config::authz::{Effect, FieldMatch, Principal as Who, Rule as Written, TimeWindow};
+use postern_config::authz::{Effect, FieldMatch, Principal as Who, Rule as Written, TimeWindow, TokenMatch};
 use postern_config::{HostPattern, Network, PathPattern};
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ pub struct Rule {
     pub paths: Vec<PathPattern>,
     pub headers: Vec<(HeaderName, FieldMatch)>,
     pub query: Vec<FieldMatch>,
+    pub token: Option<TokenMatch>,
     /// What it asks for, of [`PARTS`] and in their order.
     asks: Vec<Part>,
 }
@@ -41,11 +42,21 @@ pub enum Part {
     Path,
     Headers,
     Query,
+    Token,
 }
 
 /// What costs least comes first.
-pub const PARTS: [Part; 8] =
-    [Part::Source, Part::Time, Part::Request, Part::Method, Part::Host, Part::Path, Part::Headers, Part::Query];
+pub const PARTS: [Part; 9] = [
+    Part::Source,
+    Part::Time,
+    Part::Request,
+    Part::Method,
+    Part::Host,
+    Part::Path,
+    Part::Headers,
+    Part::Query,
+    Part::Token,
+];
 
 impl Rule {
     pub fn compile(rule: &Written) -> Self {
@@ -63,6 +74,7 @@ impl Rule {
             Part::Path => !rule.paths.is_empty(),
             Part::Headers => !rule.headers.is_empty(),
             Part::Query => !rule.query.is_empty(),
+            Part::Token => rule.token.is_some(),
         };
         Self {
             name: Arc::from(rule.name.as_str()),
@@ -77,6 +89,7 @@ impl Rule {
             paths: rule.paths.clone(),
             headers,
             query: rule.query.clone(),
+            token: rule.token.clone(),
         }
     }
 
@@ -122,6 +135,11 @@ impl Rule {
             Part::Path => of_request(&|request| self.fits_path(request, captured, effect)),
             Part::Headers => of_request(&|request| self.fits_headers(request.headers, effect)),
             Part::Query => of_request(&|request| self.fits_query(request.query, effect)),
+            Part::Token => of_request(&|request| match (&self.token, request.token) {
+                (None, _) => true,
+                (Some(_), None) => effect == Effect::Deny,
+                (Some(wanted), Some(token)) => token_rule::fits(wanted, token, effect),
+            }),
         }
     }
 

@@ -1,4 +1,5 @@
 mod conditions;
+mod tokens;
 
 use super::{Asked, Decision, Principal, RequestFacts, RuleSet};
 use crate::http::normalize::{Readings, read_path};
@@ -39,7 +40,7 @@ fn connection<'a>(principal: &Principal<'a>) -> Asked<'a> {
 }
 
 fn request<'a>(principal: &Principal<'a>, method: &'a Method, readings: &'a Readings<'a>) -> Asked<'a> {
-    let facts = RequestFacts { method, host: "orders.shop", readings, headers: None, query: None };
+    let facts = RequestFacts { method, host: "orders.shop", readings, headers: None, query: None, token: None };
     Asked { request: Some(facts), ..connection(principal) }
 }
 

@@ -10,7 +10,7 @@ use crate::http::target::read_target;
 use crate::identity::TokenKeys;
 use crate::policy::{PortRules, TokenPlan};
 use crate::refusal::Refused;
-use crate::token::{Origin, Presenter, RememberedTokens};
+use crate::token::{Origin, Presenter, RememberedTokens, Verified};
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
@@ -143,28 +143,32 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     };
     explanation.route = route.map(|route| route.name.to_string());
     explanation.readings = readings.iter().map(str::to_owned).collect();
+    let mut token = None;
     if let Some(wanted) = route.and_then(|route| route.token.as_ref()) {
-        let token = present_token(arguments, wanted, &head.headers, peer.as_ref(), now.into())?;
-        match token {
-            Ok(subject) => explanation.token = Some(subject),
+        match present_token(arguments, wanted, &head.headers, peer.as_ref(), now.into())? {
+            Ok(shown) => {
+                explanation.token = Some(shown.shown_subject().to_string());
+                token = Some(shown);
+            }
             Err(refused) => return Ok(Explanation { verdict: Err(refused), ..explanation }),
         }
     }
-    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers));
+    let shown = token.as_deref();
+    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers), shown);
     let asked = Asked { request: Some(facts), ..connection };
     explanation.rules = rules.explain(route, &asked);
     explanation.verdict = Ok(rules.decide(route, &asked));
     Ok(explanation)
 }
 
-/// Whose token the caller shows, by the data plane's own code. The outer error: there is no saying.
+/// The token that the caller shows, judged by the data plane's own code. The outer error: there is no saying.
 fn present_token(
     arguments: &ExplainArgs,
     wanted: &TokenPlan,
     headers: &HeaderMap,
     peer: Option<&SpiffeId>,
     now: SystemTime,
-) -> anyhow::Result<Result<String, Refused>> {
+) -> anyhow::Result<Result<Arc<Verified>, Refused>> {
     let mut headers = headers.clone();
     if let Some(path) = &arguments.token {
         let bearer = [b"Bearer ", jwt::read_token(path)?.as_slice()].concat();
@@ -179,7 +183,7 @@ fn present_token(
     let remembered = remembered.with(&Arc::new(keys));
     let judged = bearer::authenticate(wanted, &headers, Presenter::Unknown, remembered, now).and_then(|token| {
         bearer::check_binding(wanted, &token, peer)?;
-        Ok(token.shown_subject().to_string())
+        Ok(token)
     });
     Ok(judged)
 }

@@ -103,7 +103,8 @@ fn decide_inbound(
         Some(wanted) => Some(admit(connection, wanted, head, recorder)?),
         None => None,
     };
-    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers));
+    let shown = token.as_ref().map(|admitted| &*admitted.token);
+    let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers), shown);
     let decision = plan.rules.decide(route, &connection.session.asked(policy, Some(facts)));
     if let Some(rule) = decision.rule() {
         recorder.rule(rule.clone());

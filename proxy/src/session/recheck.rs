@@ -69,13 +69,13 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
         let readings = read_again(&request.method, &request.uri, plan.rules.some_route_is_lax());
         let Ok(readings) = readings else { return false };
         let headers = request.headers.get().map(|headers| &**headers);
-        let facts = RequestFacts::new(&request.method, &request.uri, &request.host, &readings, headers);
+        let token = request.token.get().map(|token| &**token);
+        let facts = RequestFacts::new(&request.method, &request.uri, &request.host, &readings, headers, token);
         let asked = request.session.asked(policy, Some(facts));
         let Ok(route) = plan.rules.route_of(&request.host, &request.method, &readings) else { return false };
         let wanted = route.and_then(|route| route.token.as_ref());
         let peer = request.session.trust().map(|trust| &trust.peer.id);
-        let has_token =
-            wanted.is_none_or(|wanted| request.token.get().is_some_and(|token| wanted.still_admits(token, peer)));
+        let has_token = wanted.is_none_or(|wanted| token.is_some_and(|token| wanted.still_admits(token, peer)));
         has_token && plan.rules.decide(route, &asked).is_allowed()
     })
 }

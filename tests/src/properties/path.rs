@@ -64,7 +64,14 @@ pub(super) fn check(bytes: &[u8]) {
     }
     let copy = readings.clone().into_owned();
     assert_eq!(copy, readings);
-    let facts = RequestFacts { method: &Method::GET, host: "app", readings: &readings, headers: None, query: None };
+    let facts = RequestFacts {
+        method: &Method::GET,
+        host: "app",
+        readings: &readings,
+        headers: None,
+        query: None,
+        token: None,
+    };
     let asked = Asked { principal: Principal::Anonymous, source: None, now: 0, request: Some(facts) };
     if !RULES.decide(&asked).is_allowed() {
         return;

@@ -48,6 +48,7 @@ fn decide(rules: &Rules, request: &Request<'_>) -> Decision {
         readings: &readings,
         headers: request.headers.as_ref(),
         query: request.query,
+        token: None,
     };
     let asked =
         Asked { principal: Principal::Spiffe(&caller), source: Some(HERE), now: request.now, request: Some(facts) };
@@ -108,7 +109,8 @@ fn a_ports_deny_and_require_hold_on_its_routes_and_its_allow_only_where_there_is
     ] {
         let id = id(caller);
         let read = readings("/");
-        let facts = RequestFacts { method: &Method::GET, host: "h", readings: &read, headers: None, query: None };
+        let facts =
+            RequestFacts { method: &Method::GET, host: "h", readings: &read, headers: None, query: None, token: None };
         let asked = Asked { principal: Principal::Spiffe(&id), source: Some(HERE), now: 0, request: Some(facts) };
         assert_eq!(compiled.decide(&asked), expected, "{caller}");
     }
