@@ -107,10 +107,11 @@ impl KeySet {
         }
         let ambiguous = ambiguous(&usable, others);
         for (index, key) in usable {
-            let key_id = key.key_id.as_deref().unwrap_or_default();
-            if ambiguous.contains(key_id) {
+            // None is no name, and not the empty one.
+            let key_id = key.key_id.as_deref();
+            if key_id.is_some_and(|key_id| ambiguous.contains(key_id)) {
                 set.ignored.push(ignored(index, KeyFault::KeyIdTwice));
-            } else if let Some(same) = set.by_key_id.get(key_id) {
+            } else if let Some(same) = key_id.and_then(|key_id| set.by_key_id.get(key_id)) {
                 set.keys[*same].prepared.join(key.prepared);
             } else {
                 set.add(key);

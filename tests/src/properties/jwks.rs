@@ -11,21 +11,33 @@ pub(super) fn check(bytes: &[u8]) {
         let Ok(document) = serde_json::from_slice::<Value>(bytes) else { continue };
         let entries = document["keys"].as_array().expect("it was taken, so it has keys");
         assert!(set.keys().len() + set.ignored().len() <= entries.len(), "a key from nowhere");
+        let is_ignored = |index: usize| set.ignored().iter().any(|ignored| ignored.index == index);
         for key in set.keys() {
             let kid = key.key_id.as_deref();
-            let same = |entry: &&Value| entry.get("kid").and_then(Value::as_str) == kid;
-            let named: Vec<&Value> = entries.iter().filter(same).filter(|entry| may_sign(entry, origin)).collect();
-            assert!(named.iter().any(|entry| thumbprint(entry) == Some(key.thumbprint)), "{kid:?} is in no entry");
-            let another = named.iter().filter_map(|entry| thumbprint(entry)).any(|other| other != key.thumbprint);
+            let namesakes =
+                (0..entries.len()).filter(|at| named(&entries[*at], kid) && may_sign(&entries[*at], origin));
+            let (same, others): (Vec<usize>, Vec<usize>) =
+                namesakes.partition(|at| thumbprint(&entries[*at]) == Some(key.thumbprint));
+            assert!(!same.is_empty(), "{kid:?} is in no entry");
             // Of another key with the same name, all that can be wrong is that it is none.
-            assert!(kid.is_none() || !another || set.ignored().len() >= named.len() - 1, "{kid:?} is two keys");
+            assert!(kid.is_none() || others.iter().all(|at| is_ignored(*at)), "{kid:?} is two keys");
             assert!(key.prepared.algorithms().count() > 0 && set.contains(key.thumbprint));
+        }
+        for (index, entry) in entries.iter().enumerate().filter(|(index, _)| !is_ignored(*index)) {
+            let mut used = set.keys().iter().filter(|key| named(entry, key.key_id.as_deref()));
+            let is_used = used.any(|key| thumbprint(entry) == Some(key.thumbprint));
+            assert!(is_used, "entry {index} is neither used nor ignored");
         }
         // Written anew by somebody else, it is the same set.
         let again = serde_json::to_vec(&document).expect("JSON");
         let again = KeySet::parse(&again, origin).unwrap_or_else(|error| panic!("it is the same document: {error}"));
         assert!(set.keys().iter().map(|key| key.thumbprint).eq(again.keys().iter().map(|key| key.thumbprint)));
     }
+}
+
+/// No name is none, and not the empty one.
+fn named(entry: &Value, kid: Option<&str>) -> bool {
+    entry.get("kid").and_then(Value::as_str) == kid
 }
 
 fn may_sign(entry: &Value, origin: Origin) -> bool {

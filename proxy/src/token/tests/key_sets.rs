@@ -174,6 +174,22 @@ fn keys_without_kid_are_kept() {
     assert_eq!(read(&[key.clone(), key], Origin::WorkloadApi).0, ["", ""]);
 }
 
+/// Such a key was once taken for a second entry of the one in front of it: it was lost, or verified in that one's name.
+#[test]
+fn a_key_without_kid_is_not_the_one_whose_kid_is_empty() {
+    let mut nameless = WORLD.other.jwk("");
+    nameless.as_object_mut().expect("a key").remove("kid");
+    for origin in [Origin::WorkloadApi, Origin::Issuer] {
+        for empty in [WORLD.k1.jwk(""), WORLD.rsa.jwk("")] {
+            let set = key_set(&json!({"keys": [empty, nameless]}), origin);
+            assert_eq!(set.keys().iter().map(|key| key.key_id.as_deref()).collect::<Vec<_>>(), [Some(""), None]);
+            assert!(set.keys()[0].thumbprint != set.keys()[1].thumbprint && set.ignored().is_empty());
+        }
+        let (usable, ignored) = read(&[WORLD.k1.jwk(""), WORLD.rsa.jwk(""), nameless.clone()], origin);
+        assert_eq!((usable.len(), ignored.len()), (1, 2), "{ignored:?}");
+    }
+}
+
 #[test]
 fn a_kid_of_two_keys_is_nobodys() {
     let (one, other, third) = (WORLD.k1.jwk("k"), WORLD.other.jwk("k"), WORLD.rsa.jwk("r"));

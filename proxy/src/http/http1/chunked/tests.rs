@@ -90,6 +90,22 @@ fn sm_10_lines_and_trailers_have_an_end() {
     assert!(read(many.as_bytes(), 1000).is_err());
 }
 
+#[test]
+fn sm_10_limits_of_lines_and_trailers_are_exact() {
+    let line = |bytes: usize| format!("1;{}", "a".repeat(bytes - 2));
+    // The last byte may be the line feed.
+    let whole = format!("{}\r\nx", line(LINE_BYTES_MAX - 2));
+    assert_eq!(read(whole.as_bytes(), usize::MAX).unwrap().0, b"x");
+    assert!(matches!(read(line(LINE_BYTES_MAX - 1).as_bytes(), usize::MAX), Ok((_, None, false, _))));
+    assert!(matches!(read(line(LINE_BYTES_MAX).as_bytes(), usize::MAX), Err(Malformed::LongChunkLine)));
+    let whole = format!("{}\r\nx", line(LINE_BYTES_MAX - 1));
+    assert!(matches!(read(whole.as_bytes(), usize::MAX), Err(Malformed::LongChunkLine)));
+
+    let trailers = |bytes: usize| format!("0\r\nx: {}", "a".repeat(bytes - 3));
+    assert!(matches!(read(trailers(TRAILER_BYTES_MAX - 1).as_bytes(), usize::MAX), Ok((_, None, false, _))));
+    assert!(matches!(read(trailers(TRAILER_BYTES_MAX).as_bytes(), usize::MAX), Err(Malformed::LongTrailers)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

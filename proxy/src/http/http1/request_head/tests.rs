@@ -128,15 +128,20 @@ fn hd_23_limits_are_exact() {
             );
         }
     }
-    // What is above them is refused before it ends.
+    // What is above them is refused before it ends, and not before it is.
+    let begun = |bytes: usize| take(&mut BytesMut::from(&head(5, 9000)[..bytes]), LIMITS);
+    assert!(matches!(begun(4096), Ok(None)));
+    assert!(matches!(begun(4097), Err(Unreadable::LongHead)));
     let endless = head(5, 9000);
     assert_eq!(first_refused(&endless.as_bytes()[..5000], 1000).0, 1);
     // Above what fits in place.
     let limits = HeadLimits { fields: 200, bytes: 1 << 16 };
     assert!(take(&mut BytesMut::from(head(150, 8000).as_str()), limits).unwrap().is_some());
-    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(TARGET_BYTES_MAX));
     let limits = HeadLimits { fields: 100, bytes: 1 << 20 };
-    assert!(matches!(take(&mut BytesMut::from(long.as_str()), limits), Err(Unreadable::LongTarget)));
+    let to = |bytes: usize| BytesMut::from(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(bytes - 1)).as_str());
+    let longest = take(&mut to(TARGET_BYTES_MAX), limits).unwrap().unwrap();
+    assert_eq!(longest.parts.uri.path().len(), TARGET_BYTES_MAX);
+    assert!(matches!(take(&mut to(TARGET_BYTES_MAX + 1), limits), Err(Unreadable::LongTarget)));
 }
 
 #[test]
@@ -158,6 +163,26 @@ fn rfc9112_9_3_the_next_request_comes_where_both_can_tell() {
     ] {
         let read = take(&mut BytesMut::from(format!("{head}host: a\r\n\r\n").as_str()), LIMITS).unwrap().unwrap();
         assert_eq!(read.keeps, keeps, "{head:?}");
+    }
+}
+
+#[test]
+fn rfc9110_10_1_what_a_caller_asks_for_besides_is_heard() {
+    for (head, expects_continue, takes_trailers, asks_upgrade) in [
+        ("HTTP/1.1", false, false, false),
+        ("HTTP/1.1\r\nexpect: 100-Continue", true, false, false),
+        ("HTTP/1.1\r\nexpect: 100", false, false, false),
+        ("HTTP/1.0\r\nexpect: 100-continue", false, false, false),
+        ("HTTP/1.1\r\nte: Trailers", false, true, false),
+        ("HTTP/1.1\r\nte: gzip;q=0.5 , trailers\r\nte: gzip", false, true, false),
+        ("HTTP/1.1\r\nte: gzip", false, false, false),
+        ("HTTP/1.1\r\nupgrade: websocket\r\nx: y", false, false, true),
+        ("HTTP/1.1\r\nx: 100-continue, trailers, upgrade", false, false, false),
+    ] {
+        let bytes = format!("GET / {head}\r\n\r\n");
+        let read = take(&mut BytesMut::from(bytes.as_str()), LIMITS).unwrap().unwrap();
+        let found = (read.expects_continue, read.takes_trailers, read.asks_upgrade);
+        assert_eq!(found, (expects_continue, takes_trailers, asks_upgrade), "{head:?}");
     }
 }
 

@@ -18,6 +18,7 @@ fn rfc9112_6_3_the_end_of_a_body_is_told_in_this_order() {
         (&get, "200 OK\r\ntransfer-encoding: Chunked", "Chunks(Chunks { state: Size })", true),
         (&get, "200 OK", "UntilEnd { has_ended: false }", false),
         (&get, "200 OK\r\ncontent-length: 5\r\ncontent-length: 05", "Length(5)", true),
+        (&get, "200 OK\r\ncontent-length: 05\r\ncontent-length: 5\r\ncontent-length: 5", "Length(5)", true),
         (&get, "204 No Content\r\ncontent-length: 5", "Length(0)", true),
         (&get, "304 Not Modified\r\ncontent-length: 5", "Length(0)", true),
         (&get, "204 No Content\r\ntransfer-encoding: chunked", "Length(0)", true),
@@ -88,10 +89,32 @@ fn rfc9110_15_2_interim_answers_are_passed_over() {
 }
 
 #[test]
+fn rfc9112_4_a_reason_is_kept_where_the_status_does_not_say_it() {
+    for (line, expected) in [
+        ("200 Fine", Some("Fine")),
+        ("200 OK", None),
+        ("200 ", None),
+        ("299 ", None),
+        ("299 So So", Some("So So")),
+        ("404 OK", Some("OK")),
+    ] {
+        let found = answer(&format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n"));
+        let reason = found.head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
+        assert_eq!(reason, expected.map(str::as_bytes), "{line:?}");
+    }
+}
+
+#[test]
 fn heads_have_an_end() {
     let long = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(HEAD_MAX));
     assert!(matches!(answer_to(&Method::GET, &long), Err(Malformed::LongHead(HEAD_MAX))));
     assert!(matches!(answer_to(&Method::GET, &format!("{long}\r\n\r\n")), Err(Malformed::LongHead(HEAD_MAX))));
+    // Exactly so many bytes of a head are one, and more of one that has not come whole are none.
+    let head = |bytes: usize| format!("HTTP/1.1 204 No\r\nx: {}\r\n\r\n", "a".repeat(bytes - 24));
+    assert!(matches!(answer_to(&Method::GET, &head(HEAD_MAX)), Ok(Some(_))));
+    assert!(matches!(answer_to(&Method::GET, &head(HEAD_MAX + 1)), Err(Malformed::LongHead(HEAD_MAX))));
+    assert!(matches!(answer_to(&Method::GET, &long[..HEAD_MAX - 1]), Ok(None)));
+    assert!(matches!(answer_to(&Method::GET, &long[..HEAD_MAX]), Err(Malformed::LongHead(HEAD_MAX))));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(fields::FIELDS_MAX + 1));
     assert!(matches!(answer_to(&Method::GET, &many), Err(Malformed::ManyFields)));
 }
