@@ -22,6 +22,8 @@ pub struct TokenRule {
     pub audiences: Vec<String>,
     pub binding: Binding,
     pub leeway: Duration,
+    /// A token is taken one time only.
+    pub once: bool,
     /// Verified claims that go on to the application.
     pub headers: Vec<ClaimHeader>,
 }
@@ -51,6 +53,10 @@ pub(crate) struct RawToken {
     /// How far clocks may be apart when times in a token are compared with now; up to 5m.
     #[schemars(extend("default" = "30s"))]
     leeway: Field<Span>,
+    /// Take each token one time only, told by its `jti`. Callers that show one token for several requests, as sidecars with
+    /// `credential: jwt_svid` do, are refused from the second one on.
+    #[schemars(extend("default" = false))]
+    once: Field<bool>,
     /// Claims of the token that go on to the application, each as the header of this name: `x-tenant: tenant`. What the
     /// caller sends under that name is removed.
     #[schemars(extend("x-default" = "none"))]
@@ -61,7 +67,7 @@ impl Section for RawToken {
     const NAME: &'static str = "`token`";
 
     fn read(keys: &mut Keys<'_>) -> Self {
-        Self { leeway: keys.optional("leeway"), headers: keys.optional("headers") }
+        Self { leeway: keys.optional("leeway"), once: keys.optional("once"), headers: keys.optional("headers") }
     }
 }
 
@@ -100,9 +106,9 @@ impl RawTokenRule {
                 reader.problem(place, format!("the audience `{value}` is a whole trust domain"), hint);
             }
         }
-        let RawToken { leeway, headers } = match self.token.is_written() {
+        let RawToken { leeway, once, headers } = match self.token.is_written() {
             true => self.token.into_option()?,
-            false => RawToken { leeway: Field::default(), headers: Field::default() },
+            false => RawToken { leeway: Field::default(), once: Field::default(), headers: Field::default() },
         };
         let leeway_place = leeway.place().cloned();
         let leeway = leeway.into_option().map_or(LEEWAY_DEFAULT, |span| span.0);
@@ -114,6 +120,7 @@ impl RawTokenRule {
             audiences: audiences.into_iter().map(|audience| audience.value).collect(),
             binding: self.binding.into_option()?.0,
             leeway,
+            once: once.or(false),
             headers,
         })
     }
@@ -130,8 +137,13 @@ impl FromNode for RawBinding {
                 let RawForwarders { forwarders } = RawForwarders::from_node(node, reader)?;
                 let place = forwarders.place().cloned();
                 let forwarders = forwarders.into_option()?.0;
-                if let (true, Some(place)) = (forwarders.is_empty(), place) {
-                    reader.problem(&place, "`forwarders` names nobody", "name some, or write `binding: peer`");
+                if let (true, Some(place)) = (forwarders.is_empty(), &place) {
+                    reader.problem(place, "`forwarders` names nobody", "name some, or write `binding: peer`");
+                    return None;
+                }
+                if let (Some(pattern), Some(place)) = (forwarders.iter().find(|it| it.has_capture()), &place) {
+                    let hint = "write `*` for any one segment";
+                    reader.problem(place, format!("`{pattern}` has a capture, which nothing here could repeat"), hint);
                     return None;
                 }
                 Binding::Forwarders(forwarders)
@@ -221,20 +233,27 @@ impl JsonSchema for ClaimHeaders {
 }
 
 /// What a header means to HTTP or to us is not a claim's to say.
+const NOT_FOR_CLAIMS_BEGIN: &[&str] = &["x-postern-", "x-forwarded-", "x-envoy-", "content-", "proxy-", "sec-", "if-"];
 const NOT_FOR_CLAIMS: &[&str] = &[
     "host",
     "authorization",
     "proxy-authorization",
     "cookie",
     "connection",
-    "content-length",
     "transfer-encoding",
     "te",
     "trailer",
     "upgrade",
     "expect",
     "keep-alive",
-    "x-forwarded-client-cert",
+    "http2-settings",
+    "range",
+    "forwarded",
+    "via",
+    "x-http-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "workload-spiffe-io",
     "x-spiffe-id",
     "client-cert",
     "client-cert-chain",
@@ -249,7 +268,9 @@ fn check_headers(written: ClaimHeaders, reader: &mut Reader) -> Vec<ClaimHeader>
             // Others than these are spelt in more than one way behind us (THREATS HD-01), and could be forged so.
             let hint = "write letters, digits and `-`, such as `x-tenant`";
             reader.problem(&place, format!("`{}` cannot carry a claim", shown(&name)), hint);
-        } else if NOT_FOR_CLAIMS.contains(&header.as_str()) || header.starts_with("x-postern-") {
+        } else if NOT_FOR_CLAIMS.contains(&header.as_str())
+            || NOT_FOR_CLAIMS_BEGIN.iter().any(|beginning| header.starts_with(beginning))
+        {
             let hint = "choose a name that means nothing else, such as `x-tenant`";
             reader.problem(&place, format!("the header `{header}` has a meaning of its own"), hint);
         } else if checked.iter().any(|other| other.header == header) {
@@ -288,16 +309,16 @@ mod tests {
     fn a_route_says_for_whom_and_from_whom() {
         let rule = load(&["audience: spiffe://td/a", "binding: peer"]).unwrap();
         assert_eq!(rule.audiences, ["spiffe://td/a"]);
-        assert_eq!((rule.binding, rule.leeway), (Binding::Peer, Duration::from_secs(30)));
+        assert_eq!((rule.binding, rule.leeway, rule.once), (Binding::Peer, Duration::from_secs(30), false));
         let rule = load(&[
             "audience: [a, 'https://b']",
             "binding: { forwarders: 'spiffe://td/gw/*' }",
-            "token: { leeway: 5s, headers: { X-Tenant: tenant } }",
+            "token: { leeway: 5s, once: true, headers: { X-Tenant: tenant } }",
         ])
         .unwrap();
         assert_eq!(rule.audiences, ["a", "https://b"]);
         assert!(matches!(&rule.binding, Binding::Forwarders(ids) if ids.len() == 1));
-        assert_eq!(rule.leeway, Duration::from_secs(5));
+        assert_eq!((rule.leeway, rule.once), (Duration::from_secs(5), true));
         assert_eq!(rule.headers, [ClaimHeader { header: "x-tenant".to_owned(), claim: "tenant".to_owned() }]);
     }
 
@@ -321,9 +342,21 @@ mod tests {
         let of = |says: &str| service.replace("SAYS", says);
         let mesh = "identity: spiffe://td/b, credential: ";
         assert!(problems(&format!("{files}{}", of(&format!("{mesh}jwt_svid")))).contains("files bring none"));
+        let gateway = "protocol: http, credential: { jwt_svid: { audience: 'spiffe://td/c', passed_on: true } }";
+        Config::from_str(Path::new("t.yaml"), &of(&format!("identity: spiffe://td/b, {gateway}")))
+            .unwrap_or_else(|problems| panic!("{problems}"));
         for (says, told) in [
             ("tls: off, credential: jwt_svid", "no effect with `tls: off`"),
-            ("identity: spiffe://td/b, protocol: tcp, credential: jwt_svid", "is for HTTP"),
+            ("identity: spiffe://td/b, protocol: tcp, credential: jwt_svid", "may carry what is no HTTP"),
+            ("identity: spiffe://td/b, credential: jwt_svid", "may carry what is no HTTP"),
+            (
+                "identity: spiffe://td/*, protocol: http, credential: { jwt_svid: { audience: a } }",
+                "more than one identity",
+            ),
+            (
+                "identity: spiffe://td/b, protocol: http, credential: { jwt_svid: { audience: 'spiffe://td/c' } }",
+                "`spiffe://td/b` would be shown it",
+            ),
             ("identity: spiffe://td/b, credential: jwt_svd", "did you mean `jwt_svid`?"),
             ("identity: spiffe://td/b, credential: {}", "`jwt_svid` is missing"),
             ("identity: spiffe://td/b, credential: { jwt_svid: { audience: spiffe://td } }", "a whole trust domain"),
@@ -376,6 +409,12 @@ mod tests {
             (&["audience: spiffe://td", "binding: peer"], "a whole trust domain"),
             (&["audience: a", "binding: pear"], "did you mean `peer`?"),
             (&["audience: a", "binding: { forwarders: [] }"], "names nobody"),
+            (&["audience: a", "binding: { forwarders: 'spiffe://td/{a}' }"], "has a capture"),
+            (&["audience: a", "binding: bearer", "token: { headers: { content-type: sub } }"], "a meaning of its own"),
+            (
+                &["audience: a", "binding: bearer", "token: { headers: { x-forwarded-client-cert: sub } }"],
+                "a meaning of its own",
+            ),
             (&["audience: a", "binding: { forwarder: [] }"], "did you mean `forwarders`?"),
             (&["audience: a", "binding: bearer", "token: { leeway: 6m }"], "longer than 5m"),
             (&["audience: a", "binding: bearer", "token: { headers: { host: sub } }"], "a meaning of its own"),

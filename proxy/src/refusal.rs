@@ -41,6 +41,8 @@ pub enum Refusal {
     TokenInvalid,
     /// The token is good, and not its caller's to show.
     TokenNotBound,
+    /// The token was shown before, and is taken one time only.
+    TokenReplayed,
     /// Outbound: there is no token for whom it goes to.
     TokenUnavailable,
     /// Outbound: the application brought a credential of its own, where it has to have none.
@@ -139,6 +141,7 @@ impl Refusal {
             Self::TokenMissing          => ("token_missing",           401, 16),
             Self::TokenInvalid          => ("token_invalid",           401, 16),
             Self::TokenNotBound         => ("token_not_bound",         403,  7),
+            Self::TokenReplayed         => ("token_replayed",          401, 16),
             Self::TokenUnavailable      => ("token_unavailable",       503, 14),
             Self::AppTokenRefused       => ("app_token_refused",       400,  3),
             Self::NoRoute               => ("no_route",                403,  7),

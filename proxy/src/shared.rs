@@ -7,6 +7,7 @@ use crate::identity::IdentityStore;
 use crate::identity::tokens::OwnTokens;
 use crate::policy::Policy;
 use crate::telemetry::{AccessLog, Metrics};
+use crate::token::ShownTokens;
 use crate::upstream::discovery::Discovery;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub discovery: Arc<Discovery>,
     /// JWT-SVIDs of ours, for peers.
     pub own_tokens: Arc<OwnTokens>,
+    /// Tokens of callers that are not taken again.
+    pub shown_tokens: ShownTokens,
     pub budget: ConnectionBudget,
     pub probes: Probes,
     /// Whose captured connections are our own.
@@ -54,6 +57,7 @@ impl Shared {
             audit: AuditLog::off(),
             discovery,
             own_tokens,
+            shown_tokens: ShownTokens::default(),
             draining: AtomicBool::new(false),
             boot_id: fastrand::u32(..),
         }

@@ -6,10 +6,10 @@ use http_body_util::BodyExt;
 use postern::identity::Snapshot;
 use postern::token::{KeySet, Origin};
 use postern_config::TrustDomain;
-use postern_tests::client_http::empty;
+use postern_tests::client_http::{empty, with_trailers};
 use postern_tests::mesh::{ORDERS, STRANGER, WEB, trust_domain};
 use postern_tests::pair::{Pair, inbound_section};
-use postern_tests::{H1Client, H2Client, HttpApp, Mesh, Reply, within};
+use postern_tests::{H1Client, H2Client, HttpApp, Mesh, Reply, eventually, within};
 use serde_json::Value;
 use spiffe::WorkloadApiClient;
 use std::sync::Arc;
@@ -32,6 +32,11 @@ routes:
     match: { path: \"/anybodys/**\" }
     audience: spiffe://shop.example/ns/shop/sa/orders
     binding: bearer
+  - name: once
+    match: { path: \"/once/**\" }
+    audience: spiffe://shop.example/ns/shop/sa/orders
+    binding: bearer
+    token: { once: true }
   - name: rest
     match: {}
 ";
@@ -269,4 +274,61 @@ async fn jw_01_to_16_the_conformance_cases_end_alike_in_a_running_sidecar() {
     }
     assert_eq!(app.seen().len(), accepted);
     assert!(records > 100, "{records}");
+}
+
+#[tokio::test]
+async fn jw_22_where_a_token_is_taken_once_a_second_time_is_refused() {
+    let app = HttpApp::start().await;
+    let pair = pair(&app).await;
+    let mut client = H2Client::connect(pair.outbound).await;
+    for round in 0..2 {
+        let bearer = format!("Bearer {}", token(&pair.mesh, "web", ORDERS).await);
+        assert_eq!(get(&mut client, "/once/a", &[&bearer]).await.status, 200);
+        for _ in 0..3 {
+            let reply = get(&mut client, "/once/b", &[&bearer]).await;
+            assert_eq!(
+                (reply.status.as_u16(), reply.header("www-authenticate")),
+                (401, "Bearer error=\"invalid_token\"")
+            );
+        }
+        // Elsewhere it is as good as before.
+        assert_eq!(get(&mut client, "/own/a", &[&bearer]).await.status, 200, "round {round}");
+    }
+    let record = pair.orders.record("request", |record| record["url.path"] == "/once/b").await;
+    assert_eq!((&record["refusal"], &record["token.subject"]), (&Value::from("token_replayed"), &Value::from(WEB)));
+    assert_eq!(app.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn jw_17_a_request_that_waits_for_its_answer_when_its_key_goes_is_told_that_trust_ended() {
+    let app = HttpApp::start().await;
+    let lines = "protocol: http\nallow: [{ trust_domain: shop.example }]\nroutes:\n  - { match: {}, audience: a, binding: peer }";
+    let pair = Pair::with(Mesh::start(), app.address, lines, "protocol: http").await;
+    pair.orders.until_identity("keys for tokens", |snapshot| !snapshot.token_keys.is_empty()).await;
+    let bearer = format!("Bearer {}", token(&pair.mesh, "web", "a").await);
+    let mut client = H2Client::connect(pair.outbound).await;
+    let request = client.request("GET", "/hang").header("authorization", bearer).body(empty()).unwrap();
+    let waiting = tokio::spawn(async move { client.send(request).await.unwrap().status.as_u16() });
+    eventually("the application has it", || (!app.seen().is_empty()).then_some(())).await;
+    pair.orders.shared.identity.publish(|snapshot| Snapshot { token_keys: Arc::default(), ..snapshot.clone() });
+    assert_eq!(within("an answer", waiting).await.unwrap(), 503);
+    assert_eq!(pair.orders.records_of("request", 1).await[0]["refusal"], "trust_ended");
+}
+
+#[tokio::test]
+async fn hd_01_no_trailer_passes_for_a_claim() {
+    let app = HttpApp::start().await;
+    let pair = pair(&app).await;
+    let bearer = format!("Bearer {}", token(&pair.mesh, "web", ORDERS).await);
+    let mut client = H2Client::connect(pair.outbound).await;
+    let trailers = [("x-token-subject", "forged"), ("x_token_missing", "forged"), ("x-checksum", "1")];
+    let trailers = trailers.map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+    let request = client.request("POST", "/own/a").header("authorization", bearer);
+    let reply =
+        client.send(request.body(with_trailers("body", trailers.into_iter().collect())).unwrap()).await.unwrap();
+    assert_eq!(reply.status, 200);
+    let seen = app.last();
+    assert_eq!(seen.all("x-token-subject"), [WEB]);
+    let names: Vec<_> = seen.trailers.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-checksum"]);
 }

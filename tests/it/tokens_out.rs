@@ -4,7 +4,7 @@ use http_body_util::BodyExt;
 use postern_tests::client_http::empty;
 use postern_tests::mesh::{ORDERS, WEB};
 use postern_tests::pair::{Pair, service_section};
-use postern_tests::{H1Client, H2Client, HttpApp, Mesh, Reply, eventually, ports, within};
+use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, Reply, eventually, ports, within};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -211,4 +211,23 @@ async fn without_a_token_nothing_is_sent_and_the_reason_is_named() {
     assert!(pair.web.metric("postern_tokens_missed_total") >= 1.0);
     let failed = eventually("the failure is held", || pair.web.shared.own_tokens.held().pop()).await;
     assert!(failed.last_error.is_some() && failed.expires_at.is_none());
+}
+
+/// A tunnel would carry the application's own.
+#[tokio::test]
+async fn connect_to_a_service_with_a_credential_is_refused() {
+    let app = HttpApp::start().await;
+    let (shared, mesh) = (ports::free(), Mesh::start());
+    let pair = pair(mesh, &app, UNCHECKED, "credential: jwt_svid").await;
+    let service = format!(
+        "outbound:\n  listen: {shared}\n  services:\n  - {{ name: orders, hosts: [orders.shop.svc], endpoints: [\"{}\"], identity: {ORDERS}, \
+         protocol: http, credential: jwt_svid }}",
+        pair.inbound
+    );
+    pair.web.apply(&service).await.unwrap();
+    let mut proxy = RawClient::connect(shared).await;
+    proxy.send("CONNECT orders.shop.svc:80 HTTP/1.1\r\nhost: orders.shop.svc:80\r\n\r\n").await;
+    let answer = String::from_utf8_lossy(&proxy.until_ended().await).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert_eq!(H1Client::named(shared, "orders.shop.svc").await.get("/a").await.unwrap().status, 200);
 }

@@ -48,10 +48,11 @@ pub(super) fn service(service: &Service) -> Value {
             section.insert("tls".into(), json!("off"));
         }
     }
-    if let Some(Credential::JwtSvid { audience, app_token }) = &service.credential {
+    if let Some(Credential::JwtSvid { audience, app_token, passed_on }) = &service.credential {
         let mut token = Map::new();
         put(&mut token, "audience", audience.as_ref().map(|audience| json!(audience)));
         token.insert("app_token".into(), json!(app_token.word()));
+        token.insert("passed_on".into(), json!(passed_on));
         section.insert("credential".into(), json!({ "jwt_svid": token }));
     }
     put(&mut section, "connect_timeout", service.connect_timeout.map(|span| json!(print_duration(span))));

@@ -17,6 +17,7 @@ pub(super) fn insert(section: &mut Map<String, Value>, rule: &TokenRule) {
         rule.headers.iter().map(|header| (header.header.clone(), json!(header.claim))).collect();
     let mut token = Map::new();
     token.insert("leeway".into(), json!(print_duration(rule.leeway)));
+    token.insert("once".into(), json!(rule.once));
     super::put(&mut token, "headers", (!headers.is_empty()).then_some(Value::Object(headers)));
     section.insert("token".into(), token.into());
 }

@@ -15,6 +15,8 @@ pub enum Credential {
         /// `None`: the SPIFFE ID of the peer that was proven.
         audience: Option<String>,
         app_token: AppToken,
+        /// Who answers is not who the token is for, and passes requests on.
+        passed_on: bool,
     },
 }
 
@@ -54,7 +56,7 @@ impl FromNode for RawCredential {
             Value::Mapping(_) => RawCredentialKinds::from_node(node, reader)?.jwt_svid.into_option()?.check(reader)?,
             _ => {
                 reader.word(node, &[("jwt_svid", ())])?;
-                Credential::JwtSvid { audience: None, app_token: AppToken::default() }
+                Credential::JwtSvid { audience: None, app_token: AppToken::default(), passed_on: false }
             }
         };
         Some(Self(credential))
@@ -102,13 +104,20 @@ pub(crate) struct RawJwtSvid {
     /// What becomes of an `Authorization` that the application wrote: `replace` it, or `refuse` the request with 400.
     #[schemars(extend("default" = "replace"))]
     app_token: Field<AppToken>,
+    /// The peer that answers is not the workload that `audience` names, and passes requests on to it, as a gateway does.
+    #[schemars(extend("default" = false))]
+    passed_on: Field<bool>,
 }
 
 impl Section for RawJwtSvid {
     const NAME: &'static str = "`jwt_svid`";
 
     fn read(keys: &mut Keys<'_>) -> Self {
-        Self { audience: keys.optional("audience"), app_token: keys.optional("app_token") }
+        Self {
+            audience: keys.optional("audience"),
+            app_token: keys.optional("app_token"),
+            passed_on: keys.optional("passed_on"),
+        }
     }
 }
 
@@ -125,6 +134,10 @@ impl RawJwtSvid {
             let hint = "write the SPIFFE ID of the workload that answers, or remove `audience`";
             reader.problem(place, format!("the audience `{value}` is a whole trust domain"), hint);
         }
-        Some(Credential::JwtSvid { audience: audience.map(|it| it.value), app_token: self.app_token.or_default() })
+        Some(Credential::JwtSvid {
+            audience: audience.map(|it| it.value),
+            app_token: self.app_token.or_default(),
+            passed_on: self.passed_on.or(false),
+        })
     }
 }

@@ -3,7 +3,7 @@
 mod endpoints;
 mod transport;
 
-use super::credential::RawCredential;
+use super::credential::{Credential, RawCredential};
 use super::resilience::{RawOutliers, RawRetries, RawServiceLimits};
 use super::{Endpoints, LocalUser, Outbound, Resilience, Service, ServiceProtocol};
 use crate::capture::User;
@@ -14,6 +14,7 @@ use crate::network::Destination;
 use crate::pattern::HostPattern;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
+use crate::spiffe_id::SpiffeId;
 use crate::values::{At, FilePath, HostName, Name, OneOrMany, Span};
 use crate::yaml::Node;
 use schemars::JsonSchema;
@@ -221,6 +222,8 @@ impl RawService {
     fn check(self, reader: &mut Reader) -> Option<Service> {
         self.refuse_unreachable(reader);
         self.refuse_what_is_for_http(reader);
+        self.require_http_for_credential(reader);
+        self.check_audience(reader);
         let transport = self.transport(reader);
         let endpoints = match self.endpoints.is_written() {
             true => self.endpoints.into_option().map(|written| written.0),
@@ -255,16 +258,46 @@ impl RawService {
         })
     }
 
+    /// What is carried as it is takes nothing along, and detection may find that something is to be carried so.
+    fn require_http_for_credential(&self, reader: &mut Reader) {
+        let is_http = self.protocol.get() == Some(&ServiceProtocol::Http);
+        if let (Some(place), false) = (self.credential.place(), is_http) {
+            let hint = "write `protocol: http`, or remove `credential`";
+            reader.problem(place, "`credential` is for requests, and the service may carry what is no HTTP", hint);
+        }
+    }
+
+    /// A token goes to whoever answers: a name that is one workload's alone must not be shown to another (THREATS HD-18).
+    fn check_audience(&self, reader: &mut Reader) {
+        let Some(RawCredential(credential)) = self.credential.get() else { return };
+        let Credential::JwtSvid { audience: Some(audience), passed_on, .. } = credential else { return };
+        let (Some(place), Some(identity)) = (self.credential.place(), self.identity.get()) else { return };
+        let only = match identity.0.as_slice() {
+            [one] => one.value.exact(),
+            _ => None,
+        };
+        let Some(only) = only else {
+            let hint = "remove `audience`: the token is for the SPIFFE ID of who answers then; or write `identity` out";
+            let what = "the token is for one audience, and more than one identity may answer and be shown it";
+            return reader.problem(place, what, hint);
+        };
+        if let Ok(id) = SpiffeId::parse(audience)
+            && id != only
+            && !passed_on
+        {
+            let hint =
+                "remove `audience`; or write `passed_on: true`, if who answers passes requests on to that workload";
+            let what = format!("the token is for `{id}`, and `{only}` would be shown it");
+            reader.problem(place, what, hint);
+        }
+    }
+
     /// Keys that this protocol makes meaningless: whoever wrote them expects something else.
     fn refuse_what_is_for_http(&self, reader: &mut Reader) {
         if !matches!(self.protocol.get(), Some(ServiceProtocol::Tcp | ServiceProtocol::Tls)) {
             return;
         }
-        for (key, place) in [
-            ("request_timeout", self.request_timeout.place()),
-            ("retries", self.retries.place()),
-            ("credential", self.credential.place()),
-        ] {
+        for (key, place) in [("request_timeout", self.request_timeout.place()), ("retries", self.retries.place())] {
             if let Some(place) = place {
                 let hint = format!("remove `{key}`, or write `protocol: http`");
                 reader.problem(

@@ -57,6 +57,9 @@ pub struct ExplainArgs {
     /// A trust domain and the keys of its tokens (a JWK Set, as the Workload API has them); may be repeated
     #[arg(long, value_name = "NAME=JWKS")]
     token_keys: Vec<String>,
+    /// PEM file with the caller's certificate, for tokens that are bound to one
+    #[arg(long, value_name = "PEM", requires = "token")]
+    certificate: Option<PathBuf>,
     /// Where the caller is
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     source: IpAddr,
@@ -181,7 +184,11 @@ fn present_token(
     }
     let mut remembered = RememberedTokens::default();
     let remembered = remembered.with(&Arc::new(keys));
-    let judged = bearer::authenticate(wanted, &headers, Presenter::Unknown, remembered, now).and_then(|token| {
+    let presenter = match &arguments.certificate {
+        Some(path) => Presenter::Certificate(jwt::fingerprint(path)?),
+        None => Presenter::Unknown,
+    };
+    let judged = bearer::authenticate(wanted, &headers, presenter, remembered, now).and_then(|token| {
         bearer::check_binding(wanted, &token, peer)?;
         Ok(token)
     });

@@ -4,7 +4,7 @@
 
 use crate::policy::TokenPlan;
 use crate::refusal::{Refusal, Refused};
-use crate::token::{Presenter, RememberedTokens, TokenProblem, Verified};
+use crate::token::{NotOnce, Presenter, RememberedTokens, ShownTokens, TokenProblem, Verified};
 use crate::upstream::client::chain;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -40,11 +40,20 @@ pub fn check_binding(plan: &TokenPlan, token: &Verified, peer: Option<&SpiffeId>
     Err(Refused::new(Refusal::TokenNotBound, detail))
 }
 
+/// # Errors
+/// `TokenReplayed`: it was shown before, or nobody can remember any more that it was (THREATS JW-22).
+pub fn check_once(plan: &TokenPlan, token: &Verified, shown: &ShownTokens) -> Result<(), Refused> {
+    let Some(until) = plan.shown_once(token) else { return Ok(()) };
+    let replayed =
+        |why: NotOnce| Refused::new(Refusal::TokenReplayed, format!("{why}: the token of `{}`", token.shown_subject()));
+    shown.show(token.id_hash, until, SystemTime::now()).map_err(replayed)
+}
+
 fn invalid(problem: &TokenProblem) -> Refused {
     Refused::new(Refusal::TokenInvalid, format!("{}: {}", problem.code(), chain(problem)))
 }
 
-/// RFC 9110 §11.6.2: one field, a scheme in any case, spaces, and the token.
+/// RFC 6750 §2.1: one field, the scheme in any case, one space, and the token (THREATS HD-17).
 fn find(headers: &HeaderMap) -> Result<&[u8], Refused> {
     let missing = |why| Err(Refused::new(Refusal::TokenMissing, why));
     let mut fields = headers.get_all(AUTHORIZATION).iter();
@@ -59,9 +68,12 @@ fn find(headers: &HeaderMap) -> Result<&[u8], Refused> {
     if !scheme.eq_ignore_ascii_case(b"bearer") {
         return missing("`Authorization` is of another scheme than Bearer");
     }
-    match token.trim_ascii_start() {
-        b"" => missing("`Authorization` has no token"),
-        token => Ok(token),
+    match token {
+        b"" | b" " => missing("`Authorization` has no token"),
+        [b' ', b' ' | b'\t', ..] => {
+            Err(Refused::new(Refusal::TokenInvalid, "there is more than one space before the token"))
+        }
+        token => Ok(&token[1..]),
     }
 }
 
@@ -82,13 +94,15 @@ mod tests {
                 .map(|token| String::from_utf8(token.to_vec()).expect("text"))
                 .map_err(|refused| refused.refusal)
         };
-        for good in ["Bearer a.b.c", "bearer a.b.c", "BEARER   a.b.c"] {
+        for good in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c"] {
             assert_eq!(found(&[good]).as_deref(), Ok("a.b.c"), "{good}");
         }
         for missing in [&[][..], &["Basic a"], &["Bearer"], &["Bearer "], &["Bearera.b.c"], &[""], &["DPoP a.b.c"]] {
             assert_eq!(found(missing), Err(Refusal::TokenMissing), "{missing:?}");
         }
-        assert_eq!(found(&["Bearer a.b.c", "Bearer a.b.c"]), Err(Refusal::TokenInvalid));
+        for invalid in [&["Bearer a.b.c", "Bearer a.b.c"][..], &["Bearer  a.b.c"], &["Bearer \ta.b.c"]] {
+            assert_eq!(found(invalid), Err(Refusal::TokenInvalid), "{invalid:?}");
+        }
         // What is behind it is the token's, and no token has a space.
         assert_eq!(found(&["Bearer a.b.c, Basic x"]).as_deref(), Ok("a.b.c, Basic x"));
     }

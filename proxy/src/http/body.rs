@@ -110,7 +110,13 @@ impl Streaming {
         if self.inner.is_end_stream() || frame.is_none() {
             self.in_flight.body_was_read.set(true);
         }
-        Poll::Ready(frame.map(|frame| clean(frame, &self.in_flight.bytes_from_caller)))
+        Poll::Ready(frame.map(|frame| {
+            let mut frame = clean(frame, &self.in_flight.bytes_from_caller)?;
+            if let (Some(names), Some(trailers)) = (self.in_flight.claim_headers.get(), frame.trailers_mut()) {
+                headers::strip_spelt(trailers, names);
+            }
+            Ok(frame)
+        }))
     }
 
     pub fn is_end_stream(&self) -> bool {

@@ -134,11 +134,16 @@ fn admit(
 ) -> Result<Box<Admitted>, Refused> {
     let (worker, peer) = (&connection.worker, connection.peer());
     let presenter = peer.map_or(Presenter::Unknown, |peer| Presenter::Certificate(peer.fingerprint));
+    if wanted.wants_peer() && peer.is_none() {
+        // Whoever it is of: there is nothing to verify.
+        return Err(Refused::new(Refusal::TokenNotBound, "the caller is anonymous, and has no token of its own"));
+    }
     let mut remembered = worker.tokens.borrow_mut();
     let remembered = remembered.with(&worker.identity().token_keys);
     let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, SystemTime::now())?;
     recorder.token(&token);
     bearer::check_binding(wanted, &token, peer.map(|peer| &peer.id))?;
+    bearer::check_once(wanted, &token, &worker.shared.shown_tokens)?;
     Ok(Box::new(Admitted { claims: wanted.claims(&token), token }))
 }
 

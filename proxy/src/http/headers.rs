@@ -7,7 +7,7 @@
 mod strip;
 mod trailers;
 
-pub use strip::{replace_token, strip_hop_by_hop, strip_identity, strip_request, strip_response};
+pub use strip::{replace_token, strip_hop_by_hop, strip_identity, strip_request, strip_response, strip_spelt};
 pub use trailers::clean_trailers;
 
 use super::http1::fields::read_length;

@@ -152,6 +152,10 @@ async fn proxy(
     }
     if let Some(admitted) = &allowed.token {
         let _ = in_flight.request.token.set(admitted.token.clone());
+        if !admitted.claims.is_empty() {
+            let names = admitted.claims.iter().map(|(name, _)| name.clone()).collect();
+            let _ = in_flight.request.claim_headers.set(names);
+        }
     }
     if let Some(time) = allowed.time_limit {
         in_flight.request.time_limit.start(time);
@@ -217,6 +221,12 @@ async fn open_tunnel(
     in_flight: RequestGuard,
     recorder: &mut Recorder,
 ) -> Result<Answered, Refused> {
+    if allowed.upstream.credential.is_some() {
+        return Err(Refused::new(
+            Refusal::ConnectRefused,
+            "the service's requests take a credential along, which a tunnel would not",
+        ));
+    }
     let Some(caller) = caller else {
         return Err(Refused::new(Refusal::ConnectRefused, "this connection cannot become a tunnel"));
     };
@@ -252,6 +262,7 @@ async fn unless_cut<T>(
         if guard.request.poll_cut(context) {
             return Poll::Ready(Err(match guard.request.deadline() {
                 Some(EndCause::BodyIdle) => Refusal::BodyTimeout.into(),
+                Some(cause) if cause.ends_trust() => Refused::new(Refusal::TrustEnded, cause.as_str()),
                 Some(deadline) => Refused::new(Refusal::UpstreamTimeout, deadline.as_str()),
                 None => Refusal::TrustEnded.into(),
             }));

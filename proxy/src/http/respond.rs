@@ -62,7 +62,7 @@ pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Re
     // RFC 9110 §15.5.2 wants a challenge; RFC 6750 §3.1: no error code where there was no token.
     match refusal {
         Refusal::TokenMissing => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-        Refusal::TokenInvalid => {
+        Refusal::TokenInvalid | Refusal::TokenReplayed => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""))
         }
         _ => None,

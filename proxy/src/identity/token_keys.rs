@@ -110,7 +110,11 @@ impl TokenKeysSource {
         // A broken agent is told of by the other stream.
         match end {
             StreamEnd::NotSupported { .. } | StreamEnd::TooLarge => {
-                tracing::warn!(endpoint, error, "the Workload API gives no keys for tokens; those that we have stay");
+                tracing::warn!(endpoint, error, "the Workload API gives no keys for tokens");
+                if self.documents.is_empty() {
+                    // Those that we have are of another agent, which the file no longer names.
+                    self.publisher.publish_token_keys(TokenKeys::new());
+                }
             }
             _ => tracing::debug!(endpoint, error, "the stream of keys for tokens ended; will try again"),
         }

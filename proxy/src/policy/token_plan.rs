@@ -4,6 +4,7 @@ use crate::token::{Expectation, Presenter, Subject, Verified};
 use http::{HeaderName, HeaderValue};
 use postern_config::{Binding, SpiffeId, TokenRule};
 use serde_json::Value;
+use std::time::SystemTime;
 
 /// What a route wants of tokens, ready to be asked.
 #[derive(Clone, Debug)]
@@ -21,6 +22,17 @@ impl TokenPlan {
 
     pub fn expectation(&self, presenter: Presenter) -> Expectation<'_> {
         Expectation { audiences: &self.rule.audiences, leeway: self.rule.leeway, presenter }
+    }
+
+    /// Whether only a caller that is known can show a token here.
+    pub fn wants_peer(&self) -> bool {
+        self.rule.binding != Binding::Bearer
+    }
+
+    /// Until when it has to be remembered that this token was shown. `None`: it may be shown again.
+    pub fn shown_once(&self, token: &Verified) -> Option<SystemTime> {
+        // A claim's time ends with the year 9999 (`claims::TIME_MAX`).
+        self.rule.once.then(|| token.registered.expires_at + self.rule.leeway)
     }
 
     /// Whether `peer` may show this token: it is its own, or the peer may show others' (THREATS JW-20).

@@ -7,7 +7,7 @@ use crate::identity::TokenKeys;
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Subject, Verified};
 use crate::upstream::plan::ServicePlan;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 use postern_config::{Limits, SpiffeId, Timeouts};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -27,6 +27,8 @@ pub struct InFlight {
     pub headers: OnceCell<Box<HeaderMap>>,
     /// What its caller proved besides who it is, where its route wants that.
     pub token: OnceCell<Arc<Verified>>,
+    /// Headers that carry its claims: no trailer may have their names.
+    pub claim_headers: OnceCell<Box<[HeaderName]>>,
     /// Outbound: where it goes.
     pub service: Option<Arc<ServicePlan>>,
     pub bytes_from_caller: Cell<u64>,
@@ -68,6 +70,7 @@ impl InFlight {
             host: host.into(),
             headers: OnceCell::new(),
             token: OnceCell::new(),
+            claim_headers: OnceCell::new(),
             service,
             bytes_from_caller: Cell::new(0),
             body_was_read: Cell::new(false),

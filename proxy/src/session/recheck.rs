@@ -7,6 +7,7 @@ use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
 use crate::tls::{Strictness, is_strictly_valid};
 use crate::upstream::plan::ServicePlan;
+use http::Method;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,12 +29,18 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
         decide_again(&session, policy, event);
     }
     for request in registry.requests() {
+        let through = |now: &ServicePlan| now.credential.is_none() || request.method != Method::CONNECT;
         let allowed = match (&request.service, request.session.subject()) {
             (Some(service), Some(Subject::Shared { original })) => {
                 let now = policy.service_of_request(&request.host, *original).service;
-                now.is_some_and(|now| now.name == service.name && still_served(&request.session, &now, service))
+                now.is_some_and(|now| {
+                    now.name == service.name && still_served(&request.session, &now, service) && through(&now)
+                })
             }
-            (Some(service), _) => service_stays(&request.session, service, policy),
+            (Some(service), _) => {
+                let now = policy.services.by_name(&service.name);
+                now.is_some_and(|now| still_served(&request.session, &now, service) && through(&now))
+            }
             (None, Some(Subject::Door(door))) => is_allowed_again(&request, door, policy),
             (None, _) => continue,
         };
@@ -80,12 +87,8 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
     })
 }
 
-/// A request that the application sends: is its service still declared, for whoever called, and protected in the same way?
-/// Who answers in the mesh is the affair of the upstream's own session.
-fn service_stays(session: &Session, before: &ServicePlan, policy: &Policy) -> bool {
-    policy.services.by_name(&before.name).is_some_and(|now| still_served(session, &now, before))
-}
-
+/// Something that the application sends: is its service still protected in the same way, and for whoever called? Who answers in
+/// the mesh is the affair of the upstream's own session.
 fn still_served(session: &Session, now: &ServicePlan, before: &ServicePlan) -> bool {
     is_protected_alike(now, before) && admits_caller(session, now)
 }
@@ -135,7 +138,9 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         // The application's side of a tunnel. Who answers is the affair of the other side, which has a session of its own
         // where the service is in the mesh.
         (Direction::Local | Direction::Inbound, _) => {
-            if !still_served(session, &now, before) {
+            // What is carried as it is takes no credential along.
+            let is_carried = session.carries() == Carries::Stream && session.requests_total() == 0;
+            if !still_served(session, &now, before) || is_carried && now.credential.is_some() {
                 session.cut(EndCause::PolicyChanged, event);
             }
         }

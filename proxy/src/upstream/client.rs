@@ -172,6 +172,16 @@ struct Attempt<'a> {
     was_sent: bool,
 }
 
+enum Attached {
+    Nothing,
+    /// It may have been waited for: what holds of the connection has to be looked at again.
+    Meanwhile,
+}
+
+fn is_retired(session: Option<&Session>) -> bool {
+    session.is_some_and(|session| session.is_retired() || session.is_cut())
+}
+
 /// How a connection was used when its request failed.
 #[derive(Clone, Copy)]
 struct Use<'a> {
@@ -187,12 +197,13 @@ impl Attempt<'_> {
 
     /// What the service's requests take along, for whoever answers at the other end of this connection. Without it nothing is
     /// sent.
-    async fn attach(&self, session: Option<&Session>, request: &mut Request<RequestBody>) -> Result<(), Refused> {
+    async fn attach(&self, session: Option<&Session>, request: &mut Request<RequestBody>) -> Result<Attached, Refused> {
         match &self.asking.upstream.plan.credential {
-            None => Ok(()),
+            None => Ok(Attached::Nothing),
             Some(credential) => {
                 let worker = self.asking.worker;
-                credentials::attach(credential, &worker.shared, session, request.headers_mut()).await
+                credentials::attach(credential, &worker.shared, session, request.headers_mut()).await?;
+                Ok(Attached::Meanwhile)
             }
         }
     }
@@ -209,10 +220,16 @@ impl Attempt<'_> {
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
-        if let Err(refused) = self.attach(connection.session.as_deref(), &mut request).await {
-            let idle_max = self.asking.worker.policy().limits.pool_idle_per_endpoint;
-            self.endpoint.give_back_h1(connection, own, idle_max);
-            return Err(Failed::unreachable(request, refused));
+        match self.attach(connection.session.as_deref(), &mut request).await {
+            Err(refused) => {
+                let idle_max = self.asking.worker.policy().limits.pool_idle_per_endpoint;
+                self.endpoint.give_back_h1(connection, own, idle_max);
+                return Err(Failed::unreachable(request, refused));
+            }
+            Ok(Attached::Meanwhile) if is_retired(connection.session.as_deref()) => {
+                return Err(Failed::Unsent(request, NotSent::StaleConnection));
+            }
+            Ok(_) => {}
         }
         let may_replay = is_reused && self.may_repeat() && is_replayable(&request);
         let _active = Active::at(self.endpoint);
@@ -253,10 +270,14 @@ impl Attempt<'_> {
                 Err(refused) => return Err(Failed::unreachable(request, refused)),
             },
         };
-        if let Err(refused) = self.attach(connection.session.as_deref(), &mut request).await {
-            return Err(Failed::unreachable(request, refused));
-        }
         let mut stream = Stream::of(&connection);
+        match self.attach(connection.session.as_deref(), &mut request).await {
+            Err(refused) => return Err(Failed::unreachable(request, refused)),
+            Ok(Attached::Meanwhile) if !connection.is_usable(&own) => {
+                return Err(Failed::Unsent(request, NotSent::StaleConnection));
+            }
+            Ok(_) => {}
+        }
         stream.open().await;
         let may_replay = is_reused && is_replayable(&request);
         let copy = (self.may_repeat() && may_be_kept(&request)).then(|| copy_of(&request));

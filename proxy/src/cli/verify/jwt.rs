@@ -206,7 +206,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, CannotTell> {
     std::fs::read(path).map_err(|source| CannotTell::UnreadableFile { path: path.to_owned(), source })
 }
 
-fn fingerprint(path: &Path) -> Result<[u8; 32], CannotTell> {
+pub fn fingerprint(path: &Path) -> Result<[u8; 32], CannotTell> {
     let certificates = read_pem(path)?;
     let leaf = certificates.first().ok_or_else(|| CannotTell::NoCertificate { path: path.to_owned() })?;
     let mut fingerprint = [0; 32];

@@ -42,11 +42,16 @@ pub fn strip_request(headers: &mut HeaderMap, to_app: bool) -> bool {
 pub fn replace_token(headers: &mut HeaderMap, claims: Vec<(HeaderName, Option<HeaderValue>)>) {
     headers.remove(AUTHORIZATION);
     for (name, value) in claims {
-        strip_named(headers, |other| folds_to(other, name.as_str()));
+        strip_spelt(headers, std::slice::from_ref(&name));
         if let Some(value) = value {
             headers.insert(name, value);
         }
     }
+}
+
+/// Removes fields with these names, in whatever spelling (THREATS HD-01).
+pub fn strip_spelt(headers: &mut HeaderMap, names: &[HeaderName]) {
+    strip_named(headers, |other| names.iter().any(|name| folds_to(other, name.as_str())));
 }
 
 /// What does not go on, found in one walk over the names: most heads have next to nothing of it, and to look for each would
