@@ -17,6 +17,8 @@ pub struct Counters {
     pub tokens_fetched: AtomicU64,
     pub token_fetches_failed: AtomicU64,
     pub tokens_missed: AtomicU64,
+    /// Pairs of identity and audience that have one, or that one is asked for, now.
+    pub tokens_kept: AtomicU64,
     /// Credentials that the application wrote, and that did not go out.
     pub app_tokens_removed: AtomicU64,
     discarded: [AtomicU64; DiscardReason::ALL.len()],

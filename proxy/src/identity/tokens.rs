@@ -5,6 +5,8 @@
 //! requests only read what it left. A token is renewed at half of its life (SPIRE's agent does the same), and the older one is
 //! used until shortly before its end when the agent is slow or gone.
 
+mod entry;
+
 use super::backoff::Backoff;
 use super::events::Counters;
 use super::publisher::chain;
@@ -12,18 +14,19 @@ use super::workload_api::{StreamEnd, TokenClient};
 use crate::refusal::{Refusal, Refused};
 use crate::token::{TokenProblem, read_own};
 use arc_swap::{ArcSwap, ArcSwapOption};
+use entry::{Entry, Token, Waited};
 use http::HeaderValue;
 use postern_config::SpiffeId;
 use postern_config::identity::Endpoint;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-/// Pairs of identity and audience. Audiences are the configuration's, or SPIFFE IDs of peers that were verified.
+/// Pairs of identity and audience; beyond it the one goes that was used longest ago. Audiences are the configuration's, or
+/// SPIFFE IDs of peers that were verified: no caller can fill this with names.
 pub const TOKENS_MAX: usize = 1024;
 /// A request waits no longer for a token that nobody had.
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -32,13 +35,14 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const SKEW_MAX: Duration = Duration::from_secs(10);
 /// An agent that gives a token which is about to end is not asked more often than this.
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
-/// How often a task looks whether its token is still used.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// So long why there is none is remembered without anybody asking, and attempts go on.
+const FAILURE_KEPT: Duration = Duration::from_secs(30);
 
 /// All tokens of this process.
 pub struct OwnTokens {
     control: Handle,
     entries: ArcSwap<Entries>,
+    entries_max: usize,
     /// Entries are added one at a time; requests that find theirs never take it.
     adding: Mutex<()>,
     /// `None`: the identity comes from files.
@@ -48,33 +52,6 @@ pub struct OwnTokens {
 }
 
 type Entries = HashMap<SpiffeId, HashMap<Box<str>, Arc<Entry>>>;
-
-struct Entry {
-    own: SpiffeId,
-    audience: Box<str>,
-    token: ArcSwapOption<Token>,
-    /// Why there is none, or no newer one. Changes with every attempt.
-    state: watch::Sender<State>,
-    /// Rises with every request that used it.
-    uses: AtomicU64,
-}
-
-struct Token {
-    /// `Bearer …`, marked as sensitive: HTTP/2 keeps it out of its tables (RFC 7541 §7.1.3).
-    header: HeaderValue,
-    fetched_at: SystemTime,
-    expires_at: SystemTime,
-    /// From then on it is not sent any more.
-    ends_at: SystemTime,
-}
-
-#[derive(Clone)]
-enum State {
-    /// The first attempt began then.
-    Asking(Instant),
-    Fetched,
-    Failed(String),
-}
 
 /// What is known of one token, without the token.
 #[derive(Clone, Debug)]
@@ -105,9 +82,14 @@ enum FetchError {
 impl OwnTokens {
     /// Fetches run on `control`.
     pub fn new(control: Handle, counters: Arc<Counters>) -> Arc<Self> {
+        Self::with_room_for(TOKENS_MAX, control, counters)
+    }
+
+    fn with_room_for(entries_max: usize, control: Handle, counters: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self {
             control,
             entries: ArcSwap::default(),
+            entries_max,
             adding: Mutex::default(),
             endpoint: ArcSwapOption::empty(),
             client: tokio::sync::Mutex::default(),
@@ -126,62 +108,75 @@ impl OwnTokens {
     /// `TokenUnavailable`: there is none, and why. At once where the last attempt failed, after two seconds where the first
     /// one is under way.
     pub async fn get(self: &Arc<Self>, own: &SpiffeId, audience: &str) -> Result<HeaderValue, Refused> {
-        let entry = match self.entries.load().get(own).and_then(|of_own| of_own.get(audience)) {
-            Some(entry) => entry.clone(),
-            None => self.add(own, audience)?,
-        };
-        entry.uses.fetch_add(1, Relaxed);
-        if let Some(header) = entry.usable(SystemTime::now()) {
-            return Ok(header);
-        }
-        let waited = Box::pin(entry.wait()).await;
-        waited.map_err(|why| self.unavailable(&format!("no token for `{}`: {why}", audience.escape_debug())))
-    }
-
-    fn unavailable(&self, why: &str) -> Refused {
-        Counters::count(&self.counters.tokens_missed);
-        Refused::new(Refusal::TokenUnavailable, why.to_owned())
-    }
-
-    fn add(self: &Arc<Self>, own: &SpiffeId, audience: &str) -> Result<Arc<Entry>, Refused> {
-        let _one_at_a_time = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.entries.load_full();
-        if let Some(entry) = current.get(own).and_then(|of_own| of_own.get(audience)) {
-            return Ok(entry.clone());
-        }
-        if current.values().map(HashMap::len).sum::<usize>() >= TOKENS_MAX {
-            return Err(self.unavailable(&format!("as many as {TOKENS_MAX} audiences have tokens already")));
-        }
-        let entry = Arc::new(Entry {
-            own: own.clone(),
-            audience: audience.into(),
-            token: ArcSwapOption::empty(),
-            state: watch::Sender::new(State::Asking(Instant::now())),
-            uses: AtomicU64::new(0),
-        });
-        let mut entries = Entries::clone(&current);
-        entries.entry(own.clone()).or_default().insert(audience.into(), entry.clone());
-        self.entries.store(Arc::new(entries));
-        self.control.spawn(keep(self.clone(), entry.clone()));
-        Ok(entry)
-    }
-
-    fn remove(&self, entry: &Entry) {
-        let _one_at_a_time = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut entries = Entries::clone(&self.entries.load());
-        if let Some(of_own) = entries.get_mut(&entry.own) {
-            of_own.remove(&entry.audience);
-            if of_own.is_empty() {
-                entries.remove(&entry.own);
+        // Twice: the one that was found may just be let go of.
+        for _ in 0..2 {
+            let (found, now) = (self.find(own, audience), SystemTime::now());
+            let entry = found.unwrap_or_else(|| self.add(own, audience, now));
+            entry.used(now);
+            if let Some(header) = entry.usable(now) {
+                return Ok(header);
+            }
+            match Box::pin(entry.wait()).await {
+                Waited::Token(header) => return Ok(header),
+                Waited::Nothing(why) => return Err(self.unavailable(audience, &why)),
+                Waited::LetGo => {}
             }
         }
+        Err(self.unavailable(audience, "others took its place"))
+    }
+
+    fn find(&self, own: &SpiffeId, audience: &str) -> Option<Arc<Entry>> {
+        self.entries.load().get(own).and_then(|of_own| of_own.get(audience)).cloned()
+    }
+
+    fn unavailable(&self, audience: &str, why: &str) -> Refused {
+        Counters::count(&self.counters.tokens_missed);
+        Refused::new(Refusal::TokenUnavailable, format!("no token for `{}`: {why}", audience.escape_debug()))
+    }
+
+    fn add(self: &Arc<Self>, own: &SpiffeId, audience: &str, now: SystemTime) -> Arc<Entry> {
+        let _one_at_a_time = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = self.find(own, audience) {
+            return entry;
+        }
+        let mut entries = Entries::clone(&self.entries.load());
+        let is_full = all(&entries).count() >= self.entries_max;
+        let oldest = all(&entries).min_by_key(|entry| entry.used_at()).cloned().filter(|_| is_full);
+        if let Some(oldest) = &oldest {
+            take(&mut entries, oldest);
+        }
+        let entry = Arc::new(Entry::new(own, audience, now));
+        entries.entry(own.clone()).or_default().insert(audience.into(), entry.clone());
+        self.publish(entries);
+        if let Some(oldest) = oldest {
+            let audience = oldest.audience.escape_debug().to_string();
+            tracing::debug!(own = %oldest.own, audience, "a token is let go of: others were used since");
+            oldest.let_go();
+        }
+        self.control.spawn(keep(self.clone(), entry.clone()));
+        entry
+    }
+
+    fn remove(&self, entry: &Arc<Entry>) {
+        {
+            let _one_at_a_time = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entries = Entries::clone(&self.entries.load());
+            take(&mut entries, entry);
+            self.publish(entries);
+        }
+        // Whoever has found it already looks again.
+        entry.let_go();
+    }
+
+    fn publish(&self, entries: Entries) {
+        self.counters.tokens_kept.store(all(&entries).count() as u64, Relaxed);
         self.entries.store(Arc::new(entries));
     }
 
     /// By identity and audience, in the order of their names.
     pub fn held(&self) -> Vec<HeldToken> {
         let entries = self.entries.load();
-        let mut held: Vec<_> = entries.values().flat_map(HashMap::values).map(|entry| entry.view()).collect();
+        let mut held: Vec<_> = all(&entries).map(|entry| entry.view()).collect();
         held.sort_unstable_by(|one, other| (&one.own, &one.audience).cmp(&(&other.own, &other.audience)));
         held
     }
@@ -218,47 +213,17 @@ impl OwnTokens {
     }
 }
 
-impl Entry {
-    fn usable(&self, now: SystemTime) -> Option<HeaderValue> {
-        self.token.load().as_ref().filter(|token| now < token.ends_at).map(|token| token.header.clone())
-    }
+fn all(entries: &Entries) -> impl Iterator<Item = &Arc<Entry>> {
+    entries.values().flat_map(HashMap::values)
+}
 
-    /// # Errors
-    /// Why there is none.
-    async fn wait(&self) -> Result<HeaderValue, String> {
-        let mut state = self.state.subscribe();
-        loop {
-            let (asked, failed) = match &*state.borrow_and_update() {
-                State::Asking(since) => (*since, None),
-                State::Fetched => (Instant::now(), None),
-                State::Failed(why) => (Instant::now(), Some(why.clone())),
-            };
-            if let Some(header) = self.usable(SystemTime::now()) {
-                return Ok(header);
-            }
-            if let Some(why) = failed {
-                return Err(why);
-            }
-            let left = WAIT_MAX.saturating_sub(asked.elapsed());
-            if !matches!(tokio::time::timeout(left, state.changed()).await, Ok(Ok(()))) {
-                return Err("the agent has not answered yet".to_owned());
-            }
-        }
+fn take(entries: &mut Entries, entry: &Arc<Entry>) {
+    let Some(of_own) = entries.get_mut(&entry.own) else { return };
+    if of_own.get(&entry.audience).is_some_and(|found| Arc::ptr_eq(found, entry)) {
+        of_own.remove(&entry.audience);
     }
-
-    fn view(&self) -> HeldToken {
-        let token = self.token.load();
-        HeldToken {
-            own: self.own.clone(),
-            audience: self.audience.to_string(),
-            fetched_at: token.as_ref().map(|token| token.fetched_at),
-            expires_at: token.as_ref().map(|token| token.expires_at),
-            uses: self.uses.load(Relaxed),
-            last_error: match &*self.state.borrow() {
-                State::Failed(why) => Some(why.clone()),
-                State::Asking(_) | State::Fetched => None,
-            },
-        }
+    if of_own.is_empty() {
+        entries.remove(&entry.own);
     }
 }
 
@@ -267,7 +232,7 @@ async fn keep(tokens: Arc<OwnTokens>, entry: Arc<Entry>) {
     let (own, audience) = (entry.own.clone(), entry.audience.escape_debug().to_string());
     let mut backoff = Backoff::default();
     loop {
-        let uses = entry.uses.load(Relaxed);
+        let uses = entry.uses();
         match tokens.fetch(&entry).await {
             Ok(token) => {
                 Counters::count(&tokens.counters.tokens_fetched);
@@ -275,11 +240,12 @@ async fn keep(tokens: Arc<OwnTokens>, entry: Arc<Entry>) {
                 let life = token.expires_at.duration_since(token.fetched_at).unwrap_or_default();
                 tracing::debug!(%own, audience, life_s = life.as_secs(), "token received");
                 let ends_at = token.ends_at;
-                entry.token.store(Some(Arc::new(token)));
-                entry.state.send_replace(State::Fetched);
                 // A tenth more or less, so that what began together does not stay together.
-                tokio::time::sleep(life.mul_f64(0.45 + fastrand::f64() / 10.0).max(RENEWAL_MIN)).await;
-                if !used_again(&entry, uses, ends_at).await {
+                let pause = life.mul_f64(0.45 + fastrand::f64() / 10.0);
+                if !entry.hold(token) || !entry.until_renewal(pause).await {
+                    return;
+                }
+                if !entry.used_again(uses, ends_at).await {
                     tracing::debug!(%own, audience, "a token is let go of: nobody uses it");
                     return tokens.remove(&entry);
                 }
@@ -287,13 +253,15 @@ async fn keep(tokens: Arc<OwnTokens>, entry: Arc<Entry>) {
             Err(error) => {
                 Counters::count(&tokens.counters.token_fetches_failed);
                 let why = chain(&error);
-                if !matches!(&*entry.state.borrow(), State::Failed(before) if *before == why) {
+                if !entry.has_failed(&why) {
                     tracing::warn!(%own, audience, error = why, "no token from the Workload API; will try again");
                 }
-                entry.state.send_replace(State::Failed(why));
-                tokio::time::sleep(backoff.next(fastrand::f64())).await;
-                // Nobody has asked since, and what there was is over.
-                if entry.uses.load(Relaxed) == uses && entry.usable(SystemTime::now()).is_none() {
+                if !entry.fail(why) || !entry.until_next_attempt(backoff.next(fastrand::f64())).await {
+                    return;
+                }
+                let now = SystemTime::now();
+                let idle = now.duration_since(entry.used_at()).unwrap_or_default();
+                if idle >= FAILURE_KEPT && entry.usable(now).is_none() {
                     return tokens.remove(&entry);
                 }
             }
@@ -301,15 +269,5 @@ async fn keep(tokens: Arc<OwnTokens>, entry: Arc<Entry>) {
     }
 }
 
-/// Waits until somebody uses the token again, at the longest until it ends.
-async fn used_again(entry: &Entry, before: u64, ends_at: SystemTime) -> bool {
-    loop {
-        if entry.uses.load(Relaxed) != before {
-            return true;
-        }
-        match ends_at.duration_since(SystemTime::now()) {
-            Ok(left) => tokio::time::sleep(left.min(LOOK_EVERY)).await,
-            Err(_over) => return false,
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,7 @@ fn identity(page: &mut Page, source: &Metrics) {
     page.value(&metrics::TOKEN_FETCHES, &["success"], counters.tokens_fetched.load(Relaxed) as f64);
     page.value(&metrics::TOKEN_FETCHES, &["failure"], counters.token_fetches_failed.load(Relaxed) as f64);
     page.value(&metrics::TOKENS_MISSED, &[], counters.tokens_missed.load(Relaxed) as f64);
+    page.value(&metrics::TOKENS_KEPT, &[], counters.tokens_kept.load(Relaxed) as f64);
     page.value(&metrics::APP_TOKENS_REMOVED, &[], counters.app_tokens_removed.load(Relaxed) as f64);
     let figures = source.identity_figures();
     let states = [IdentityState::Fresh, IdentityState::ServingStale, IdentityState::Expired, IdentityState::NoIdentity];

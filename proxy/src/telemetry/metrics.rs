@@ -71,6 +71,7 @@ families! {
     IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
     TOKEN_FETCHES = "postern_token_fetches_total" Counter &["result"], "Requests to the Workload API for a JWT-SVID of ours.";
     TOKENS_MISSED = "postern_tokens_missed_total" Counter &[], "Requests refused because there was no JWT-SVID to send with them.";
+    TOKENS_KEPT = "postern_tokens_kept" Gauge &[], "Audiences for which JWT-SVIDs of ours are kept fresh, or asked for.";
     APP_TOKENS_REMOVED = "postern_app_tokens_removed_total" Counter &[], "Requests whose application wrote a credential that was replaced by ours, or refused.";
     CONFIG_GENERATION = "postern_config_generation" Gauge &[], "Rises with every configuration taken.";
     CONFIG_SUCCESS = "postern_config_last_load_success_timestamp_seconds" Gauge &[], "When a configuration was last taken.";
