@@ -10,6 +10,7 @@ mod entry;
 use super::backoff::Backoff;
 use super::events::Counters;
 use super::publisher::chain;
+use super::supervisor::{SocketIdentity, Wake, wait};
 use super::workload_api::{StreamEnd, TokenClient};
 use crate::refusal::{Refusal, Refused};
 use crate::token::{TokenProblem, read_own};
@@ -79,6 +80,19 @@ enum FetchError {
     NoHeader,
 }
 
+impl FetchError {
+    /// Perhaps only the connection is broken. An answer, whatever it says, came over a good one.
+    fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Stream(end) => {
+                !matches!(end, StreamEnd::Denied(_) | StreamEnd::NotSupported { .. } | StreamEnd::NoToken)
+            }
+            Self::NoEndpoint | Self::Unusable(_) | Self::NoHeader => false,
+        }
+    }
+}
+
 impl OwnTokens {
     /// Fetches run on `control`.
     pub fn new(control: Handle, counters: Arc<Counters>) -> Arc<Self> {
@@ -97,9 +111,28 @@ impl OwnTokens {
         })
     }
 
-    /// Where tokens come from; what was fetched stays.
+    /// Where tokens come from; what was fetched stays, and what could not be fetched is asked for again.
     pub fn set_endpoint(&self, endpoint: Option<Endpoint>) {
         self.endpoint.store(endpoint.map(Arc::new));
+        all(&self.entries.load()).for_each(|entry| entry.ask_again());
+    }
+
+    /// After a failure: for `pause`, or until there is another socket than `seen`. False: the entry was let go of.
+    async fn pause(&self, entry: &Entry, pause: Duration, seen: Option<SocketIdentity>, backoff: &mut Backoff) -> bool {
+        let Some(endpoint) = self.endpoint.load_full() else { return entry.until_next_attempt(pause).await };
+        tokio::select! {
+            is_kept = entry.until_next_attempt(pause) => is_kept,
+            wake = wait(&endpoint, pause, seen) => {
+                if wake == Wake::SocketAppeared {
+                    backoff.reset();
+                }
+                true
+            }
+        }
+    }
+
+    fn socket(&self) -> Option<SocketIdentity> {
+        self.endpoint.load().as_ref().and_then(|endpoint| SocketIdentity::of(endpoint))
     }
 
     /// The value of `Authorization` that shows `audience` a token of `own`.
@@ -183,8 +216,7 @@ impl OwnTokens {
 
     async fn fetch(&self, entry: &Entry) -> Result<Token, FetchError> {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.ask(entry)).await.unwrap_or(Err(FetchError::Timeout));
-        if matches!(fetched, Err(FetchError::Stream(_) | FetchError::Timeout)) {
-            // Perhaps only its connection is broken.
+        if fetched.as_ref().is_err_and(FetchError::is_of_connection) {
             self.client.lock().await.take();
         }
         let (token, now) = (fetched?, SystemTime::now());
@@ -232,7 +264,7 @@ async fn keep(tokens: Arc<OwnTokens>, entry: Arc<Entry>) {
     let (own, audience) = (entry.own.clone(), entry.audience.escape_debug().to_string());
     let mut backoff = Backoff::default();
     loop {
-        let uses = entry.uses();
+        let (uses, socket) = (entry.uses(), tokens.socket());
         match tokens.fetch(&entry).await {
             Ok(token) => {
                 Counters::count(&tokens.counters.tokens_fetched);
@@ -256,7 +288,8 @@ async fn keep(tokens: Arc<OwnTokens>, entry: Arc<Entry>) {
                 if !entry.has_failed(&why) {
                     tracing::warn!(%own, audience, error = why, "no token from the Workload API; will try again");
                 }
-                if !entry.fail(why) || !entry.until_next_attempt(backoff.next(fastrand::f64())).await {
+                let pause = backoff.next(fastrand::f64());
+                if !entry.fail(why) || !tokens.pause(&entry, pause, socket, &mut backoff).await {
                     return;
                 }
                 let now = SystemTime::now();

@@ -155,9 +155,20 @@ impl Entry {
         !self.is_let_go()
     }
 
-    /// After a failure. False: it was let go of.
+    /// Where tokens come from has changed: a failure says nothing any more.
+    pub(super) fn ask_again(&self) {
+        self.state.send_if_modified(|state| {
+            let has_failed = matches!(state, State::Failed(_));
+            if has_failed {
+                *state = State::Asking(Instant::now());
+            }
+            has_failed
+        });
+    }
+
+    /// After a failure, unless it says nothing any more. False: it was let go of.
     pub(super) async fn until_next_attempt(&self, pause: Duration) -> bool {
-        let _ = timeout(pause, self.state.subscribe().wait_for(|state| matches!(state, State::LetGo))).await;
+        let _ = timeout(pause, self.state.subscribe().wait_for(|state| !matches!(state, State::Failed(_)))).await;
         !self.is_let_go()
     }
 
