@@ -265,7 +265,7 @@ fn check_headers(written: ClaimHeaders, reader: &mut Reader) -> Vec<ClaimHeader>
         let header = name.to_ascii_lowercase();
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         if header.is_empty() || !header.bytes().all(is_plain) {
-            // Others than these are spelt in more than one way behind us (THREATS HD-01), and could be forged so.
+            // Others than these are spelt in more than one way behind us (THREATS HD-10), and could be forged so.
             let hint = "write letters, digits and `-`, such as `x-tenant`";
             reader.problem(&place, format!("`{}` cannot carry a claim", shown(&name)), hint);
         } else if NOT_FOR_CLAIMS.contains(&header.as_str())

@@ -316,7 +316,7 @@ async fn jw_17_a_request_that_waits_for_its_answer_when_its_key_goes_is_told_tha
 }
 
 #[tokio::test]
-async fn hd_01_no_trailer_passes_for_a_claim() {
+async fn hd_10_no_trailer_passes_for_a_claim() {
     let app = HttpApp::start().await;
     let pair = pair(&app).await;
     let bearer = format!("Bearer {}", token(&pair.mesh, "web", ORDERS).await);

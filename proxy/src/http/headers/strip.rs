@@ -38,7 +38,7 @@ pub fn strip_request(headers: &mut HeaderMap, to_app: bool) -> bool {
 }
 
 /// Takes the token that was checked away from the application, which has no use for a credential, and sets what it learns of
-/// it instead. What the caller wrote under those names, in whatever spelling (THREATS HD-01), goes.
+/// it instead. What the caller wrote under those names, in whatever spelling (THREATS HD-10), goes.
 pub fn replace_token(headers: &mut HeaderMap, claims: Vec<(HeaderName, Option<HeaderValue>)>) {
     headers.remove(AUTHORIZATION);
     for (name, value) in claims {
@@ -49,7 +49,7 @@ pub fn replace_token(headers: &mut HeaderMap, claims: Vec<(HeaderName, Option<He
     }
 }
 
-/// Removes fields with these names, in whatever spelling (THREATS HD-01).
+/// Removes fields with these names, in whatever spelling (THREATS HD-10).
 pub fn strip_spelt(headers: &mut HeaderMap, names: &[HeaderName]) {
     strip_named(headers, |other| names.iter().any(|name| folds_to(other, name.as_str())));
 }
