@@ -122,7 +122,10 @@ fn identity_is_shown_as_it_is_and_what_is_gone_is_gone() {
     }
     metrics.update_identity(&Snapshot::empty(), now);
     let page = metrics.render();
-    assert!(!page.contains("svid_expiry") && !page.contains("bundle_anchors") && !page.contains("token_keys"), "{page}");
+    assert!(
+        !page.contains("svid_expiry") && !page.contains("bundle_anchors") && !page.contains("token_keys"),
+        "{page}"
+    );
     let state = IdentityState::NoIdentity.as_str();
     assert!(has(&page, &format!(r#"postern_identity_state{{state="{state}"}} 1"#)));
 }
