@@ -124,6 +124,7 @@ impl App {
             app.readiness.set(Condition::Capture, Err("not known yet".to_owned()));
         }
         tasks::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
+        tasks::spawn(app.shared.own_tokens.clone().follow_keys(identity.clone()));
         tasks::spawn(pressure::watch(app.shared.clone()));
         if app.shared.audit.enabled() {
             tasks::spawn(audit::watch::watch(identity, app.shared.audit.clone()));

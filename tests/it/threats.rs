@@ -128,6 +128,29 @@ const ROWS: &[(&str, &str)] = &[
     ("TL-26", "ALPN"),
     ("TL-27", "old TLS"),
     ("TL-28", "keys at rest"),
+    ("JW-01", "algorithms that are none, and forms that are no token"),
+    ("JW-02", "public keys taken for secrets"),
+    ("JW-03", "keys of another kind or use"),
+    ("JW-04", "`kid` missing, unknown, malformed, of others"),
+    ("JW-05", "malformed audiences"),
+    ("JW-06", "audiences of others"),
+    ("JW-07", "`exp` missing, malformed, over"),
+    ("JW-08", "`nbf` and `iat`"),
+    ("JW-09", "subjects that are none, and of other trust domains"),
+    ("JW-11", "other serialisations"),
+    ("JW-12", "large and deep tokens"),
+    ("JW-13", "members that occur twice"),
+    ("JW-14", "base64 in other spellings"),
+    ("JW-15", "odd signatures"),
+    ("JW-16", "all nine algorithms"),
+    ("JW-17", "keys rotated out"),
+    ("JW-19", "no keys"),
+    ("JW-20", "certificate and token of different workloads, or one of them missing"),
+    ("JW-21", "broken tokens where others would do without"),
+    ("JW-22", "the same token again"),
+    ("JW-23", "keys of one kind of SVID used for the other"),
+    ("JW-24", "whom a token of ours is for"),
+    ("JW-26", "many requests for one token, its end, a clock that jumps"),
     ("F-01", "no agent at the start"),
     ("F-02", "agent killed"),
     ("F-03", "agent down past expiry"),
@@ -165,10 +188,6 @@ const ROWS: &[(&str, &str)] = &[
 
 /// Rows without a test here, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("HD-16", "credentials are a later part"),
-    ("HD-17", "credentials are a later part"),
-    ("HD-18", "credentials are a later part"),
-    ("HD-20", "credentials are a later part"),
     ("H2-14", "needs h2spec; run by hand through the proxy, in the clear and strict (`-S`): 147 of 147"),
     ("TL-23", "SVID messages with revocation lists are taken, the lists are not used yet"),
     ("F-11", "needs a changed clock: chaos run"),
@@ -178,12 +197,11 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("F-25", "needs network emulation: chaos run"),
     ("F-29", "chaos run"),
     ("F-30", "chaos run"),
-    ("F-32", "credentials are a later part"),
 ];
 
 /// The ids in a test's name: `sm_01_sm_02_…`, `sm_01_02_…` and `pn13_and_pn22_…` name two each.
 fn ids(name: &str) -> Vec<String> {
-    const GROUPS: [&str; 7] = ["pn", "hd", "sm", "h2", "ds", "tl", "f"];
+    const GROUPS: [&str; 8] = ["pn", "hd", "sm", "h2", "ds", "tl", "jw", "f"];
     let mut found = Vec::new();
     let mut group = None;
     for word in name.split('_') {

@@ -1,9 +1,12 @@
 //! Tokens that a sidecar attaches for its application: whose, for whom, and what becomes of requests when there is none.
 
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
-use postern_tests::client_http::empty;
-use postern_tests::mesh::{ORDERS, WEB};
-use postern_tests::pair::{Pair, service_section};
+use postern::identity::Snapshot;
+use postern_tests::client_http::{empty, with_trailers};
+use postern_tests::mesh::{ORDERS, STRANGER, WEB, trust_domain};
+use postern_tests::pair::{Pair, inbound_section, service_section};
 use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, Reply, eventually, ports, within};
 use serde_json::Value;
 use std::time::Duration;
@@ -42,7 +45,7 @@ async fn get(client: &mut H2Client, path: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn neither_application_sees_the_token_that_goes_between_their_sidecars() {
+async fn hd_20_neither_application_sees_the_token_that_goes_between_their_sidecars() {
     let app = HttpApp::start().await;
     let pair = pair(Mesh::start(), &app, CHECKED, "credential: jwt_svid").await;
     let (mut http2, mut http1) = (H2Client::connect(pair.outbound).await, H1Client::connect(pair.outbound).await);
@@ -102,6 +105,109 @@ async fn jw_24_whom_a_token_is_for_is_the_proven_peer_or_the_file_and_never_the_
 }
 
 #[tokio::test]
+async fn hd_16_whatever_the_application_writes_there_one_authorization_goes_out_and_it_is_ours() {
+    let app = HttpApp::start().await;
+    let pair = pair(Mesh::start(), &app, UNCHECKED, "credential: jwt_svid").await;
+    let trailers: HeaderMap = [(AUTHORIZATION, "Bearer c"), (HeaderName::from_static("x-checksum"), "1")]
+        .into_iter()
+        .map(|(name, value)| (name, HeaderValue::from_static(value)))
+        .collect();
+    let mut http2 = H2Client::connect(pair.outbound).await;
+    let request = http2.request("POST", "/two");
+    let request = request.header("authorization", "Bearer a").header("authorization", "Basic Yg==");
+    let request = request.header("proxy-authorization", "Bearer b").body(with_trailers("body", trailers)).unwrap();
+    assert_eq!(http2.send(request).await.unwrap().status, 200);
+    let seen = app.last();
+    assert_eq!(seen.trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-checksum"]);
+    let mut http1 = H1Client::connect(pair.outbound).await;
+    let request = http1.request("GET", "/one").header("authorization", "Bearer a").header("authorization", "Bearer b");
+    let request = request.body(empty()).unwrap();
+    assert_eq!(http1.send(request).await.unwrap().status, 200);
+    for seen in app.seen() {
+        let sent = seen.all("authorization");
+        assert_eq!((sent.len(), claims(&sent[0])["sub"].as_str()), (1, Some(WEB)));
+        assert!(seen.all("proxy-authorization").is_empty());
+    }
+    assert_eq!(pair.web.metric("postern_app_tokens_removed_total"), 2.0, "requests");
+}
+
+#[tokio::test]
+async fn hd_18_who_is_not_expected_gets_no_token_and_none_is_asked_for() {
+    let app = HttpApp::start().await;
+    let mesh = Mesh::start();
+    let (inbound, outbound) = (ports::free(), ports::free());
+    let stranger = mesh.sidecar("stranger", &inbound_section(inbound, &app.address.to_string(), UNCHECKED)).await;
+    let lines = format!("endpoints: [\"{inbound}\"]\nidentity: {ORDERS}\nprotocol: http\ncredential: jwt_svid");
+    let web = mesh.sidecar("web", &service_section(outbound, &lines)).await;
+    assert_eq!(H1Client::connect(outbound).await.get("/one").await.unwrap().status, 502);
+    assert_eq!(get(&mut H2Client::connect(outbound).await, "/two").await.status, 502);
+    assert!(app.seen().is_empty() && stranger.records_of("request", 0).await.is_empty());
+    assert!(web.shared.own_tokens.held().is_empty(), "none is asked for before it is known for whom");
+}
+
+/// Whom a request reaches is known when it is sent: at the second attempt too.
+#[tokio::test]
+async fn jw_24_each_attempt_takes_the_token_for_the_peer_that_it_goes_to() {
+    let (one, other) = (HttpApp::start().await, HttpApp::start().await);
+    let mesh = Mesh::start();
+    let (at_orders, at_stranger, outbound) = (ports::free(), ports::free(), ports::free());
+    let orders = mesh.sidecar("orders", &inbound_section(at_orders, &one.address.to_string(), UNCHECKED)).await;
+    let _stranger =
+        mesh.sidecar("stranger", &inbound_section(at_stranger, &other.address.to_string(), UNCHECKED)).await;
+    let lines = format!(
+        "endpoints: [\"{at_orders}\", \"{at_stranger}\"]\nidentity: [\"{ORDERS}\", \"{STRANGER}\"]\n\
+         protocol: http\ncredential: jwt_svid"
+    );
+    let _web = mesh.sidecar("web", &service_section(outbound, &lines)).await;
+    let (mut http1, mut http2) = (H1Client::connect(outbound).await, H2Client::connect(outbound).await);
+    let are_for = |app: &HttpApp, audience: &str| {
+        let sent = app.seen().iter().map(|seen| seen.all("authorization")).collect::<Vec<_>>();
+        assert!(sent.iter().all(|sent| sent.len() == 1 && claims(&sent[0])["aud"][0] == audience));
+        sent.len()
+    };
+    for number in 0..20 {
+        assert_eq!(http1.get(&format!("/one/{number}")).await.unwrap().status, 200);
+        assert_eq!(get(&mut http2, &format!("/two/{number}")).await.status, 200);
+    }
+    let (of_orders, of_stranger) = (are_for(&one, ORDERS), are_for(&other, STRANGER));
+    assert!(of_orders > 0 && of_stranger > 0, "{of_orders} and {of_stranger}");
+    assert_eq!(of_orders + of_stranger, 40);
+    orders.stop().await;
+    for number in 0..20 {
+        assert_eq!(http1.get(&format!("/one/{number}")).await.unwrap().status, 200);
+        assert_eq!(get(&mut http2, &format!("/two/{number}")).await.status, 200);
+    }
+    assert_eq!((are_for(&one, ORDERS), are_for(&other, STRANGER)), (of_orders, of_stranger + 40));
+}
+
+/// Without waiting for half of its life, in which nobody would believe it.
+#[tokio::test]
+async fn a_token_whose_key_is_removed_is_not_sent_again() {
+    let app = HttpApp::start().await;
+    let pair = pair(Mesh::start(), &app, CHECKED, "credential: jwt_svid").await;
+    let domain = trust_domain("shop.example");
+    let keys_at_both = async |count: usize| {
+        for sidecar in [&pair.web, &pair.orders] {
+            let keys = |snapshot: &Snapshot| snapshot.token_keys.get(&domain).map_or(0, |set| set.keys().len());
+            sidecar.until_identity("keys", |snapshot| keys(snapshot) == count).await;
+        }
+    };
+    keys_at_both(1).await;
+    assert_eq!(H1Client::connect(pair.outbound).await.get("/old").await.unwrap().status, 200);
+    pair.mesh.provider.publish_new_authority(&domain).unwrap();
+    pair.mesh.provider.reissue(&domain).unwrap();
+    keys_at_both(2).await;
+    assert_eq!(H1Client::connect(pair.outbound).await.get("/staged").await.unwrap().status, 200);
+    assert_eq!(pair.web.metric("postern_token_fetches_total{result=\"success\"}"), 1.0);
+    pair.mesh.provider.remove_old_authorities(&domain).unwrap();
+    keys_at_both(1).await;
+    let is_gone = || pair.web.shared.own_tokens.held()[0].expires_at.is_none().then_some(());
+    eventually("the token is let go of", is_gone).await;
+    assert_eq!(H1Client::connect(pair.outbound).await.get("/new").await.unwrap().status, 200);
+    assert_eq!(pair.web.metric("postern_token_fetches_total{result=\"success\"}"), 2.0);
+}
+
+#[tokio::test]
 async fn an_application_that_must_have_no_credential_is_told_so() {
     let app = HttpApp::start().await;
     let pair = pair(Mesh::start(), &app, CHECKED, "credential: { jwt_svid: { app_token: refuse } }").await;
@@ -150,7 +256,7 @@ async fn jw_26_a_thousand_requests_at_once_are_one_fetch() {
 }
 
 #[tokio::test]
-async fn jw_26_a_token_outlives_its_agent_until_shortly_before_its_end_and_then_nothing_is_sent() {
+async fn jw_26_f_32_a_token_outlives_its_agent_until_shortly_before_its_end_and_then_nothing_is_sent() {
     let app = HttpApp::start().await;
     // Tokens live as long as SVIDs do, up to five minutes.
     let pair = pair(Mesh::with_svid_ttl(Duration::from_secs(12)), &app, CHECKED, "credential: jwt_svid").await;

@@ -126,8 +126,12 @@ fn token_keys(snapshot: &Snapshot) -> Vec<Value> {
     let mut sets: Vec<_> = snapshot.token_keys.iter().collect();
     sets.sort_unstable_by_key(|(trust_domain, _)| trust_domain.as_str());
     let keys = sets.into_iter().map(|(trust_domain, set)| {
-        let key_ids: Vec<_> = set.keys().iter().map(|key| key.key_id.as_deref()).collect();
-        json!({ "trust_domain": trust_domain.as_str(), "key_ids": key_ids, "ignored": set.ignored().len() })
+        let usable = set.keys().iter().map(|key| {
+            let algorithms: Vec<_> = key.prepared.algorithms().map(|algorithm| algorithm.to_string()).collect();
+            json!({ "key_id": key.key_id, "algorithms": algorithms })
+        });
+        let usable: Vec<_> = usable.collect();
+        json!({ "trust_domain": trust_domain.as_str(), "keys": usable, "ignored": set.ignored().len() })
     });
     keys.collect()
 }

@@ -84,7 +84,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
     #[test]
-    fn a_token_is_found_in_one_field_of_the_bearer_scheme() {
+    fn hd_17_a_token_is_found_in_one_field_of_the_bearer_scheme() {
         let found = |fields: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for field in fields {

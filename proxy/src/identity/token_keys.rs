@@ -5,6 +5,7 @@
 //! do not know the key is refused.
 
 use super::backoff::Backoff;
+use super::events::Counters;
 use super::message_fault::MessageFault;
 use super::proto::JwtBundlesResponse;
 use super::publisher::{Publisher, chain};
@@ -17,6 +18,7 @@ use postern_config::{SpiffeId, TrustDomain};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::time::Instant;
+use tonic::Code;
 
 pub(crate) struct TokenKeysSource {
     endpoint: Endpoint,
@@ -62,27 +64,36 @@ impl TokenKeysSource {
             Err(end) => return end,
         };
         loop {
-            match stream.message().await {
-                Ok(Some(message)) => self.apply(message),
+            let message = match stream.message().await {
+                Ok(Some(message)) => message,
                 Ok(None) => return StreamEnd::Ended,
                 Err(status) => return status.into(),
+            };
+            match self.apply(message) {
+                Ok(()) => {
+                    self.told = None;
+                    backoff.reset();
+                }
+                Err(fault) => self.publisher.discard(&fault),
             }
-            self.told = None;
-            backoff.reset();
         }
     }
 
     /// The whole state (Workload API §4.3): a trust domain that is absent has no keys any more. One whose keys cannot be read
     /// keeps those that it had: it must not be in a foreign domain's power to stop all others.
-    fn apply(&mut self, message: JwtBundlesResponse) {
+    ///
+    /// # Errors
+    /// There is nothing in it, which no agent means (Workload API §4.5).
+    fn apply(&mut self, message: JwtBundlesResponse) -> Result<(), MessageFault> {
         if message.bundles.is_empty() {
-            return self.publisher.discard(&MessageFault::Empty("bundles"));
+            return Err(MessageFault::Empty("bundles"));
         }
         let known = self.publisher.store.load().token_keys.clone();
         let (mut documents, mut keys) = (HashMap::new(), TokenKeys::new());
         for (name, document) in message.bundles {
             let id = SpiffeId::parse(&name).ok().filter(|id| id.path().is_empty());
             let Some(trust_domain) = id.map(|id| id.trust_domain()) else {
+                Counters::count(&self.publisher.counters.bundles_refused);
                 tracing::error!(
                     name = name.escape_debug().to_string(),
                     "keys for tokens of what is no trust domain were refused"
@@ -93,13 +104,30 @@ impl TokenKeysSource {
             let is_same = self.documents.get(&trust_domain) == Some(&document);
             let read = match before.filter(|_| is_same) {
                 Some(same) => Some(same.clone()),
-                None => read(&trust_domain, &document).or_else(|| before.cloned()),
+                None => self.read(&trust_domain, &document).or_else(|| before.cloned()),
             };
             keys.extend(read.map(|set| (trust_domain.clone(), set)));
             documents.insert(trust_domain, document);
         }
         self.documents = documents;
         self.publisher.publish_token_keys(keys);
+        Ok(())
+    }
+
+    fn read(&self, trust_domain: &TrustDomain, document: &[u8]) -> Option<Arc<KeySet>> {
+        match KeySet::parse(document, Origin::WorkloadApi) {
+            Ok(set) => {
+                for key in set.ignored().iter().filter(|key| !key.is_foreign()) {
+                    tracing::warn!(%trust_domain, key_id = ?key.key_id, problem = chain(&key.fault), "a key for tokens is not used");
+                }
+                Some(Arc::new(set))
+            }
+            Err(error) => {
+                Counters::count(&self.publisher.counters.bundles_refused);
+                tracing::error!(%trust_domain, error = chain(&error), "keys for tokens were refused; those that we have stay");
+                None
+            }
+        }
     }
 
     fn report(&mut self, end: &StreamEnd) {
@@ -107,32 +135,29 @@ impl TokenKeysSource {
         if self.told.as_deref() == Some(error.as_str()) {
             return;
         }
-        // A broken agent is told of by the other stream.
-        match end {
-            StreamEnd::NotSupported { .. } | StreamEnd::TooLarge => {
-                tracing::warn!(endpoint, error, "the Workload API gives no keys for tokens");
-                if self.documents.is_empty() {
-                    // Those that we have are of another agent, which the file no longer names.
-                    self.publisher.publish_token_keys(TokenKeys::new());
-                }
-            }
-            _ => tracing::debug!(endpoint, error, "the stream of keys for tokens ended; will try again"),
+        if is_of_keys_alone(end) {
+            tracing::warn!(endpoint, error, "the Workload API gives no keys for tokens");
+        } else {
+            tracing::debug!(endpoint, error, "the stream of keys for tokens ended; will try again");
+        }
+        if matches!(end, StreamEnd::NotSupported { .. } | StreamEnd::TooLarge) && self.documents.is_empty() {
+            // Those that we have are of another agent, which the file no longer names.
+            self.publisher.publish_token_keys(TokenKeys::new());
         }
         self.told = Some(error);
     }
 }
 
-fn read(trust_domain: &TrustDomain, document: &[u8]) -> Option<Arc<KeySet>> {
-    match KeySet::parse(document, Origin::WorkloadApi) {
-        Ok(set) => {
-            for key in set.ignored().iter().filter(|key| !key.is_foreign()) {
-                tracing::warn!(%trust_domain, key_id = ?key.key_id, problem = chain(&key.fault), "a key for tokens is not used");
-            }
-            Some(Arc::new(set))
-        }
-        Err(error) => {
-            tracing::error!(%trust_domain, error = chain(&error), "keys for tokens were refused; those that we have stay");
-            None
-        }
+/// Does it say something about this RPC? Of an agent that is gone or going, the other stream tells.
+fn is_of_keys_alone(end: &StreamEnd) -> bool {
+    match end {
+        StreamEnd::NotSupported { .. } | StreamEnd::TooLarge | StreamEnd::Denied(_) => true,
+        // What tonic makes of a connection that breaks.
+        StreamEnd::Failed { code, .. } => !matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled),
+        StreamEnd::Connect { .. }
+        | StreamEnd::ConnectTimeout { .. }
+        | StreamEnd::Ended
+        | StreamEnd::CutOff
+        | StreamEnd::NoToken => false,
     }
 }

@@ -10,16 +10,18 @@ mod entry;
 use super::backoff::Backoff;
 use super::events::Counters;
 use super::publisher::chain;
+use super::snapshot::TokenKeys;
+use super::store::IdentityStore;
 use super::supervisor::{SocketIdentity, Wake, wait};
 use super::workload_api::{StreamEnd, TokenClient};
 use crate::refusal::{Refusal, Refused};
-use crate::token::{TokenProblem, read_own};
+use crate::token::{OwnToken, TokenProblem, read_own};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use entry::{Entry, Token, Waited};
 use http::HeaderValue;
-use postern_config::SpiffeId;
 use postern_config::identity::Endpoint;
-use std::collections::HashMap;
+use postern_config::{SpiffeId, TrustDomain};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -206,6 +208,25 @@ impl OwnTokens {
         self.entries.store(Arc::new(entries));
     }
 
+    /// Lets go of tokens whose key goes: nobody believes them any more, and half of their life is long. Keys that were never
+    /// seen are not missed, for a token may come before the message with its key. Ends with the store.
+    pub async fn follow_keys(self: Arc<Self>, identity: Arc<IdentityStore>) {
+        let mut changes = identity.subscribe();
+        let mut before = identity.load().token_keys.clone();
+        while changes.changed().await.is_ok() {
+            let after = identity.load().token_keys.clone();
+            for (trust_domain, key_ids) in gone(&before, &after) {
+                let entries = self.entries.load();
+                let own = all(&entries).filter(|entry| entry.own.trust_domain() == *trust_domain);
+                let forgotten = own.filter(|entry| entry.forget(&key_ids)).count();
+                if forgotten > 0 {
+                    tracing::info!(%trust_domain, ?key_ids, tokens = forgotten, "tokens were let go of: their key is no more");
+                }
+            }
+            before = after;
+        }
+    }
+
     /// By identity and audience, in the order of their names.
     pub fn held(&self) -> Vec<HeldToken> {
         let entries = self.entries.load();
@@ -220,12 +241,12 @@ impl OwnTokens {
             self.client.lock().await.take();
         }
         let (token, now) = (fetched?, SystemTime::now());
-        let expires_at = read_own(&token, &entry.own, &entry.audience, now)?;
+        let OwnToken { expires_at, key_id } = read_own(&token, &entry.own, &entry.audience, now)?;
         let bearer = Zeroizing::new(format!("Bearer {}", &*token));
         let mut header = HeaderValue::from_str(&bearer).map_err(|_invalid| FetchError::NoHeader)?;
         header.set_sensitive(true);
         let life = expires_at.duration_since(now).unwrap_or_default();
-        Ok(Token { header, fetched_at: now, expires_at, ends_at: expires_at - SKEW_MAX.min(life / 10) })
+        Ok(Token { header, fetched_at: now, expires_at, ends_at: expires_at - SKEW_MAX.min(life / 10), key_id })
     }
 
     async fn ask(&self, entry: &Entry) -> Result<Zeroizing<String>, FetchError> {
@@ -243,6 +264,16 @@ impl OwnTokens {
         };
         Ok(client.fetch(&entry.own, &entry.audience).await?)
     }
+}
+
+/// Ids of keys that were there before.
+fn gone<'a>(before: &'a TokenKeys, after: &TokenKeys) -> Vec<(&'a TrustDomain, HashSet<&'a str>)> {
+    let changed = before.iter().filter(|(name, set)| !after.get(*name).is_some_and(|same| Arc::ptr_eq(same, set)));
+    let gone = changed.map(|(name, set)| {
+        let gone = set.keys().iter().filter(|key| !after.get(name).is_some_and(|set| set.contains(key.thumbprint)));
+        (name, gone.filter_map(|key| key.key_id.as_deref()).collect())
+    });
+    gone.collect()
 }
 
 fn all(entries: &Entries) -> impl Iterator<Item = &Arc<Entry>> {

@@ -130,6 +130,9 @@ fn identity(page: &mut Page, source: &Metrics) {
         page.value(&metrics::BUNDLE_ANCHORS, &[trust_domain], *anchors as f64);
         page.value(&metrics::BUNDLE_AGE, &[trust_domain], *age);
     }
+    for (trust_domain, keys) in &figures.token_keys {
+        page.value(&metrics::TOKEN_KEYS, &[trust_domain], *keys as f64);
+    }
 }
 
 /// Samples by family, in the order of [`metrics::FAMILIES`].

@@ -64,9 +64,10 @@ families! {
     IDENTITY_AGE = "postern_identity_update_age_seconds" Gauge &[], "Seconds since SVIDs or bundles were last received.";
     BUNDLE_ANCHORS = "postern_bundle_anchors" Gauge &["trust_domain"], "Usable roots of a trust domain; 0: its peers are refused.";
     BUNDLE_AGE = "postern_bundle_update_age_seconds" Gauge &["trust_domain"], "Seconds since this content of a bundle was first received.";
+    TOKEN_KEYS = "postern_token_keys" Gauge &["trust_domain"], "Keys that JWT-SVIDs of a trust domain are verified with; 0: they are refused.";
     IDENTITY_UPDATES = "postern_identity_updates_total" Counter &[], "Messages of the identity source that were taken.";
     IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &["reason"], "Messages of the identity source that were refused whole; the last good one stays.";
-    BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, and roots that may vouch for nobody.";
+    BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, malformed keys for tokens, and roots that may vouch for nobody.";
     BUNDLE_FETCHES = "postern_bundle_fetches_total" Counter &["trust_domain", "result"], "Polls of the bundle endpoints in `identity.federation`.";
     IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
     TOKEN_FETCHES = "postern_token_fetches_total" Counter &["result"], "Requests to the Workload API for a JWT-SVID of ours.";
@@ -145,6 +146,7 @@ pub(super) struct IdentityFigures {
     pub(super) svids: BTreeMap<(String, String), f64>,
     /// Trust domain → (usable roots, seconds since its content changed).
     pub(super) bundles: BTreeMap<String, (usize, f64)>,
+    pub(super) token_keys: BTreeMap<String, usize>,
 }
 
 /// SVIDs and bundles come from our own agent, yet everything has a bound.
@@ -228,6 +230,8 @@ impl Metrics {
             let figure = (bundle.anchors.len(), seconds_between(bundle.updated_at, now));
             figures.bundles.insert(bundle.trust_domain.to_string(), figure);
         }
+        let token_keys = snapshot.token_keys.iter().take(BUNDLES_MAX);
+        figures.token_keys.extend(token_keys.map(|(trust_domain, set)| (trust_domain.to_string(), set.keys().len())));
         *lock(&self.identity) = figures;
     }
 

@@ -23,7 +23,7 @@ pub use algorithm::Algorithm;
 pub use judge::{Expectation, Issuer, LEEWAY_DEFAULT, Presenter, Subject, Trust, Verified, judge, verify_signature};
 pub use keys::{KeySet, KeySetError, Origin, Thumbprint};
 pub use once::{NotOnce, ShownTokens};
-pub use own::read_own;
+pub use own::{OwnToken, read_own};
 pub use problem::TokenProblem;
 pub use remembered::RememberedTokens;
 

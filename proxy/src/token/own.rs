@@ -8,11 +8,18 @@ use super::shown::Shown;
 use postern_config::SpiffeId;
 use std::time::SystemTime;
 
-/// When the token ends. Whose signature it has is for others to verify.
+/// What has to be known of a token to keep it.
+pub struct OwnToken {
+    pub expires_at: SystemTime,
+    /// Of the key that it says it was signed with.
+    pub key_id: Option<String>,
+}
+
+/// Whose signature it has is for others to verify.
 ///
 /// # Errors
 /// It is not about `own`, not for `audience`, over, or not well-formed: a peer would refuse it, or take it for another's.
-pub fn read_own(token: &str, own: &SpiffeId, audience: &str, now: SystemTime) -> Result<SystemTime, TokenProblem> {
+pub fn read_own(token: &str, own: &SpiffeId, audience: &str, now: SystemTime) -> Result<OwnToken, TokenProblem> {
     let jws = Jws::read(token.as_bytes(), Profile::JwtSvid)?;
     let all = json::object(&jws.payload).map_err(TokenProblem::Claims)?;
     let subject = claims::subject(&all)?;
@@ -26,5 +33,5 @@ pub fn read_own(token: &str, own: &SpiffeId, audience: &str, now: SystemTime) ->
     if claims.expires_at <= now {
         return Err(TokenProblem::Expired { expires_at: claims.expires_at });
     }
-    Ok(claims.expires_at)
+    Ok(OwnToken { expires_at: claims.expires_at, key_id: jws.header.key_id })
 }

@@ -33,8 +33,11 @@ struct State {
     failures: VecDeque<Status>,
     svids: Option<X509svidResponse>,
     bundles: Option<X509BundlesResponse>,
+    /// `None`: the RPC is not there.
+    token_keys: Option<JwtBundlesResponse>,
     svid_streams: Vec<Sender<X509svidResponse>>,
     bundle_streams: Vec<Sender<X509BundlesResponse>>,
+    token_key_streams: Vec<Sender<JwtBundlesResponse>>,
     /// Of every RPC: the values of the security header, and when.
     seen: Vec<(Vec<String>, Instant)>,
 }
@@ -100,12 +103,26 @@ impl FakeAgent {
         state.bundles = Some(message);
     }
 
+    pub(super) fn send_token_keys(&self, message: JwtBundlesResponse) {
+        let mut state = self.state();
+        state.token_key_streams.retain(|stream| stream.try_send(Ok(message.clone())).is_ok());
+        state.token_keys = Some(message);
+    }
+
+    /// Of this RPC alone: the other streams stay.
+    pub(super) fn end_token_keys(&self, status: &Status) {
+        for stream in self.state().token_key_streams.drain(..) {
+            let _ = stream.try_send(Err(status.clone()));
+        }
+    }
+
     pub(super) fn end(&self, status: &Status) {
         let mut state = self.state();
         for stream in state.svid_streams.drain(..) {
             let _ = stream.try_send(Err(status.clone()));
         }
         state.bundle_streams.clear();
+        state.token_key_streams.clear();
     }
 
     pub(super) fn headers(&self) -> Vec<Vec<String>> {
@@ -182,7 +199,9 @@ impl SpiffeWorkloadApi for FakeAgent {
         &self,
         _: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(Status::unimplemented(""))
+        let state = &mut *self.state();
+        let first = state.token_keys.clone().ok_or_else(|| Status::unimplemented(""))?;
+        Ok(open(Some(first), &mut state.token_key_streams))
     }
 
     async fn validate_jwtsvid(

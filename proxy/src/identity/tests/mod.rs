@@ -12,3 +12,4 @@ mod mutation;
 mod pem_files;
 mod pings;
 mod support;
+mod token_keys;

@@ -6,6 +6,7 @@ use super::{HeldToken, RENEWAL_MIN, WAIT_MAX};
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 use postern_config::SpiffeId;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,6 +35,7 @@ pub(super) struct Token {
     pub(super) expires_at: SystemTime,
     /// From then on it is not sent any more.
     pub(super) ends_at: SystemTime,
+    pub(super) key_id: Option<String>,
 }
 
 #[derive(Clone)]
@@ -137,6 +139,18 @@ impl Entry {
             }
             is_kept
         })
+    }
+
+    /// Its key is one of those, which are no more: the next request has another fetched. False: it is not, or it was renewed
+    /// meanwhile.
+    pub(super) fn forget(&self, key_ids: &HashSet<&str>) -> bool {
+        let held = self.token.load_full();
+        let key_id = held.as_ref().and_then(|token| token.key_id.as_deref());
+        if !key_id.is_some_and(|key_id| key_ids.contains(key_id)) {
+            return false;
+        }
+        let found = self.token.compare_and_swap(&held, None);
+        found.as_ref().map(Arc::as_ptr) == held.as_ref().map(Arc::as_ptr)
     }
 
     pub(super) fn let_go(&self) {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::identity::dev::{DevConfig, DevProvider, DevWorkload};
-use postern_config::TrustDomain;
-use std::collections::HashSet;
+use crate::identity::{SourceHandle, spawn};
+use postern_config::identity::{Identity, IdentitySource};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -53,6 +53,19 @@ impl Scene {
         self.tokens.entries.load()[&self.own][audience].clone()
     }
 
+    /// What the agent says of keys, followed from when it has said so first.
+    async fn follow_keys(&self) -> (Arc<IdentityStore>, SourceHandle) {
+        let (store, endpoint) = (Arc::new(IdentityStore::default()), self.tokens.endpoint.load_full());
+        let source = IdentitySource::WorkloadApi { endpoint: endpoint.map(Arc::unwrap_or_clone) };
+        let config = Identity { source, ..Identity::default() };
+        let handle = spawn(&config, None, store.clone(), Arc::default()).unwrap();
+        until_keys(&store, 1).await;
+        tokio::spawn(self.tokens.clone().follow_keys(store.clone()));
+        // It has begun.
+        tokio::task::yield_now().await;
+        (store, handle)
+    }
+
     fn audiences(&self) -> Vec<String> {
         self.tokens.held().into_iter().map(|held| held.audience).collect()
     }
@@ -62,6 +75,16 @@ impl Scene {
     }
 }
 
+async fn until_keys(store: &IdentityStore, count: usize) {
+    let mut changes = store.subscribe();
+    let waiting = async {
+        while store.load().token_keys.values().map(|set| set.keys().len()).sum::<usize>() != count {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("keys in time");
+}
+
 /// The clock was set, or the machine slept: timers know nothing of either (THREATS JW-26).
 #[tokio::test]
 async fn jw_26_a_token_that_ended_before_its_renewal_is_fetched_anew_at_once() {
@@ -69,7 +92,7 @@ async fn jw_26_a_token_that_ended_before_its_renewal_is_fetched_anew_at_once() {
     let first = scene.get(AUDIENCE).await.unwrap();
     let entry = scene.entry(AUDIENCE);
     let over = SystemTime::now() - Duration::from_secs(1);
-    let token = Token { header: first.clone(), fetched_at: over, expires_at: over, ends_at: over };
+    let token = Token { header: first.clone(), fetched_at: over, expires_at: over, ends_at: over, key_id: None };
     entry.token.store(Some(Arc::new(token)));
     let second = scene.get(AUDIENCE).await.expect("another one");
     assert_ne!(first, second);
@@ -138,4 +161,27 @@ async fn jw_26_a_thousand_at_once_are_one_fetch_for_each_audience() {
     assert!(tokens.iter().all(HeaderValue::is_sensitive));
     assert_eq!(tokens.iter().map(HeaderValue::as_bytes).collect::<HashSet<_>>().len(), audiences.len());
     assert_eq!(scene.fetched(), audiences.len() as u64);
+}
+
+#[tokio::test]
+async fn a_token_goes_with_its_key_and_no_sooner() {
+    let scene = Scene::new();
+    let (store, _source) = scene.follow_keys().await;
+    let own = scene.own.trust_domain();
+    let old = scene.get(AUDIENCE).await.unwrap();
+    scene.provider.publish_new_authority(&own).unwrap();
+    scene.provider.reissue(&own).unwrap();
+    until_keys(&store, 2).await;
+    assert_eq!(scene.get(AUDIENCE).await.unwrap(), old, "still believed");
+    let new = scene.get("of-the-new-key").await.unwrap();
+    scene.provider.remove_old_authorities(&own).unwrap();
+    until_keys(&store, 1).await;
+    let (entry, start) = (scene.entry(AUDIENCE), Instant::now());
+    while entry.usable(SystemTime::now()).is_some_and(|token| token == old) {
+        assert!(start.elapsed() < Duration::from_secs(30), "it stays");
+        tokio::task::yield_now().await;
+    }
+    assert_ne!(scene.get(AUDIENCE).await.expect("another one"), old);
+    assert_eq!(scene.get("of-the-new-key").await.unwrap(), new);
+    assert_eq!(scene.fetched(), 3);
 }

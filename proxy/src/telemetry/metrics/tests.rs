@@ -1,7 +1,8 @@
 use super::{FAMILIES, Kind, Metrics};
 use crate::admin::tests::svid;
-use crate::identity::{Bundle, IdentityState, Snapshot, SourceStatus};
+use crate::identity::{Bundle, IdentityState, Snapshot, SourceStatus, TokenKeys};
 use crate::refusal::Refusal;
+use crate::token::{KeySet, Origin};
 use postern_config::TrustDomain;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -11,6 +12,11 @@ use std::time::{Duration, SystemTime};
 
 fn has(page: &str, line: &str) -> bool {
     page.lines().any(|other| other == line)
+}
+
+fn no_keys_of(trust_domain: TrustDomain) -> Arc<TokenKeys> {
+    let none = KeySet::parse(br#"{"keys":[]}"#, Origin::WorkloadApi).unwrap();
+    Arc::new(HashMap::from([(trust_domain, Arc::new(none))]))
 }
 
 /// The `prometheus` crate's own vectors would give these four one series (its hash joins values without a separator).
@@ -93,7 +99,8 @@ fn identity_is_shown_as_it_is_and_what_is_gone_is_gone() {
     let snapshot = Snapshot {
         generation: 4,
         svids: vec![svid("web", now + Duration::from_secs(30)), svid("old", now - Duration::from_secs(5))],
-        bundles: HashMap::from([(trust_domain, Arc::new(bundle))]),
+        bundles: HashMap::from([(trust_domain.clone(), Arc::new(bundle))]),
+        token_keys: no_keys_of(trust_domain),
         source: SourceStatus::Broken { since: now, reason: "gone".to_owned() },
         received_at: Some(now - Duration::from_secs(10)),
         ..Snapshot::empty()
@@ -109,12 +116,16 @@ fn identity_is_shown_as_it_is_and_what_is_gone_is_gone() {
         r#"postern_svid_expiry_seconds{svid="spiffe://shop.example/old",hint=""} -5"#,
         r#"postern_bundle_anchors{trust_domain="shop.example"} 0"#,
         r#"postern_bundle_update_age_seconds{trust_domain="shop.example"} 60"#,
+        r#"postern_token_keys{trust_domain="shop.example"} 0"#,
     ] {
         assert!(has(&page, line), "{line} in {page}");
     }
     metrics.update_identity(&Snapshot::empty(), now);
     let page = metrics.render();
-    assert!(!page.contains("svid_expiry") && !page.contains("bundle_anchors"), "{page}");
+    assert!(
+        !page.contains("svid_expiry") && !page.contains("bundle_anchors") && !page.contains("token_keys"),
+        "{page}"
+    );
     let state = IdentityState::NoIdentity.as_str();
     assert!(has(&page, &format!(r#"postern_identity_state{{state="{state}"}} 1"#)));
 }
@@ -157,7 +168,8 @@ fn every_declared_metric_can_be_seen() {
     metrics.identity_counters().fetched(&trust_domain, Ok(now));
     let snapshot = Snapshot {
         svids: vec![svid("web", now)],
-        bundles: HashMap::from([(trust_domain, Arc::new(bundle))]),
+        bundles: HashMap::from([(trust_domain.clone(), Arc::new(bundle))]),
+        token_keys: no_keys_of(trust_domain),
         received_at: Some(now),
         ..Snapshot::empty()
     };
