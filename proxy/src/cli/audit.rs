@@ -5,10 +5,10 @@
 use super::output::print;
 use super::verify::{CannotTell as CertificatesUnread, read_pattern, read_pem, with_causes};
 use crate::audit::archive::MARK;
-use crate::audit::chain::{Hash, LINE_BYTES_MAX, LogId, Record, read_digits};
+use crate::audit::chain::{Hash, LINE_BYTES_MAX, Record, read_digits};
 use crate::audit::verify::seals::{Judge, Vouched};
 use crate::audit::verify::walk::{At, Finding};
-use crate::audit::verify::{Expected, Report, verify};
+use crate::audit::verify::{Expected, Report, SecondPlace, verify};
 use crate::tls::Strictness;
 use crate::tls::bundle::sha256;
 use crate::tls::certificate::hex;
@@ -107,7 +107,7 @@ pub struct Examined {
     pub report: Report,
     files: Vec<PathBuf>,
     has_trusted: bool,
-    expects_head: bool,
+    has_second_place: bool,
 }
 
 /// The command without its printing.
@@ -118,7 +118,7 @@ pub fn examine(args: &VerifyArgs) -> Result<Examined, CannotTell> {
     let files = in_order(&args.files)?;
     let expected = Expected {
         head: args.expect_head.as_deref().map(read_hash).transpose()?,
-        seals: args.seals.as_deref().map(read_seals).transpose()?.unwrap_or_default(),
+        seals: args.seals.as_deref().map(read_seals).transpose()?,
         whole: args.whole,
     };
     let judge = Judge {
@@ -132,8 +132,8 @@ pub fn examine(args: &VerifyArgs) -> Result<Examined, CannotTell> {
     if report.records == 0 && report.findings.is_empty() {
         return Err(CannotTell::Empty(files));
     }
-    let (has_trusted, expects_head) = (judge.trusted.is_some(), expected.head.is_some());
-    Ok(Examined { report, files, has_trusted, expects_head })
+    let (has_trusted, has_second_place) = (judge.trusted.is_some(), expected.seals.is_some());
+    Ok(Examined { report, files, has_trusted, has_second_place })
 }
 
 impl Examined {
@@ -145,20 +145,26 @@ impl Examined {
         }
     }
 
-    /// What keeps an unbroken chain from being proven.
+    /// What keeps an unbroken chain from being proven. An expected head proves all that is before it, whoever sealed that.
     fn unknown(&self) -> Option<String> {
-        let sealed = &self.report.sealed;
-        let trusted = sealed.last_trusted.unwrap_or_default();
-        match sealed.last {
-            Some(last) if self.has_trusted && trusted < last => {
-                Some(format!("the bundle given vouches for no seal behind record {trusted}"))
-            }
-            // A later seal that is vouched for vouches for those before it.
-            _ => sealed
-                .last_by_nobody
-                .filter(|number| *number > trusted && !self.expects_head)
-                .map(|number| format!("the bundle that vouches for the seal in record {number} is not here")),
+        let (report, sealed) = (&self.report, &self.report.sealed);
+        let (trusted, head) = (sealed.last_trusted.unwrap_or_default(), report.head_number().unwrap_or_default());
+        if self.has_second_place && report.seen_elsewhere == 0 {
+            return Some("the second place has no seal of what is in these files".to_owned());
         }
+        let newest = sealed.last.max(sealed.last_by_nobody);
+        match newest {
+            Some(newest) if self.has_trusted && newest > trusted.max(head) => {
+                return Some(format!("the bundle given vouches for no seal behind record {trusted}"));
+            }
+            None if head == 0 => {
+                return Some("nothing is sealed, so whoever could write the file could write it anew".to_owned());
+            }
+            Some(_) | None => {}
+        }
+        // A later seal that is vouched for vouches for those before it.
+        let by_nobody = sealed.last_by_nobody.filter(|number| *number > trusted.max(head));
+        by_nobody.map(|number| format!("the bundle that vouches for the seal in record {number} is not here"))
     }
 
     fn describe(&self) -> String {
@@ -258,6 +264,18 @@ impl Examined {
             Finding::NotAsSealed { number, .. } => {
                 writeln!(text, "{place}: record {number} is not the one that the second place has")
             }
+            Finding::SealedTwice { number } => {
+                writeln!(
+                    text,
+                    "{place}: the second place has two seals of record {number}: somebody with the key made one later"
+                )
+            }
+            Finding::UnknownElsewhere { log } => {
+                writeln!(
+                    text,
+                    "{place}: the second place has no seal of log {log}: it was written anew, or is another one"
+                )
+            }
             Finding::HeadMissing => {
                 writeln!(text, "{place}: the expected head is not there: the log was cut, or written anew")
             }
@@ -315,14 +333,16 @@ fn read_hash(text: &str) -> Result<Hash, CannotTell> {
 }
 
 /// The second place may have those of several logs.
-fn read_seals(path: &Path) -> Result<HashMap<(LogId, u64), Hash>, CannotTell> {
+fn read_seals(path: &Path) -> Result<SecondPlace, CannotTell> {
     let text = std::fs::read(path).map_err(|source| CannotTell::Unreadable { path: path.to_owned(), source })?;
-    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate();
-    let seal = |(index, line)| match Record::read(line) {
-        Ok(record) if record.kind == crate::audit::seal::KIND => Ok(((record.log, record.number), record.hash)),
-        _ => Err(CannotTell::NoSeal { path: path.to_owned(), line: index + 1 }),
-    };
-    lines.map(seal).collect()
+    let mut place = SecondPlace::default();
+    for (index, line) in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
+        match Record::read(line) {
+            Ok(record) if record.kind == crate::audit::seal::KIND => place.add(record.log, record.number, record.hash),
+            _ => return Err(CannotTell::NoSeal { path: path.to_owned(), line: index + 1 }),
+        }
+    }
+    Ok(place)
 }
 
 fn trusted(args: &VerifyArgs) -> Result<Option<(TrustDomain, Vec<CertificateDer<'static>>)>, CannotTell> {

@@ -18,10 +18,26 @@ use walk::{At, Entry, FINDINGS_MAX, Finding, Kind, Link, Step, Walk};
 pub struct Expected {
     /// The hash of a record that has to be there.
     pub head: Option<Hash>,
-    /// Seals that came to the second place: log and number → hash.
-    pub seals: HashMap<(LogId, u64), Hash>,
+    /// What came to the second place.
+    pub seals: Option<SecondPlace>,
     /// The files are the whole log, from its first record.
     pub whole: bool,
+}
+
+/// Seals that were sent away as they were made. What was there first counts: who could only add to it later cannot take it back.
+#[derive(Clone, Debug, Default)]
+pub struct SecondPlace {
+    seals: HashMap<(LogId, u64), Hash>,
+    /// There are two of them, which no log has.
+    twice: Vec<(LogId, u64)>,
+}
+
+impl SecondPlace {
+    pub fn add(&mut self, log: LogId, number: u64, hash: Hash) {
+        if *self.seals.entry((log, number)).or_insert(hash) != hash {
+            self.twice.push((log, number));
+        }
+    }
 }
 
 /// What was found out.
@@ -43,12 +59,19 @@ pub struct Report {
     /// How often a process went on with the log.
     pub resumed: u64,
     pub sealed: Sealed,
+    /// Seals in these files that the second place has too.
+    pub seen_elsewhere: u64,
     /// Records behind the one that [`Expected::head`] names.
     pub after_head: Option<u64>,
 }
 
 impl Report {
-    /// Records behind the last good seal.
+    /// The number of the record that is the expected head.
+    pub fn head_number(&self) -> Option<u64> {
+        self.after_head.map(|after| self.last.saturating_sub(after))
+    }
+
+    /// Records behind the last seal that somebody vouches for.
     pub fn unsealed(&self) -> u64 {
         self.last.saturating_sub(self.sealed.last.unwrap_or(self.first.saturating_sub(1)))
     }
@@ -110,9 +133,13 @@ impl Verifier<'_> {
         } else if let Some(after) = &mut report.after_head {
             *after += 1;
         }
-        let is_bounded = self.findings.len() < FINDINGS_MAX;
-        if is_bounded && self.expected.seals.get(&(link.log, link.number)).is_some_and(|hash| *hash != link.hash) {
-            self.findings.push(Finding::NotAsSealed { at: entry.at, number: link.number });
+        let elsewhere = self.expected.seals.as_ref().and_then(|place| place.seals.get(&(link.log, link.number)));
+        match elsewhere {
+            Some(hash) if *hash == link.hash => report.seen_elsewhere += 1,
+            Some(_) if self.findings.len() < FINDINGS_MAX => {
+                self.findings.push(Finding::NotAsSealed { at: entry.at, number: link.number });
+            }
+            Some(_) | None => {}
         }
         match link.kind {
             Kind::Other => {}
@@ -145,9 +172,16 @@ impl Verifier<'_> {
         if self.expected.head.is_some() && self.report.after_head.is_none() {
             findings.push(Finding::HeadMissing);
         }
-        let of_this = self.expected.seals.keys().filter(|(log, _)| Some(*log) == self.report.log);
-        if let Some(cut) = of_this.map(|(_, number)| *number).max().filter(|number| *number > self.report.last) {
-            findings.push(Finding::Removed { first: self.report.last + 1, last: cut, before: None });
+        if let (Some(place), Some(log)) = (&self.expected.seals, self.report.log) {
+            match place.seals.keys().filter(|(of, _)| *of == log).map(|(_, number)| *number).max() {
+                None => findings.push(Finding::UnknownElsewhere { log }),
+                Some(last) if last > self.report.last => {
+                    findings.push(Finding::Removed { first: self.report.last + 1, last, before: None });
+                }
+                Some(_) => {}
+            }
+            let twice = place.twice.iter().filter(|(of, _)| *of == log);
+            findings.extend(twice.map(|(_, number)| Finding::SealedTwice { number: *number }));
         }
         findings.sort_by_key(|finding| (finding.at().is_none(), finding.at()));
         findings.truncate(FINDINGS_MAX);

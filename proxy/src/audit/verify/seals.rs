@@ -33,7 +33,7 @@ pub enum Vouched {
 #[derive(Clone, Debug, Default)]
 pub struct Sealed {
     pub seals: u64,
-    /// Number of the last good one, and so of the last record that is sealed.
+    /// Number of the last one that somebody vouches for, and so of the last record that is sealed.
     pub last: Option<u64>,
     pub last_vouched: Option<Vouched>,
     /// The last one that `--bundle` vouches for, and with it for everything before.
@@ -55,11 +55,13 @@ impl Judge {
         }
         let vouched = self.vouch(&seal)?;
         sealed.seals += 1;
-        sealed.last = Some(seal.number);
         sealed.last_vouched = Some(vouched);
         match vouched {
-            Vouched::ByTrusted => sealed.last_trusted = Some(seal.number),
-            Vouched::ByArchive => {}
+            Vouched::ByTrusted => {
+                sealed.last = Some(seal.number);
+                sealed.last_trusted = sealed.last;
+            }
+            Vouched::ByArchive => sealed.last = Some(seal.number),
             Vouched::ByNobody => sealed.last_by_nobody = Some(seal.number),
         }
         sealed.signers.insert(seal.id.to_string());

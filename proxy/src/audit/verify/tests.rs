@@ -1,6 +1,6 @@
 use super::seals::{Judge, Vouched};
 use super::walk::Finding;
-use super::{Expected, Report, verify};
+use super::{Expected, Report, SecondPlace, verify};
 use crate::audit::chain::{Chain, Hash, LogId, Record};
 use crate::audit::fixtures::{ID, Signer, body, chain_after, new_log, sealed, text};
 use crate::audit::record::{Process, Resumed};
@@ -203,15 +203,29 @@ fn the_second_place_shows_a_log_that_its_signer_wrote_anew() {
     let alone = verify(vec![text(&WORLD.fork).as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
     assert_eq!(alone.findings, []);
     let seals = |lines: &[String]| {
-        let seals = lines.iter().map(|line| Record::read(line.as_bytes()).unwrap());
-        seals.filter(|record| record.kind == "seal").map(|record| ((record.log, record.number), record.hash)).collect()
+        let mut place = SecondPlace::default();
+        let records = lines.iter().map(|line| Record::read(line.as_bytes()).unwrap());
+        records.filter(|record| record.kind == "seal").for_each(|it| place.add(it.log, it.number, it.hash));
+        place
     };
-    let expected = Expected { seals: seals(&WORLD.log), ..Expected::default() };
+    let expected = Expected { seals: Some(seals(&WORLD.log)), ..Expected::default() };
     let compared = verify(vec![text(&WORLD.fork).as_slice()], &WORLD.signer.judge(), &expected).unwrap();
     let numbers: Vec<_> = compared.findings.iter().filter_map(Finding::number).collect();
     assert_eq!(numbers, [10, 13], "5 is in what both have: {:?}", compared.findings);
     let cut = verify(vec![text(&WORLD.log[..11]).as_slice()], &WORLD.signer.judge(), &expected).unwrap();
     assert_eq!(cut.findings, [Finding::Removed { first: 12, last: 13, before: None }]);
+    // What is added to it later takes nothing back: who has the key and wrote the log anew sends the new seals after it.
+    let both =
+        Expected { seals: Some(seals(&[WORLD.log.clone(), WORLD.fork.clone()].concat())), ..Expected::default() };
+    for log in [&WORLD.log, &WORLD.fork] {
+        let found = verify(vec![text(log).as_slice()], &WORLD.signer.judge(), &both).unwrap().findings;
+        assert!(found.contains(&Finding::SealedTwice { number: 13 }), "{found:?}");
+    }
+    // Another log, which nobody sealed.
+    let (mut chain, mut lines) = (Chain::begin(LogId([9; 16])), Vec::new());
+    chain.append(&body(1), &mut lines);
+    let found = verify(vec![lines.as_slice()], &WORLD.signer.judge(), &expected).unwrap().findings;
+    assert_eq!(found, [Finding::UnknownElsewhere { log: LogId([9; 16]) }]);
 }
 
 #[derive(Clone, Debug)]

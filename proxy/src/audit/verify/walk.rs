@@ -37,6 +37,10 @@ pub enum Finding {
     Seal { at: At, number: u64, since: u64, why: String },
     /// The second place has another record of this number.
     NotAsSealed { at: At, number: u64 },
+    /// The second place has two seals of this number: one of them was made later, by somebody who has the key.
+    SealedTwice { number: u64 },
+    /// The second place has no seal of this log.
+    UnknownElsewhere { log: LogId },
     /// `--expect-head` names a record that is not here.
     HeadMissing,
 }
@@ -53,7 +57,7 @@ impl Finding {
             | Self::Seal { at, .. }
             | Self::NotAsSealed { at, .. } => Some(*at),
             Self::Removed { before, .. } => *before,
-            Self::HeadMissing => None,
+            Self::SealedTwice { .. } | Self::UnknownElsewhere { .. } | Self::HeadMissing => None,
         }
     }
 
@@ -65,10 +69,11 @@ impl Finding {
             | Self::Moved { number, .. }
             | Self::OtherLog { number, .. }
             | Self::Seal { number, .. }
-            | Self::NotAsSealed { number, .. } => Some(*number),
+            | Self::NotAsSealed { number, .. }
+            | Self::SealedTwice { number } => Some(*number),
             Self::Inserted { number, .. } => *number,
             Self::Removed { first, .. } => Some(*first),
-            Self::HeadMissing => None,
+            Self::UnknownElsewhere { .. } | Self::HeadMissing => None,
         }
     }
 }

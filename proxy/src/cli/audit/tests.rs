@@ -139,7 +139,24 @@ fn a_tail_that_is_not_sealed_and_what_was_lost_are_said() {
     Chain::begin(LogId([3; 16])).append(&body(1), &mut lines);
     let (code, said) = verdict(&scene.args(vec![scene.write("unsealed", &lines)]));
     assert!(
-        code == 0 && said.contains("nothing is sealed") && said.contains("the last record is not sealed"),
+        code == 2 && said.contains("nothing is sealed") && said.contains("the last record is not sealed"),
         "{said}"
     );
+    // Unless somebody knows its head from elsewhere.
+    let head = hex(&Record::read(lines.trim_ascii_end()).unwrap().hash);
+    let args = VerifyArgs { expect_head: Some(head), ..scene.args(vec![scene.write("unsealed", &lines)]) };
+    assert_eq!(verdict(&args).0, 0);
+}
+
+/// What is behind the head that is expected is not excused by it: anybody's key seals what nobody vouches for.
+#[test]
+fn seals_of_nobody_behind_an_expected_head_prove_nothing() {
+    let scene = Scene::new();
+    let stranger = new_log(&Signer::new(), 1, 13);
+    let head = |index: usize| hex(&Record::read(stranger[index].as_bytes()).unwrap().hash);
+    let log = scene.write("log", &text(&stranger));
+    let expecting = |index| VerifyArgs { expect_head: Some(head(index)), ..scene.args(vec![log.clone()]) };
+    let (code, said) = verdict(&expecting(6));
+    assert!(code == 2 && said.contains("the bundle that vouches for the seal in record 13 is not here"), "{said}");
+    assert_eq!(verdict(&expecting(12)).0, 0, "all of it is before the head");
 }
