@@ -2,7 +2,7 @@
 
 use super::support::Follower;
 use crate::identity::dev::{DevConfig, DevError, DevProvider, DevWorkload};
-use crate::identity::{IdentityState, NoSvid, SourceStatus};
+use crate::identity::{IdentityState, NoSvid, Snapshot, SourceStatus};
 use crate::tls::{Role, Strictness, verify_svid};
 use postern_config::identity::SvidSelector;
 use postern_config::{SpiffeId, TrustDomain};
@@ -79,7 +79,9 @@ async fn rotates_one_workload_and_keeps_what_did_not_change() {
     let directory = tempfile::tempdir().unwrap();
     let provider = DevProvider::start(config(directory.path())).unwrap();
     let follower = Follower::of_socket(&provider.socket("web").unwrap());
-    let before = follower.until("an identity", |snapshot| !snapshot.svids.is_empty()).await;
+    // Keys for tokens come by a stream of their own, and are a publication of their own.
+    let is_whole = |snapshot: &Snapshot| !snapshot.svids.is_empty() && !snapshot.token_keys.is_empty();
+    let before = follower.until("an identity, and keys", is_whole).await;
     provider.rotate_svid("web").unwrap();
     let after = follower.until("a rotation", |snapshot| snapshot.svids[0].serial != before.svids[0].serial).await;
     assert_eq!(after.generation, before.generation + 1, "one message, one publication");
