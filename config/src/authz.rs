@@ -14,7 +14,7 @@ pub(crate) use raw::{RawRule, check_rules};
 #[cfg(test)]
 pub(crate) use time_window::RawTimeWindow;
 pub use time_window::TimeWindow;
-pub(crate) use time_window::print_moment;
+pub(crate) use time_window::{Moment, print_moment};
 #[cfg(test)]
 pub(crate) use token_match::RawTokenMatch;
 pub use token_match::TokenMatch;

@@ -12,6 +12,7 @@ use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listen::ListenAddress;
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
+use crate::revocation::{Hold, Revocation};
 use crate::route::Route;
 use crate::telemetry::{AccessLog, LogFormat};
 use crate::units::print_duration;
@@ -37,6 +38,7 @@ impl Config {
         );
         root.insert("telemetry".into(), telemetry(self));
         put(&mut root, "audit", self.audit.as_ref().map(audit::audit));
+        root.insert("revocation".into(), revocation(&self.revocation));
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
         put(&mut root, "drain_timeout", self.drain_timeout.map(|span| json!(print_duration(span))));
@@ -267,10 +269,37 @@ fn telemetry(config: &Config) -> Value {
     Value::Object(section)
 }
 
+fn revocation(revocation: &Revocation) -> Value {
+    let mut section = Map::new();
+    put(&mut section, "deny_list", revocation.deny_list.as_deref().map(path));
+    section.insert("crls".into(), revocation.crls.iter().map(|file| path(file)).collect());
+    section.insert("stale_crls".into(), json!(revocation.stale_crls.as_str()));
+    let hold = match revocation.guard.hold {
+        Hold::Off => "off".to_owned(),
+        Hold::For(time) => print_duration(time),
+        Hold::UntilTold => "until_told".to_owned(),
+    };
+    let guard = json!({
+        "share": format!("{}%", revocation.guard.share_percent),
+        "connections": revocation.guard.connections_min,
+        "hold": hold,
+    });
+    section.insert("guard".into(), guard);
+    Value::Object(section)
+}
+
 fn admin(config: &Config) -> Value {
     let mut section = Map::new();
     put(&mut section, "socket", config.admin.socket.as_deref().map(path));
     put(&mut section, "listen", config.admin.listen.map(|listen| json!(listen.to_string())));
-    put(&mut section, "uids", config.admin.socket.is_some().then(|| json!(config.admin.uids)));
+    let users = [
+        ("uids", &config.admin.uids),
+        ("read", &config.admin.read),
+        ("operate", &config.admin.operate),
+        ("revoke", &config.admin.revoke),
+    ];
+    for (key, users) in users {
+        put(&mut section, key, config.admin.socket.is_some().then(|| json!(users)));
+    }
     Value::Object(section)
 }

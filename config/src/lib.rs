@@ -12,6 +12,7 @@ pub mod authz;
 pub mod bounds;
 pub mod capture;
 mod cross_check;
+pub mod deny_list;
 mod effective;
 pub mod hardening;
 pub mod identity;
@@ -22,6 +23,7 @@ pub mod network;
 pub mod pattern;
 pub mod problem;
 mod read;
+pub mod revocation;
 mod root;
 pub mod route;
 mod schema;
@@ -45,6 +47,7 @@ pub use audit::{Audit, AuditTarget};
 pub use authz::{Principal, Rule, Rules};
 pub use bounds::{Limits, Timeouts};
 pub use capture::{Capture, CaptureMode, Dns};
+pub use deny_list::{Denied, DenyEntry, DenyList};
 pub use hardening::Hardening;
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listen::ListenAddress;
@@ -52,6 +55,7 @@ pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, On
 pub use network::{Destination, Network, NetworkError};
 pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
 pub use problem::{Place, Problem, Problems};
+pub use revocation::{Guard, Hold, Revocation, StaleCrls};
 pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
@@ -76,6 +80,7 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// `None`: decisions are not recorded for proof.
     pub audit: Option<Audit>,
+    pub revocation: Revocation,
     pub admin: Admin,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.
     pub workers: Option<NonZeroUsize>,

@@ -7,11 +7,12 @@ use crate::hardening::RawHardening;
 use crate::identity::RawIdentity;
 use crate::listener::RawInbound;
 use crate::read::{Field, Keys, Reader, Section};
+use crate::revocation::RawRevocation;
 use crate::telemetry::{RawAdmin, RawTelemetry};
 use crate::tunnel::RawTunnel;
 use crate::upstream::RawOutbound;
 use crate::values::{FilePath, OneOrMany, Span};
-use crate::{Admin, Config, Hardening, Identity};
+use crate::{Admin, Config, Hardening, Identity, Revocation};
 use schemars::JsonSchema;
 use std::num::NonZeroUsize;
 
@@ -33,6 +34,8 @@ pub(crate) struct RawConfig {
     telemetry: Field<RawTelemetry>,
     /// The log that proves what was decided.
     audit: Field<RawAudit>,
+    /// Trust that is taken back before it expires.
+    revocation: Field<RawRevocation>,
     /// Where the running program is asked and told.
     admin: Field<RawAdmin>,
     /// Threads that carry traffic.
@@ -65,6 +68,7 @@ impl Section for RawConfig {
             tunnel: keys.optional("tunnel"),
             telemetry: keys.optional("telemetry"),
             audit: keys.optional("audit"),
+            revocation: keys.optional("revocation"),
             admin: keys.optional("admin"),
             workers: keys.optional("workers"),
             drain_timeout: keys.optional("drain_timeout"),
@@ -100,6 +104,7 @@ impl RawConfig {
             // Its defaults are listeners, so it is checked also when nobody wrote it.
             telemetry: self.telemetry.or_default().check(reader),
             audit: self.audit.into_option().and_then(|audit| audit.check(reader)),
+            revocation: self.revocation.into_option().map_or_else(Revocation::default, |section| section.check(reader)),
             admin: self.admin.into_option().map_or_else(Admin::default, |admin| admin.check(reader)),
             workers: self.workers.into_option().and_then(|count| NonZeroUsize::new(count.as_usize())),
             drain_timeout: self.drain_timeout.into_option().map(|span| span.0),

@@ -56,6 +56,12 @@ pub struct Admin {
     pub socket: Option<PathBuf>,
     /// Loopback TCP, read-only, on request.
     pub listen: Option<SocketAddr>,
-    /// Users (uid) who may read and change through the socket, besides root and our own.
+    /// Users (uid) who may do everything through the socket, besides root and our own.
     pub uids: Vec<u32>,
+    /// Users who may ask.
+    pub read: Vec<u32>,
+    /// Users who may ask, drain, and change what is logged.
+    pub operate: Vec<u32>,
+    /// Users who may ask, and take trust back.
+    pub revoke: Vec<u32>,
 }

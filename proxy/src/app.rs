@@ -3,11 +3,13 @@
 //! [`App::start`] is a table of contents. [`App::apply`] replaces the configuration whole or not at all.
 
 mod listeners;
+mod parts;
 mod process_change;
+mod taking_back;
 
 use crate::admin::{AdminState, AllowedUids, Condition, ConfigStatus, Readiness};
+use crate::audit;
 use crate::audit::record::Event;
-use crate::audit::{self, AuditLog, OpenError};
 use crate::capture::probe;
 use crate::dns::server as dns_server;
 use crate::hardening::Hardened;
@@ -15,6 +17,8 @@ use crate::identity::tokens::OwnTokens;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
 use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::pressure;
+use crate::revocation::guard::Change;
+use crate::revocation::{Blast, Proposal, levers};
 use crate::shared::Shared;
 use crate::tasks;
 use crate::telemetry::{AccessLog, Direction, LogHandle, Metrics};
@@ -22,15 +26,15 @@ use crate::tls::begin_random_numbers;
 use crate::upstream::discovery::Discovery;
 use crate::worker::{Command, Workers};
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use listeners::{Bound, Listener, Listeners};
+use parts::{admin_state, open_audit, worker_count};
 use postern_config::Config;
 use postern_config::identity::Endpoint;
 use process_change::ProcessChange;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use taking_back::TakingBack;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -43,6 +47,13 @@ pub struct Surroundings {
     pub log_filter: Option<String>,
     /// What the process gave up. `None`: nothing, where it is somebody else's process.
     pub hardened: Option<Hardened>,
+}
+
+/// Whether the blast-radius guard has a say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AskGuard {
+    Yes,
+    No,
 }
 
 /// A running Postern.
@@ -58,6 +69,9 @@ pub struct App {
     counters: Arc<Counters>,
     source: SourceHandle,
     drain_asked: Arc<Notify>,
+    taking_back: TakingBack,
+    /// A configuration that the guard holds.
+    held: Option<Config>,
 }
 
 impl App {
@@ -82,6 +96,7 @@ impl App {
             Shared::new(identity.clone(), policy, metrics.clone(), access_log, discovery, own_tokens.clone());
         shared.audit = open_audit(&config, &shared).context("the audit log cannot be opened")?;
         let shared = Arc::new(shared);
+        let revocations = levers::load(&config.revocation)?;
 
         // Doors: all are bound before one is opened.
         let wanted = Listener::wanted(&config, &shared.policy().load());
@@ -90,17 +105,20 @@ impl App {
         }
         let bound = Bound::new(wanted, config.admin.socket.as_deref())?;
         let dns = bind_dns(&config, None)?;
-        let allowed = AllowedUids::new(&config.admin.uids);
+        let allowed = AllowedUids::new(&config.admin);
 
         // Open.
         let counters = metrics.identity_counters();
         let endpoint = surroundings.endpoint.clone();
-        let source = identity::spawn(&config.identity, endpoint, identity.clone(), counters.clone())?;
+        // What the source says goes through the guard before it acts.
+        let staged = Arc::new(IdentityStore::default());
+        let source = identity::spawn(&config.identity, endpoint, staged.clone(), counters.clone())?;
         own_tokens.set_endpoint(source.endpoint.clone());
         let workers =
             Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
         let drain_asked = Arc::new(Notify::new());
-        let state = admin_state(&shared, &readiness, &workers, surroundings.log.clone(), &drain_asked);
+        let taking_back = TakingBack::start(&shared, &workers, staged, &config.revocation, revocations).await;
+        let state = admin_state(&shared, &readiness, &workers, surroundings.log.clone(), &drain_asked, &taking_back);
         let listeners = Listeners::new(workers.handles.clone(), state.clone(), allowed);
         let mut app = Self {
             shared,
@@ -114,6 +132,8 @@ impl App {
             counters,
             source,
             drain_asked,
+            taking_back,
+            held: None,
         };
         app.listeners.open_all(bound).await;
         app.open_dns(dns);
@@ -135,12 +155,52 @@ impl App {
     /// Replaces the configuration: compiled whole, all that can fail tried, then swapped once. What did not change stays.
     ///
     /// # Errors
-    /// Nothing has changed then: the last good configuration stays.
+    /// Nothing has changed then: the last good configuration stays. One that the guard holds acts later, if at all.
     pub async fn apply(&mut self, config: Config) -> anyhow::Result<()> {
+        self.drop_held();
+        self.replace(config, AskGuard::Yes).await
+    }
+
+    /// Resolves when a configuration that was held may act.
+    pub async fn held_may_act(&self) {
+        self.taking_back.gate.released(Change::Policy).await;
+    }
+
+    /// Applies it.
+    ///
+    /// # Errors
+    /// As [`App::apply`].
+    pub async fn apply_held(&mut self) -> anyhow::Result<()> {
+        match self.held.take() {
+            Some(config) => self.replace(config, AskGuard::No).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What is asked for now takes the place of what waits.
+    pub fn drop_held(&mut self) {
+        if self.held.take().is_some() {
+            self.taking_back.gate.withdraw(Change::Policy);
+        }
+    }
+
+    async fn replace(&mut self, config: Config, ask: AskGuard) -> anyhow::Result<()> {
         // 1 what can fail.
         self.surroundings.hardened.as_ref().map_or(Ok(()), |hardened| hardened.permits(&config))?;
         let before = self.shared.policy().load_full();
-        let policy = Policy::compile(&config, Some(&before), &self.shared.metrics)?;
+        let policy = Arc::new(Policy::compile(&config, Some(&before), &self.shared.metrics)?);
+        let revocations = self.taking_back.load_changed(&config.revocation)?;
+        if ask == AskGuard::Yes {
+            let proposal = Proposal::Policy(policy.clone());
+            if let Some(blast) = self.taking_back.gate.objects(Change::Policy, &proposal).await {
+                self.taking_back.gate.hold(Change::Policy, blast);
+                self.held = Some(config);
+                let Blast { live, cut } = blast;
+                anyhow::bail!(
+                    "held, because it would cut {cut} of {live} live connections; `postern held apply` lets it act"
+                );
+            }
+        }
         let process = ProcessChange::prepare(self, &config)?;
         let dns = bind_dns(&config, self.dns.as_ref())?;
         let wanted = Listener::wanted(&config, &policy);
@@ -175,6 +235,7 @@ impl App {
             self.shared.discovery.ask(dns_upstreams(&config));
         }
         process.commit(self, &config);
+        self.taking_back.follow(&self.shared, &config.revocation, revocations).await;
         self.listeners.commit(listeners).await;
         self.shared.metrics.retain_ports(|direction, name| names(&config, direction, name));
         self.config = config;
@@ -191,7 +252,7 @@ impl App {
     }
 
     fn identity_source(&self, config: &Config) -> Result<SourceHandle, SourceError> {
-        let (store, counters) = (self.shared.identity.clone(), self.counters.clone());
+        let (store, counters) = (self.taking_back.staged.clone(), self.counters.clone());
         identity::spawn(&config.identity, self.surroundings.endpoint.clone(), store, counters)
     }
 
@@ -274,18 +335,6 @@ impl App {
     }
 }
 
-fn open_audit(config: &Config, shared: &Shared) -> Result<AuditLog, OpenError> {
-    let policy = shared.policy().load();
-    let start = audit::Start {
-        boot: shared.boot_id,
-        policy: &policy.digest,
-        svid: &config.identity.svid,
-        identity: &shared.identity,
-        metrics: &shared.metrics,
-    };
-    AuditLog::start(config.audit.as_ref(), &start)
-}
-
 fn dns_port(config: &Config) -> Option<u16> {
     config.capture.as_ref()?.dns.as_ref().map(|dns| dns.listen)
 }
@@ -311,44 +360,4 @@ fn names(config: &Config, direction: Direction, name: &str) -> bool {
         }
         Direction::Outbound => name == UNROUTED || config.outbound.services.iter().any(|service| service.name == name),
     }
-}
-
-fn admin_state(
-    shared: &Arc<Shared>,
-    readiness: &Arc<Readiness>,
-    workers: &Workers,
-    log: LogHandle,
-    drain_asked: &Arc<Notify>,
-) -> Arc<AdminState> {
-    let handles = workers.handles.clone();
-    let drain_asked = drain_asked.clone();
-    Arc::new(AdminState {
-        identity: shared.identity.clone(),
-        own_tokens: shared.own_tokens.clone(),
-        metrics: shared.metrics.clone(),
-        readiness: readiness.clone(),
-        log,
-        effective_config: ArcSwap::from_pointee(String::new()),
-        connections: Box::new(move || Box::pin(Workers::connections(handles.clone()))),
-        drain: Box::new(move || drain_asked.notify_one()),
-        access_log: shared.access_log.clone(),
-        audit: shared.audit.clone(),
-        started_at: SystemTime::now(),
-        config_status: ArcSwap::from_pointee(ConfigStatus::default()),
-    })
-}
-
-/// The CPU quota of the cgroup rounded up (the standard library reads it); 2 where there is none to find.
-fn worker_count(config: &Config) -> usize {
-    const WORKERS_DEFAULT: usize = 2;
-    let available = || std::thread::available_parallelism().map_or(WORKERS_DEFAULT, NonZeroUsize::get);
-    config.workers.map_or_else(|| available().min(cpu_quota().unwrap_or(WORKERS_DEFAULT)), NonZeroUsize::get)
-}
-
-/// cgroup v2 `cpu.max`: quota and period in microseconds, or `max`.
-fn cpu_quota() -> Option<usize> {
-    let text = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?;
-    let (quota, period) = text.trim().split_once(' ')?;
-    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
-    usize::try_from(quota.div_ceil(period.max(1))).ok().filter(|count| *count > 0)
 }

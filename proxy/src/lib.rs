@@ -24,6 +24,7 @@ mod pressure;
 pub mod redirect;
 pub mod refusal;
 pub mod reload;
+pub mod revocation;
 pub mod session;
 pub mod shared;
 pub mod tasks;

@@ -22,7 +22,7 @@ pub use handshakes::Handshakes;
 pub use in_flight::{CallerShare, CallerShares, InFlight, RequestGuard, TakenShare};
 pub use io::{SessionIo, cut_error};
 pub use negotiated::Negotiated;
-pub use recheck::{Subject, decide_again, policy_changed};
+pub use recheck::{Subject, decide_again, policy_changed, would_cut};
 pub use registry::{Registered, Registry};
 pub use told::Told;
 pub use trust::{Trust, own_svid_rotated, trust_end};

@@ -69,10 +69,10 @@ impl Shared {
     }
 
     /// The one place where policy changes: swap, then wake the workers, which decide again what is live.
-    pub fn publish_policy(&self, policy: Policy) {
+    pub fn publish_policy(&self, policy: Arc<Policy>) {
         let generation = policy.generation;
         self.budget.max.store(policy.connections_max, Relaxed);
-        self.policy.store(Arc::new(policy));
+        self.policy.store(policy);
         self.policy_changed.send_replace(generation);
     }
 

@@ -4,6 +4,7 @@
 //! worker; each connection goes to the one with the fewest.
 
 mod current;
+mod watch;
 
 use crate::admin::ConnectionInfo;
 use crate::capture::caller_uid::CallerUids;
@@ -16,6 +17,7 @@ use crate::http::windows::Windows;
 use crate::identity::Snapshot;
 use crate::policy::{Door, DoorPlan, Policy};
 use crate::refusal::{Refusal, Refused};
+use crate::revocation::{Blast, Proposal};
 use crate::session::{CallerShares, Direction, Handshakes, Registry};
 use crate::shared::{Full, Shared};
 use crate::token::RememberedTokens;
@@ -28,14 +30,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 /// Commands waiting for one worker; a connection that finds it full is closed and counted.
 const COMMANDS_MAX: usize = 4096;
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What the control plane, or another worker, asks of a worker.
 pub enum Command {
@@ -44,6 +44,8 @@ pub enum Command {
     /// Serve a connection that another worker accepted.
     Serve(Door, StdStream, Remote),
     Connections(oneshot::Sender<Vec<ConnectionInfo>>),
+    /// How many of them a change would cut.
+    WouldCut(Proposal, oneshot::Sender<Blast>),
     /// Retire inbound connections; what is idle closes.
     Drain,
     /// How many connections of peers and of the application still live.
@@ -237,8 +239,8 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         stopping: Cell::new(false),
         shared,
     });
-    tokio::task::spawn_local(watch_trust(worker.clone()));
-    tokio::task::spawn_local(sweep(worker.clone()));
+    tokio::task::spawn_local(watch::trust(worker.clone()));
+    tokio::task::spawn_local(watch::sweep(worker.clone()));
     while let Some(command) = queue.recv().await {
         match command {
             Command::Open(door, listener, asked) => open(&worker, door, listener, asked),
@@ -252,6 +254,9 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
             Command::Connections(reply) => {
                 // The asker may have gone.
                 let _ = reply.send(worker.registry.sessions().iter().map(|session| session.info()).collect());
+            }
+            Command::WouldCut(proposal, reply) => {
+                let _ = reply.send(session::would_cut(&worker.registry, &proposal));
             }
             Command::Drain => {
                 for session in worker.registry.sessions() {
@@ -282,45 +287,6 @@ fn hand_over_failed(worker: &Worker, chosen: usize, door: &Door, remote: Remote,
     worker.shared.budget.give_back();
     tracing::warn!(worker = chosen, reason = refused.refusal.code(), detail = %refused.detail, "a connection was closed: its worker does not take it");
     turn_away(worker, door, remote, refused);
-}
-
-/// Wakes when identity or policy changed, and decides again what lives here.
-async fn watch_trust(worker: Rc<Worker>) {
-    let mut identity = worker.shared.identity.subscribe();
-    let mut policy = worker.shared.subscribe_policy();
-    loop {
-        tokio::select! {
-            changed = identity.changed() => {
-                if changed.is_err() { return }
-                worker.registry.identity_changed(&worker.identity());
-                worker.upstreams.let_go_of_ended();
-            }
-            changed = policy.changed() => {
-                if changed.is_err() { return }
-                session::policy_changed(&worker.registry, &worker.policy(), Instant::now());
-                worker.upstreams.let_go_of_ended();
-            }
-        }
-    }
-}
-
-async fn sweep(worker: Rc<Worker>) {
-    let mut every = tokio::time::interval(SWEEP_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut windows = (0, Vec::new());
-    loop {
-        every.tick().await;
-        let policy = worker.policy();
-        let open = (policy.generation, policy.windows_open(policy.now()));
-        if open.0 == windows.0 && open.1 != windows.1 {
-            session::policy_changed(&worker.registry, &policy, Instant::now());
-            worker.upstreams.let_go_of_ended();
-        }
-        windows = open;
-        worker.registry.sweep(SystemTime::now(), &policy.timeouts, worker.is_draining());
-        worker.upstreams.sweep(Instant::now());
-        worker.tunnels.sweep();
-    }
 }
 
 fn open(worker: &Rc<Worker>, door: Door, listening: Listening, mut asked: CloseAsked) {

@@ -34,6 +34,7 @@ mod races;
 mod refused_heads;
 mod reload;
 mod reload_listeners;
+mod revocation;
 mod rotation;
 mod rules;
 mod secrets;

@@ -149,6 +149,7 @@ impl Presenting {
             serial: String::new(),
             fingerprint: [0; 32],
             authority: AuthorityId([0; 32]),
+            issued: Vec::new(),
         };
         let bundles = world.bundles().into_iter().map(|(name, certificates)| {
             let trust_domain = TrustDomain::parse(name).expect("a trust domain");

@@ -189,7 +189,6 @@ const ROWS: &[(&str, &str)] = &[
 /// Rows without a test here, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("H2-14", "needs h2spec; run by hand through the proxy, in the clear and strict (`-S`): 147 of 147"),
-    ("TL-23", "SVID messages with revocation lists are taken, the lists are not used yet"),
     ("F-11", "needs a changed clock: chaos run"),
     ("F-15", "needs a control group: chaos run"),
     ("F-17", "needs a process of its own: chaos run"),

@@ -73,6 +73,10 @@ impl RawClient<UnixStream> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
+    pub fn over(stream: S) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// # Panics
     /// The other side has closed.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -2,6 +2,7 @@
 
 use crate::sidecar::Sidecar;
 use crate::wait::within;
+use postern::identity::Snapshot;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -28,7 +29,22 @@ pub async fn connect(
     alpn: &[&[u8]],
     server_name: &'static str,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let snapshot = identity.shared.identity.load();
+    connect_as(&identity.shared.identity.load(), to, alpn, server_name).await
+}
+
+/// As [`connect`], with an identity that was had at some time.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Panics
+/// As [`connect`].
+pub async fn connect_as(
+    snapshot: &Snapshot,
+    to: SocketAddr,
+    alpn: &[&[u8]],
+    server_name: &'static str,
+) -> io::Result<TlsStream<TcpStream>> {
     let own = SingleCertAndKey::from(CertifiedKey::clone(&snapshot.svids[0].certified));
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13])

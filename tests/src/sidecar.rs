@@ -1,5 +1,6 @@
 //! One sidecar: the whole program but its command line, on a thread of its own.
 
+use crate::client_raw::RawClient;
 use crate::wait::{BOUND, eventually, within};
 use postern::admin::ConnectionInfo;
 use postern::app::{App, Surroundings};
@@ -27,6 +28,8 @@ enum Order {
 pub struct Sidecar {
     pub shared: Arc<Shared>,
     pub log: PathBuf,
+    /// The admin socket.
+    pub admin: PathBuf,
     /// What stands before the sections of the test.
     preamble: String,
     directory: PathBuf,
@@ -44,12 +47,13 @@ pub(crate) async fn start_sidecar(
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Relaxed);
     let log = directory.join(format!("{workload}-{number}.log"));
+    let admin = directory.join(format!("{workload}-{number}.admin"));
     let preamble = format!(
         "identity:\n  workload_api: unix://{}\n{}\ntelemetry: {{ metrics: off, readiness: off, access_log: {{ file: {} }} }}\nadmin: {{ socket: {} }}\n",
         agent.display(),
         identity.lines().map(|line| format!("  {line}\n")).collect::<String>(),
         log.display(),
-        directory.join(format!("{workload}-{number}.admin")).display(),
+        admin.display(),
     );
     let config = read(directory, &preamble, sections);
     let (orders, queue) = mpsc::unbounded_channel();
@@ -59,7 +63,7 @@ pub(crate) async fn start_sidecar(
         runtime.block_on(serve(config, started, queue));
     });
     let shared = within("the sidecar starts", start).await.expect("its thread lives").expect("the sidecar starts");
-    Sidecar { shared, log, preamble, directory: directory.to_owned(), orders, thread: Some(thread.unwrap()) }
+    Sidecar { shared, log, admin, preamble, directory: directory.to_owned(), orders, thread: Some(thread.unwrap()) }
 }
 
 fn read(directory: &Path, preamble: &str, sections: &str) -> Config {
@@ -82,7 +86,15 @@ async fn serve(
         Err(error) => return drop(started.send(Err(format!("{error:#}")))),
     };
     drop(started.send(Ok(app.shared.clone())));
-    while let Some(order) = queue.recv().await {
+    loop {
+        let order = tokio::select! {
+            order = queue.recv() => order,
+            () = app.held_may_act() => {
+                app.apply_held().await.expect("what was held can be applied");
+                continue;
+            }
+        };
+        let Some(order) = order else { break };
         match order {
             Order::Apply(config, reply) => {
                 drop(reply.send(app.apply(*config).await.map_err(|error| format!("{error:#}"))));
@@ -112,6 +124,17 @@ impl Sidecar {
         let (reply, answer) = oneshot::channel();
         drop(self.orders.send(Order::Missing(reply)));
         within("the readiness", answer).await.expect("the sidecar lives")
+    }
+
+    /// Asks at the admin socket: the status, and the body.
+    ///
+    /// # Panics
+    /// Nobody answers.
+    pub async fn ask(&self, method: &str, target: &str) -> (u16, String) {
+        let mut client = RawClient::at(&self.admin).await;
+        let request = format!("{method} {target} HTTP/1.1\r\nhost: postern\r\n\r\n");
+        let response = client.response_to(&request).await;
+        (response.status, response.text())
     }
 
     /// What lives on its workers.

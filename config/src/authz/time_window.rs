@@ -183,7 +183,7 @@ fn parse_offset(text: &str) -> Option<i16> {
 
 /// Seconds since 1970.
 #[derive(Clone, Copy, Debug)]
-struct Moment(i64);
+pub(crate) struct Moment(pub i64);
 
 impl FromNode for Moment {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {

@@ -18,7 +18,10 @@ fn unknown_keys_name_the_nearest() {
         ("drain-timeout: 2s", "f:1:1 unknown key `drain-timeout` in the file (did you mean `drain_timeout`?)"),
         ("timeouts: { conect: 1s }", "f:1:13 unknown key `conect` in `timeouts` (did you mean `connect`?)"),
         ("admin: { Socket: /a }", "f:1:10 unknown key `Socket` in `admin` (did you mean `socket`?)"),
-        ("admin: { x: 1 }", "f:1:10 unknown key `x` in `admin` (known keys are `socket`, `listen`, `uids`)"),
+        (
+            "admin: { x: 1 }",
+            "f:1:10 unknown key `x` in `admin` (known keys are `socket`, `listen`, `uids`, `read`, `operate`, `revoke`)",
+        ),
     ] {
         assert_eq!(problem(text), expected);
     }

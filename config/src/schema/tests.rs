@@ -3,10 +3,12 @@ use crate::audit::{RawAudit, RawAuditFile, RawDecisions, RawRotate, RawSeal, Raw
 use crate::authz::{RawRule, RawTimeWindow, RawTokenMatch};
 use crate::bounds::{RawLimits, RawTimeouts};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
+use crate::deny_list::{RawDenyEntry, RawDenyList};
 use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
 use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::read::{Section, known_keys};
+use crate::revocation::{RawGuard, RawRevocation};
 use crate::route::{RawMatch, RawRoute};
 use crate::telemetry::{RawAccessLogFile, RawAdmin, RawTelemetry};
 use crate::token::{RawForwarders, RawToken};
@@ -69,10 +71,15 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawDecisions>();
     check::<RawSeal>();
     check::<RawSecondPlace>();
+    check::<RawRevocation>();
+    check::<RawGuard>();
     check::<RawAdmin>();
     check::<RawTimeouts>();
     check::<RawLimits>();
     check::<RawHardening>();
+    // Of a file of its own.
+    check::<RawDenyList>();
+    check::<RawDenyEntry>();
 }
 
 /// Every section of the schema has been checked above: a new one has to be added there.
@@ -81,7 +88,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 38);
+    assert_eq!(objects + 1, 40);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

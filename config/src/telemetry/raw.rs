@@ -161,16 +161,32 @@ pub(crate) struct RawAdmin {
     /// A loopback address for reading only.
     #[schemars(extend("x-default" = "off"))]
     listen: Field<Address>,
-    /// Further users (uid) who may use the socket.
+    /// Further users (uid) who may do everything through the socket.
     #[schemars(extend("default" = []))]
     uids: Field<OneOrMany<u32>>,
+    /// Users who may ask, and change nothing.
+    #[schemars(extend("default" = []))]
+    read: Field<OneOrMany<u32>>,
+    /// Users who may ask, drain, and change what the process logs.
+    #[schemars(extend("default" = []))]
+    operate: Field<OneOrMany<u32>>,
+    /// Users who may ask, deny (`postern deny`), and let held changes act.
+    #[schemars(extend("default" = []))]
+    revoke: Field<OneOrMany<u32>>,
 }
 
 impl Section for RawAdmin {
     const NAME: &'static str = "`admin`";
 
     fn read(keys: &mut Keys<'_>) -> Self {
-        Self { socket: keys.optional("socket"), listen: keys.optional("listen"), uids: keys.optional("uids") }
+        Self {
+            socket: keys.optional("socket"),
+            listen: keys.optional("listen"),
+            uids: keys.optional("uids"),
+            read: keys.optional("read"),
+            operate: keys.optional("operate"),
+            revoke: keys.optional("revoke"),
+        }
     }
 }
 
@@ -193,10 +209,20 @@ impl RawAdmin {
             let (address, whose) = (ListenAddress::Unix(socket.as_path().into()), "admin.socket".to_owned());
             reader.listeners.push(Listener { address, whose, place: Some(place.clone()) });
         }
-        if let (Some(uids), None) = (self.uids.place(), self.socket.place()) {
-            let hint = "add `socket:`, or remove `uids`";
-            reader.problem(uids, "`uids` says who may use the admin socket, and there is none", hint);
+        let users = [("uids", &self.uids), ("read", &self.read), ("operate", &self.operate), ("revoke", &self.revoke)];
+        for (key, users) in users {
+            if let (Some(place), None) = (users.place(), self.socket.place()) {
+                let what = format!("`{key}` says who may use the admin socket, and there is none");
+                reader.problem(place, what, format!("add `socket:`, or remove `{key}`"));
+            }
         }
-        Admin { socket: self.socket.into_option().map(|file| file.0), listen, uids: self.uids.or_default().0 }
+        Admin {
+            socket: self.socket.into_option().map(|file| file.0),
+            listen,
+            uids: self.uids.or_default().0,
+            read: self.read.or_default().0,
+            operate: self.operate.or_default().0,
+            revoke: self.revoke.or_default().0,
+        }
     }
 }

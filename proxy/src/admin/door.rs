@@ -44,7 +44,7 @@ pub(super) async fn serve_tcp(listener: TcpListener, door: Door, state: Arc<Admi
             }
         };
         match accepted {
-            Ok((stream, _)) => callers.serve(stream, Caller { door, uid: None, is_refused: false }, &state, permit),
+            Ok((stream, _)) => callers.serve(stream, Caller { door, user: None }, &state, permit),
             Err(error) => accept_failed(door, &error, &state).await,
         }
     }
@@ -72,11 +72,8 @@ pub(super) async fn serve_unix(
         };
         match accepted {
             Ok((stream, uid)) => {
-                let is_refused = !allowed.load().permits(uid);
-                if is_refused {
-                    tracing::warn!(uid, "a user who is not in `admin.uids` asked at the admin socket and was refused");
-                }
-                callers.serve(stream, Caller { door: Door::Socket, uid: Some(uid), is_refused }, &state, permit);
+                let caller = Caller { door: Door::Socket, user: Some((uid, allowed.load_full())) };
+                callers.serve(stream, caller, &state, permit);
             }
             Err(error) => accept_failed(Door::Socket, &error, &state).await,
         }
@@ -119,6 +116,7 @@ impl Callers {
             let _permit = permit;
             let service = service_fn(|request| {
                 let state = state.clone();
+                let caller = &caller;
                 async move { Ok::<_, Infallible>(answer(caller, &state, request).await) }
             });
             let connection = http1::Builder::new()

@@ -2,12 +2,14 @@
 //!
 //! Paths are compared as they came, byte by byte: `//config` and `/%63onfig` are not `/config` (THREATS NW-08).
 
-use super::{AdminState, views};
+use super::socket::{AllowedUids, Right};
+use super::{AdminState, levers, views};
 use crate::audit::record::Event;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -21,13 +23,22 @@ pub(super) enum Door {
     ReadOnly,
 }
 
-#[derive(Clone, Copy)]
 pub(super) struct Caller {
     pub(super) door: Door,
-    /// The kernel's word for who it is, at the socket.
-    pub(super) uid: Option<u32>,
-    /// A user who may not use the socket.
-    pub(super) is_refused: bool,
+    /// At the socket: the kernel's word for who it is, and who may what.
+    pub(super) user: Option<(u32, Arc<AllowedUids>)>,
+}
+
+impl Caller {
+    pub(super) fn uid(&self) -> Option<u32> {
+        self.user.as_ref().map(|(uid, _)| *uid)
+    }
+
+    /// Who may not, if it is one.
+    fn lacks(&self, right: Right) -> Option<u32> {
+        let (uid, allowed) = self.user.as_ref()?;
+        (!allowed.permits(*uid, right)).then_some(*uid)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +53,11 @@ enum Endpoint {
     Ready,
     Version,
     Drain,
+    Denied,
+    Deny,
+    AllowAgain,
+    Held,
+    ApplyHeld,
 }
 
 const ENDPOINTS: &[(&str, Method, Endpoint)] = &[
@@ -55,6 +71,11 @@ const ENDPOINTS: &[(&str, Method, Endpoint)] = &[
     ("/healthz/ready", Method::GET, Endpoint::Ready),
     ("/version", Method::GET, Endpoint::Version),
     ("/drain", Method::POST, Endpoint::Drain),
+    ("/deny", Method::GET, Endpoint::Denied),
+    ("/deny", Method::POST, Endpoint::Deny),
+    ("/deny/remove", Method::POST, Endpoint::AllowAgain),
+    ("/held", Method::GET, Endpoint::Held),
+    ("/held/apply", Method::POST, Endpoint::ApplyHeld),
 ];
 
 impl Door {
@@ -64,13 +85,33 @@ impl Door {
             Self::Readiness => endpoint == Endpoint::Ready,
             Self::Socket => true,
             // Changes only over the unix socket, by peer credentials.
-            Self::ReadOnly => !matches!(endpoint, Endpoint::SetLog | Endpoint::Drain),
+            Self::ReadOnly => endpoint.right() == Right::Read,
         }
     }
 }
 
-pub(super) async fn answer<B>(caller: Caller, state: &AdminState, request: Request<B>) -> Answer {
-    if let Some(uid) = caller.uid.filter(|_| caller.is_refused) {
+impl Endpoint {
+    fn right(self) -> Right {
+        match self {
+            Self::SetLog | Self::Drain => Right::Operate,
+            Self::Deny | Self::AllowAgain | Self::ApplyHeld => Right::Revoke,
+            Self::State
+            | Self::Config
+            | Self::Identities
+            | Self::Connections
+            | Self::Log
+            | Self::Metrics
+            | Self::Ready
+            | Self::Version
+            | Self::Denied
+            | Self::Held => Right::Read,
+        }
+    }
+}
+
+pub(super) async fn answer<B>(caller: &Caller, state: &AdminState, request: Request<B>) -> Answer {
+    if let Some(uid) = caller.lacks(Right::Read) {
+        tracing::warn!(uid, "a user who is not in `admin.uids` asked at the admin socket and was refused");
         let words = format!("user {uid} may not use this socket; list it under `admin: {{ uids: [{uid}] }}`\n");
         return text(StatusCode::FORBIDDEN, words);
     }
@@ -80,7 +121,17 @@ pub(super) async fn answer<B>(caller: Caller, state: &AdminState, request: Reque
         return refusal;
     }
     match find(caller.door, request.method(), request.uri().path()) {
-        Ok(endpoint) => serve(endpoint, caller, state, request.uri()).await,
+        Ok(endpoint) => {
+            let (right, path) = (endpoint.right(), request.uri().path());
+            if let Some(uid) = caller.lacks(right) {
+                tracing::warn!(uid, path, "a user asked at the admin socket for what it may not do");
+                state.audit.event(&Event::LeverRefused { lever: path, uid });
+                let key = right.as_str();
+                let words = format!("user {uid} may not do that; list it under `admin: {{ {key}: [{uid}] }}`\n");
+                return text(StatusCode::FORBIDDEN, words);
+            }
+            serve(endpoint, caller, state, request.uri()).await
+        }
         Err(NotFound::Path) => text(StatusCode::NOT_FOUND, "no such endpoint\n".to_owned()),
         Err(NotFound::Method { allowed }) => {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed}\n"));
@@ -143,7 +194,7 @@ fn is_loopback_name(host: &str) -> bool {
     })
 }
 
-async fn serve(endpoint: Endpoint, caller: Caller, state: &AdminState, uri: &Uri) -> Answer {
+async fn serve(endpoint: Endpoint, caller: &Caller, state: &AdminState, uri: &Uri) -> Answer {
     let now = SystemTime::now();
     match endpoint {
         Endpoint::State => json(StatusCode::OK, &views::state(state, now)),
@@ -163,14 +214,19 @@ async fn serve(endpoint: Endpoint, caller: Caller, state: &AdminState, uri: &Uri
         Endpoint::Version => json(StatusCode::OK, &views::version()),
         Endpoint::Drain => {
             tracing::warn!("asked at the admin socket to drain");
-            state.audit.event(&Event::LeverUsed { lever: "drain", detail: None, uid: caller.uid });
+            state.audit.event(&Event::LeverUsed { lever: "drain", detail: None, uid: caller.uid() });
             (state.drain)();
             json(StatusCode::ACCEPTED, &serde_json::json!({ "draining": true }))
         }
+        Endpoint::Denied => json(StatusCode::OK, &levers::denied(state)),
+        Endpoint::Deny => levers::deny(caller, state, uri).await,
+        Endpoint::AllowAgain => levers::allow_again(caller, state, uri).await,
+        Endpoint::Held => json(StatusCode::OK, &levers::held(state)),
+        Endpoint::ApplyHeld => levers::apply_held(caller, state),
     }
 }
 
-fn set_log(caller: Caller, state: &AdminState, uri: &Uri) -> Answer {
+fn set_log(caller: &Caller, state: &AdminState, uri: &Uri) -> Answer {
     let query = uri.query().unwrap_or_default();
     let Some(filter) = query.split('&').find_map(|pair| pair.strip_prefix("filter=")).and_then(percent_decoded) else {
         return text(StatusCode::BAD_REQUEST, "write POST /log?filter=info,postern::tls=debug\n".to_owned());
@@ -179,7 +235,7 @@ fn set_log(caller: Caller, state: &AdminState, uri: &Uri) -> Answer {
     match state.log.set_filter(&filter) {
         Ok(()) => {
             tracing::warn!(before, filter, "asked at the admin socket to change the log filter");
-            state.audit.event(&Event::LeverUsed { lever: "log", detail: Some(&filter), uid: caller.uid });
+            state.audit.event(&Event::LeverUsed { lever: "log", detail: Some(&filter), uid: caller.uid() });
             json(StatusCode::OK, &serde_json::json!({ "filter": filter }))
         }
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
@@ -208,14 +264,14 @@ fn ready(state: &AdminState) -> Answer {
     json(status, &views::readiness(&missing))
 }
 
-fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
     match serde_json::to_string_pretty(value) {
         Ok(body) => raw(status, "application/json", body + "\n"),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
-fn text(status: StatusCode, body: String) -> Answer {
+pub(super) fn text(status: StatusCode, body: String) -> Answer {
     raw(status, "text/plain; charset=utf-8", body)
 }
 

@@ -8,6 +8,7 @@
 
 mod door;
 mod endpoints;
+mod levers;
 pub mod readiness;
 mod socket;
 mod views;
@@ -19,6 +20,7 @@ use crate::audit::AuditLog;
 use crate::capture::CloseAsked;
 use crate::identity::IdentityStore;
 use crate::identity::tokens::OwnTokens;
+use crate::revocation::{Gate, Levers};
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
 use arc_swap::ArcSwap;
 use endpoints::Door;
@@ -43,6 +45,8 @@ pub struct AdminState {
     pub drain: Box<dyn Fn() + Send + Sync>,
     pub access_log: AccessLog,
     pub audit: AuditLog,
+    pub gate: Arc<Gate>,
+    pub levers: Arc<Levers>,
     pub started_at: SystemTime,
     pub config_status: ArcSwap<ConfigStatus>,
 }

@@ -65,6 +65,11 @@ impl Readiness {
 
 /// Why we cannot prove who we are, if we cannot.
 fn identity_missing(snapshot: &Snapshot, now: SystemTime) -> Option<String> {
+    if let Some(svid) = snapshot.svids.first()
+        && let Err(error) = snapshot.revocations.check_own(svid, now)
+    {
+        return Some(format!("our SVID was taken back: {error}"));
+    }
     match snapshot.state(now) {
         IdentityState::Fresh | IdentityState::ServingStale => None,
         IdentityState::Expired => Some(match &snapshot.source {

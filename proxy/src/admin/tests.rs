@@ -5,10 +5,14 @@ use crate::audit::AuditLog;
 use crate::capture::{CloseAsked, closing};
 use crate::identity::tokens::OwnTokens;
 use crate::identity::{AuthorityId, IdentityStore, Snapshot, SourceStatus, Svid};
+use crate::policy::Policy;
 use crate::refusal::Refusal;
+use crate::revocation::{Gate, Levers};
+use crate::shared::Shared;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
+use crate::upstream::discovery::Discovery;
 use arc_swap::ArcSwap;
-use postern_config::SpiffeId;
+use postern_config::{Admin, Config, SpiffeId};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +38,7 @@ pub(crate) fn svid(name: &str, not_after: SystemTime) -> Arc<Svid> {
         serial: "0a".to_owned(),
         fingerprint: [1; 32],
         authority: AuthorityId([2; 32]),
+        issued: Vec::new(),
     })
 }
 
@@ -44,7 +49,16 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
     let of_state = drains.clone();
     let metrics = Arc::new(Metrics::new());
     let own_tokens = OwnTokens::new(tokio::runtime::Handle::current(), metrics.identity_counters());
+    let config = Config::from_str(Path::new("postern.yaml"), "workers: 1\n").unwrap();
+    let policy = Policy::compile(&config, None, &metrics).unwrap();
+    let discovery = Arc::new(Discovery::new(tokio::runtime::Handle::current()));
+    let shared =
+        Shared::new(identity.clone(), policy, metrics.clone(), AccessLog::off(), discovery, own_tokens.clone());
+    let shared = Arc::new(shared);
+    let gate = Arc::new(Gate::new(shared.clone(), Vec::new(), config.revocation.guard));
     let state = AdminState {
+        levers: Arc::new(Levers::new(shared, gate.clone())),
+        gate,
         metrics,
         own_tokens,
         readiness: Arc::new(Readiness::new(identity.clone())),
@@ -195,7 +209,7 @@ async fn the_socket_shows_everything_and_takes_changes() {
     state.metrics.inbound("orders").refused(Refusal::NoIdentity);
     with_identity(&state).await;
     let (listener, _file) = bind_unix_socket(&path).unwrap();
-    serve_socket(listener, AllowedUids::new(&[]), state.clone());
+    serve_socket(listener, AllowedUids::new(&Admin::default()), state.clone());
 
     let shown = body(&ask_socket(&path, "GET", "/state").await);
     assert_eq!(shown["identity"]["state"], "fresh");
@@ -265,7 +279,7 @@ async fn no_endpoint_shows_a_key() {
     let shown_in_logs = format!("{:?}", canary.certified);
     state.identity.publish(|_| Snapshot { svids: vec![canary], ..Snapshot::empty() });
     let (listener, _file) = bind_unix_socket(&path).unwrap();
-    serve_socket(listener, AllowedUids::new(&[]), state);
+    serve_socket(listener, AllowedUids::new(&Admin::default()), state);
 
     let mut shown = shown_in_logs;
     for target in ["/state", "/config", "/identities", "/connections", "/metrics", "/version", "/healthz/ready"] {

@@ -27,7 +27,7 @@ impl ProcessChange {
         let filter = (now.log != before.log && app.surroundings.log_filter.is_none())
             .then(|| now.log.clone().unwrap_or_else(|| process_log::FILTER_DEFAULT.to_owned()));
         filter.as_deref().map(process_log::check_filter).transpose()?;
-        Ok(Self { access_log, filter, allowed: AllowedUids::new(&config.admin.uids) })
+        Ok(Self { access_log, filter, allowed: AllowedUids::new(&config.admin) })
     }
 
     pub fn commit(self, app: &App, config: &Config) {

@@ -42,6 +42,7 @@ impl Signer {
             serial: "010fa0".to_owned(),
             fingerprint,
             authority: AuthorityId([0; 32]),
+            issued: Vec::new(),
         };
         Self { authority, svid: Arc::new(svid) }
     }

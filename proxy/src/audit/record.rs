@@ -7,6 +7,7 @@
 use crate::capture::Remote;
 use crate::identity::{Bundle, Svid};
 use crate::refusal::Refusal;
+use crate::revocation::{Blast, Entry};
 use crate::telemetry::Direction;
 use crate::telemetry::json::Object;
 use crate::telemetry::record::{
@@ -176,6 +177,20 @@ pub enum Event<'a> {
     PolicyRefused {
         why: &'a str,
     },
+    /// From now on it is refused, whatever vouches for it.
+    Denied(&'a Entry),
+    AllowedAgain(&'a Entry),
+    /// A change would cut, or cut, much of what lives.
+    GuardAlarm {
+        change: &'a str,
+        blast: Blast,
+        is_held: bool,
+    },
+    /// Somebody wanted to, and may not.
+    LeverRefused {
+        lever: &'a str,
+        uid: u32,
+    },
     /// Somebody changed something through the admin socket.
     LeverUsed {
         lever: &'a str,
@@ -196,6 +211,10 @@ impl Event<'_> {
             Self::SourceBack => "source_back",
             Self::PolicyLoaded { .. } => "policy_loaded",
             Self::PolicyRefused { .. } => "policy_refused",
+            Self::Denied(_) => "denied",
+            Self::AllowedAgain(_) => "allowed_again",
+            Self::GuardAlarm { .. } => "guard_alarm",
+            Self::LeverRefused { .. } => "lever_refused",
             Self::LeverUsed { .. } => "lever_used",
         }
     }
@@ -226,6 +245,23 @@ impl Event<'_> {
                 Self::PolicyLoaded { digest, generation } => {
                     object.text("policy.digest", digest, NAME_BYTES_MAX);
                     object.number("policy.generation", generation);
+                }
+                Self::Denied(entry) | Self::AllowedAgain(entry) => {
+                    object.text("entry", &entry.denied.what.to_string(), ID_BYTES_MAX);
+                    object.text("reason", &entry.denied.reason, DETAIL_BYTES_MAX);
+                    object.text("author", &entry.denied.author, NAME_BYTES_MAX * 2);
+                    object.text("expires", &entry.denied.expires_text(), NAME_BYTES_MAX);
+                    object.text("origin", entry.origin.as_str(), NAME_BYTES_MAX);
+                }
+                Self::GuardAlarm { change, blast, is_held } => {
+                    object.text("change", change, NAME_BYTES_MAX);
+                    object.number("connections.live", blast.live);
+                    object.number("connections.cut", blast.cut);
+                    object.number("held", is_held);
+                }
+                Self::LeverRefused { lever, uid } => {
+                    object.text("lever", lever, NAME_BYTES_MAX);
+                    object.number("user", uid);
                 }
                 Self::LeverUsed { lever, detail, uid } => {
                     object.text("lever", lever, NAME_BYTES_MAX);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -22,19 +22,32 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// # Errors
 /// Nobody listens, we may not ask, or the answer does not come or is none; in words for the operator.
 pub(super) async fn get(socket: &Path, target: &str) -> anyhow::Result<serde_json::Value> {
-    let asking = tokio::time::timeout(DEADLINE, ask(socket, target)).await;
+    tell(socket, Method::GET, target).await
+}
+
+/// As [`get`], of what changes something.
+///
+/// # Errors
+/// As [`get`], and what the process will not do.
+pub(super) async fn post(socket: &Path, target: &str) -> anyhow::Result<serde_json::Value> {
+    tell(socket, Method::POST, target).await
+}
+
+async fn tell(socket: &Path, method: Method, target: &str) -> anyhow::Result<serde_json::Value> {
+    let asking = tokio::time::timeout(DEADLINE, ask(socket, method, target)).await;
     let (status, body) =
         asking.with_context(|| format!("no answer from {} within {DEADLINE:?}", socket.display()))??;
-    if status != StatusCode::OK {
+    if !status.is_success() {
         bail!("{} answered {status}: {}", socket.display(), String::from_utf8_lossy(&body).trim());
     }
     serde_json::from_slice(&body).with_context(|| format!("{target} of {} is not JSON", socket.display()))
 }
 
-async fn ask(socket: &Path, target: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+async fn ask(socket: &Path, method: Method, target: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let stream = UnixStream::connect(socket).await.with_context(|| why_not_connected(socket))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("the admin socket closed")?;
-    let request = Request::get(target).header(http::header::HOST, "postern").body(Empty::<Bytes>::new())?;
+    let request = Request::builder().method(method).uri(target).header(http::header::HOST, "postern");
+    let request = request.body(Empty::<Bytes>::new())?;
     let answer = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

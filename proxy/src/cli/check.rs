@@ -4,7 +4,7 @@
 use super::output::print;
 use crate::capture::local_users::{UnknownUser, unknown_users};
 use clap::Args;
-use postern_config::{Config, Problems};
+use postern_config::{Config, DenyList, Problems};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -27,6 +27,13 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    // Another file, whose problems are as fatal at the start.
+    if let Some(path) = &config.revocation.deny_list
+        && let Err(problems) = DenyList::load(path)
+    {
+        eprintln!("{}", report(&problems));
+        return Ok(ExitCode::FAILURE);
+    }
     for note in notes(&config, &arguments.file) {
         eprintln!("{note}");
     }

@@ -75,6 +75,8 @@ enum ControlAction {
         #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
         wait: Duration,
     },
+    /// Revoke the SVIDs that a workload has, by a CRL, and issue new ones.
+    Revoke { workload: String },
     /// Deny a workload its identity.
     Withdraw { workload: String },
     /// Give a workload its identity again.
@@ -148,6 +150,7 @@ async fn tell(state_dir: PathBuf, action: ControlAction) -> anyhow::Result<ExitC
         ControlAction::RotateCa { trust_domain, wait } => {
             ControlRequest::RotateCa { trust_domain, wait_ms: wait.as_millis().try_into().unwrap_or(u64::MAX) }
         }
+        ControlAction::Revoke { workload } => ControlRequest::Revoke { workload },
         ControlAction::Withdraw { workload } => ControlRequest::Withdraw { workload },
         ControlAction::Restore { workload } => ControlRequest::Restore { workload },
         ControlAction::List => ControlRequest::List,

@@ -4,6 +4,7 @@ mod admin_client;
 pub mod audit;
 mod check;
 pub mod demo;
+mod deny;
 mod dev_identity;
 mod doctor;
 mod environment;
@@ -53,6 +54,10 @@ enum Command {
     DevIdentity(dev_identity::DevIdentityArgs),
     /// Show it all on this machine: two sidecars, an application, rotations, refusals
     Demo(demo::DemoArgs),
+    /// Take trust back in a running proxy, for some time
+    Deny(deny::DenyArgs),
+    /// Changes that the blast-radius guard of a running proxy holds
+    Held(deny::HeldArgs),
     /// Ask a running proxy how it is
     Status(status::StatusArgs),
 }
@@ -72,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Redirect(args) => redirect::run(&args),
         Command::DevIdentity(args) => environment::block_on(dev_identity::run(args)),
         Command::Demo(args) => environment::block_on(demo::run(args)),
+        Command::Deny(args) => environment::block_on(deny::run(args)),
+        Command::Held(args) => environment::block_on(deny::held(args)),
         Command::Status(args) => environment::block_on(status::run(args)),
     };
     result.unwrap_or_else(|error| {

@@ -67,6 +67,10 @@ async fn serve(config: Config, path: Option<&Path>, surroundings: Surroundings) 
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             () = app.drain_asked() => break,
+            () = app.held_may_act() => {
+                let applied = app.apply_held().await;
+                refused(&app, path, applied);
+            }
         }
     }
     let at_most = drain::deadline(app.config().drain_timeout, environment::termination_grace());
@@ -110,6 +114,13 @@ async fn changed(watcher: &mut Option<Watcher>) {
     }
 }
 
+fn refused(app: &App, path: Option<&Path>, applied: anyhow::Result<()>) {
+    let Err(error) = applied else { return };
+    let (file, error) = (path.map(Path::display).map(tracing::field::display), format!("{error:#}"));
+    tracing::error!(file, error, "the configuration cannot be applied: the last good one stays");
+    app.refuse_configuration(&error);
+}
+
 async fn reload(app: &mut App, path: Option<&Path>, watcher: &mut Option<Watcher>) {
     let Some(path) = path else { return };
     if let Some(watcher) = watcher {
@@ -126,11 +137,9 @@ async fn reload(app: &mut App, path: Option<&Path>, watcher: &mut Option<Watcher
         watcher.follow(&watched(&config));
     }
     if app.is_current(&config) {
+        app.drop_held();
         return tracing::info!(file = %path.display(), "the configuration says what it said before");
     }
-    if let Err(error) = app.apply(config).await {
-        let error = format!("{error:#}");
-        tracing::error!(file = %path.display(), error, "the configuration cannot be applied: the last good one stays");
-        app.refuse_configuration(&error);
-    }
+    let applied = app.apply(config).await;
+    refused(app, Some(path), applied);
 }

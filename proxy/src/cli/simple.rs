@@ -6,8 +6,8 @@ use postern_config::authz::{Principal, Rule, Rules};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
     Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
-    ListenAddress, OnExpiry, Outbound, Place, Protocol, Resilience, Service, ServiceProtocol, SpiffePattern,
-    SvidSelector, Telemetry, Timeouts, Transport,
+    ListenAddress, OnExpiry, Outbound, Place, Protocol, Resilience, Revocation, Service, ServiceProtocol,
+    SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport,
 };
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -150,6 +150,7 @@ impl Common {
         let identity =
             Identity { source: IdentitySource::WorkloadApi { endpoint: endpoint.transpose()? }, ..Identity::default() };
         Ok(Config {
+            revocation: Revocation::default(),
             capture: None,
             tunnel: None,
             identity,

@@ -4,6 +4,7 @@
 
 use crate::policy::TokenPlan;
 use crate::refusal::{Refusal, Refused};
+use crate::revocation::Revocations;
 use crate::token::{NotOnce, Presenter, RememberedTokens, ShownTokens, TokenProblem, Verified};
 use crate::upstream::client::chain;
 use http::HeaderMap;
@@ -27,6 +28,12 @@ pub fn authenticate(
     let verified = remembered.verify(token, now).map_err(|problem| invalid(&problem))?;
     verified.check(&plan.expectation(presenter), now).map_err(|problem| invalid(&problem))?;
     Ok(verified)
+}
+
+/// # Errors
+/// `TokenInvalid`: the deny list has its id, or whom it is about.
+pub fn check_not_taken_back(token: &Verified, revocations: &Revocations, now: SystemTime) -> Result<(), Refused> {
+    revocations.check_token(token, now).map_err(|problem| invalid(&problem))
 }
 
 /// # Errors

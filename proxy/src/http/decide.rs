@@ -138,10 +138,13 @@ fn admit(
         // Whoever it is of: there is nothing to verify.
         return Err(Refused::new(Refusal::TokenNotBound, "the caller is anonymous, and has no token of its own"));
     }
+    let identity = worker.identity();
     let mut remembered = worker.tokens.borrow_mut();
-    let remembered = remembered.with(&worker.identity().token_keys);
-    let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, SystemTime::now())?;
+    let remembered = remembered.with(&identity.token_keys);
+    let now = SystemTime::now();
+    let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, now)?;
     recorder.token(&token);
+    bearer::check_not_taken_back(&token, &identity.revocations, now)?;
     bearer::check_binding(wanted, &token, peer.map(|peer| &peer.id))?;
     bearer::check_once(wanted, &token, &worker.shared.shown_tokens)?;
     Ok(Box::new(Admitted { claims: wanted.claims(&token), token }))

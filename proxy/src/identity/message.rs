@@ -11,8 +11,10 @@ use super::key::PrivateKeyBytes;
 use super::message_fault::{BundleFault, MessageFault, Warning};
 use super::proto::{X509BundlesResponse, X509svid, X509svidResponse};
 use super::snapshot::{Bundle, Svid};
+use crate::revocation::LISTS_MAX;
 use crate::tls::bundle::{AnchorProblem, load_bundle, split_der};
 use crate::tls::certificate::Fields;
+use crate::tls::crl::Crl;
 use crate::tls::{Role, Strictness, verify_svid};
 use postern_config::{SpiffeId, TrustDomain};
 use rustls::sign::CertifiedKey;
@@ -30,6 +32,10 @@ pub(crate) struct Update {
     pub(crate) bundles: HashMap<TrustDomain, Arc<Bundle>>,
     /// Present in the message, but not usable as sent: keep the last good one.
     pub(crate) refused: Vec<TrustDomain>,
+    /// Lists of revoked certificates.
+    pub(crate) crls: Vec<Arc<Crl>>,
+    /// Some of the lists in the message were not usable: keep the last good ones beside the others.
+    pub(crate) keeps_crls: bool,
     /// What an operator should hear of although the update is applied.
     pub(crate) warnings: Vec<Warning>,
 }
@@ -78,9 +84,7 @@ pub(crate) fn check_svids(
         update.add_svid(material, now, strictness)?;
     }
     update.add_federated(federated_bundles, now);
-    if !crl.is_empty() {
-        update.warnings.push(Warning::RevocationLists);
-    }
+    update.add_crls(crl);
     Ok(update)
 }
 
@@ -94,15 +98,20 @@ pub(crate) fn check_bundles(message: X509BundlesResponse, now: SystemTime) -> Re
     }
     let mut update = Update::new();
     update.add_federated(message.bundles, now);
-    if !message.crl.is_empty() {
-        update.warnings.push(Warning::RevocationLists);
-    }
+    update.add_crls(message.crl);
     Ok(update)
 }
 
 impl Update {
     pub(crate) fn new() -> Self {
-        Self { svids: Vec::new(), bundles: HashMap::new(), refused: Vec::new(), warnings: Vec::new() }
+        Self {
+            svids: Vec::new(),
+            bundles: HashMap::new(),
+            refused: Vec::new(),
+            crls: Vec::new(),
+            keeps_crls: false,
+            warnings: Vec::new(),
+        }
     }
 
     /// Loads the bundle of a trust domain in which we have an SVID. Whether it vouches for that, `add_svid` finds out.
@@ -150,6 +159,7 @@ impl Update {
             serial: peer.serial,
             fingerprint: peer.fingerprint,
             authority: peer.authority,
+            issued: peer.issued,
             id,
         });
         Ok(())
@@ -206,6 +216,24 @@ impl Update {
         }
         self.warn_of_anchors(&trust_domain, problems);
         self.bundles.insert(trust_domain, Arc::new(bundle));
+    }
+
+    /// Workload API §5.1: lists of no trust domain in particular. Whose each is, its signature says, when it is published. A
+    /// broken one must not stop our own rotation (SPIFFE checklist A1.24).
+    fn add_crls(&mut self, encoded: Vec<Vec<u8>>) {
+        for bytes in encoded.iter().take(LISTS_MAX) {
+            match Crl::read(bytes) {
+                Ok(crl) => self.crls.push(Arc::new(crl)),
+                Err(source) => {
+                    self.keeps_crls = true;
+                    self.warnings.push(Warning::RevocationList(source));
+                }
+            }
+        }
+        if encoded.len() > LISTS_MAX {
+            self.keeps_crls = true;
+            self.warnings.push(Warning::RevocationLists { count: encoded.len() });
+        }
     }
 
     /// Keeps the last good bundle of a foreign trust domain.

@@ -3,9 +3,11 @@
 use super::events::DiscardReason;
 use super::file_content::FileFault;
 use super::key::KeyFault;
+use crate::revocation::LISTS_MAX;
 use crate::tls::SvidError;
 use crate::tls::bundle::{AnchorProblem, DerError};
 use crate::tls::certificate::CertificateFault;
+use crate::tls::crl::CrlFault;
 use postern_config::{SpiffeId, SpiffeIdError, TrustDomain};
 
 /// The first rule that a message breaks. Display names it and its place; it never holds a key.
@@ -68,15 +70,22 @@ pub(crate) enum Warning {
     HintTooLong(SpiffeId),
     #[error("{id} has a hint that an earlier SVID has; the first is selected (SPIFFE Workload API §5.2.1)")]
     HintTwice { id: SpiffeId },
-    #[error("the message has certificate revocation lists, which are not used")]
-    RevocationLists,
+    #[error("a certificate revocation list is refused; the last good ones, if any, stay")]
+    RevocationList(#[source] CrlFault),
+    #[error("of {count} certificate revocation lists the first {LISTS_MAX} are used, and the last good ones stay")]
+    RevocationLists { count: usize },
 }
 
 impl Warning {
     pub(crate) fn is_refused_bundle(&self) -> bool {
         matches!(
             self,
-            Self::BundleKey(_) | Self::BundleRefused { .. } | Self::BundleUnusable { .. } | Self::Anchor { .. }
+            Self::BundleKey(_)
+                | Self::BundleRefused { .. }
+                | Self::BundleUnusable { .. }
+                | Self::Anchor { .. }
+                | Self::RevocationList(_)
+                | Self::RevocationLists { .. }
         )
     }
 }

@@ -6,8 +6,10 @@
 use super::events::{Counters, DiscardReason};
 use super::message::Update;
 use super::message_fault::{MessageFault, Warning};
-use super::snapshot::{AuthorityId, Bundle, Snapshot, SourceStatus, Svid, TokenKeys};
+use super::snapshot::{AuthorityId, Bundle, Snapshot, SourceStatus, Svid, TokenKeys, same_bundles};
 use super::store::IdentityStore;
+use crate::revocation::{LISTS_MAX, Revocations};
+use crate::tls::crl::Crl;
 use postern_config::TrustDomain;
 use std::collections::HashMap;
 use std::error::Error;
@@ -173,7 +175,7 @@ impl Publisher {
 
 /// The next snapshot, or `None` when the update says what is known already.
 fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot> {
-    let Update { svids, bundles, refused, warnings: _ } = update;
+    let Update { svids, bundles, refused, crls, keeps_crls, warnings: _ } = update;
     let svids: Vec<Arc<Svid>> = svids.into_iter().map(|svid| reuse_svid(&current.svids, svid)).collect();
     let mut bundles: HashMap<TrustDomain, Arc<Bundle>> =
         bundles.into_iter().map(|(name, bundle)| (name, reuse_bundle(&current.bundles, bundle))).collect();
@@ -189,7 +191,15 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
     }
     let same_svids =
         svids.len() == current.svids.len() && svids.iter().zip(&current.svids).all(|(a, b)| Arc::ptr_eq(a, b));
-    if same_svids && same_bundles(&bundles, &current.bundles) && current.source == SourceStatus::Connected {
+    let from_source = follow_crls(&current.revocations.from_source, crls, keeps_crls);
+    let same_crls = from_source.len() == current.revocations.from_source.len()
+        && from_source.iter().zip(&current.revocations.from_source).all(|(a, b)| Arc::ptr_eq(a, b));
+    let revocations = match same_crls {
+        true => current.revocations.clone(),
+        false => Arc::new(Revocations { from_source, ..Revocations::clone(&current.revocations) }),
+    };
+    if same_svids && same_crls && same_bundles(&bundles, &current.bundles) && current.source == SourceStatus::Connected
+    {
         return None;
     }
     Some(Snapshot {
@@ -197,18 +207,24 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
         svids,
         bundles,
         token_keys: current.token_keys.clone(),
+        revocations,
         source: SourceStatus::Connected,
         received_at: Some(now),
         ..Snapshot::empty()
     })
 }
 
-type Bundles = HashMap<TrustDomain, Arc<Bundle>>;
-
-fn same_bundles(one: &Bundles, other: &Bundles) -> bool {
-    let known =
-        |(name, bundle): (&TrustDomain, &Arc<Bundle>)| other.get(name).is_some_and(|it| Arc::ptr_eq(it, bundle));
-    one.len() == other.len() && one.iter().all(known)
+/// One that is the same as before keeps its `Arc`.
+fn follow_crls(before: &[Arc<Crl>], now: Vec<Arc<Crl>>, keeps: bool) -> Vec<Arc<Crl>> {
+    let same = |crl: Arc<Crl>| before.iter().find(|known| known.digest == crl.digest).cloned().unwrap_or(crl);
+    let mut lists: Vec<_> = now.into_iter().map(same).collect();
+    for kept in before.iter().filter(|_| keeps) {
+        if !lists.iter().any(|list| Arc::ptr_eq(list, kept)) {
+            lists.push(kept.clone());
+        }
+    }
+    lists.truncate(LISTS_MAX);
+    lists
 }
 
 fn is_own(svids: &[Arc<Svid>], trust_domain: &TrustDomain) -> bool {

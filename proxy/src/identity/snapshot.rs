@@ -1,5 +1,8 @@
 //! The immutable state of identity that one handshake sees whole.
 
+use crate::revocation::Revocations;
+use crate::tls::SvidError;
+use crate::tls::peer::Issued;
 use crate::tls::verified::VerifiedPeers;
 use crate::token::KeySet;
 use postern_config::{SpiffeId, SvidSelector, TrustDomain};
@@ -32,6 +35,8 @@ pub struct Svid {
     pub fingerprint: [u8; 32],
     /// The authority (of the bundle in the same message) that vouches for it.
     pub authority: AuthorityId,
+    /// As a peer's.
+    pub issued: Vec<Issued>,
 }
 
 /// One root of a bundle that passed SPIFFE's CA rules at load.
@@ -95,6 +100,8 @@ pub enum NoSvid {
     Denied,
     #[error("the SVID expired")]
     Expired,
+    #[error("the SVID was taken back: {0}")]
+    TakenBack(#[source] SvidError),
     #[error("no SVID matches {0:?}")]
     NotSelected(SvidSelector),
 }
@@ -103,7 +110,7 @@ impl NoSvid {
     pub fn refusal(&self) -> crate::refusal::Refusal {
         match self {
             Self::None | Self::NotSelected(_) => crate::refusal::Refusal::NoIdentity,
-            Self::Denied => crate::refusal::Refusal::IdentityDenied,
+            Self::Denied | Self::TakenBack(_) => crate::refusal::Refusal::IdentityDenied,
             Self::Expired => crate::refusal::Refusal::IdentityExpired,
         }
     }
@@ -123,6 +130,8 @@ pub struct Snapshot {
     pub svids: Vec<Arc<Svid>>,
     pub bundles: HashMap<TrustDomain, Arc<Bundle>>,
     pub token_keys: Arc<TokenKeys>,
+    /// What takes trust back; the store binds it to the bundles beside it.
+    pub revocations: Arc<Revocations>,
     pub source: SourceStatus,
     /// When SVIDs or bundles last changed, or the source came back with the same ones (not merely failed).
     pub received_at: Option<SystemTime>,
@@ -132,6 +141,14 @@ pub struct Snapshot {
     pub verified: VerifiedPeers,
 }
 
+pub(super) type Bundles = HashMap<TrustDomain, Arc<Bundle>>;
+
+pub(super) fn same_bundles(one: &Bundles, other: &Bundles) -> bool {
+    let known =
+        |(name, bundle): (&TrustDomain, &Arc<Bundle>)| other.get(name).is_some_and(|it| Arc::ptr_eq(it, bundle));
+    one.len() == other.len() && one.iter().all(known)
+}
+
 impl Snapshot {
     pub fn empty() -> Self {
         Self {
@@ -139,11 +156,19 @@ impl Snapshot {
             svids: Vec::new(),
             bundles: HashMap::new(),
             token_keys: Arc::default(),
+            revocations: Arc::default(),
             source: SourceStatus::Waiting { reason: "starting".to_owned() },
             received_at: None,
             published: Instant::now(),
             verified: VerifiedPeers::default(),
         }
+    }
+
+    /// Whether lists are bound to authorities in both alike.
+    pub(super) fn binds_alike(&self, other: &Self) -> bool {
+        let same_svids = self.svids.len() == other.svids.len()
+            && self.svids.iter().zip(&other.svids).all(|(one, other)| Arc::ptr_eq(one, other));
+        Arc::ptr_eq(&self.revocations, &other.revocations) && same_svids && same_bundles(&self.bundles, &other.bundles)
     }
 
     /// The SVID to use in a new handshake.
@@ -175,7 +200,12 @@ impl Snapshot {
             SvidSelector::Hint(hint) => self.svids.iter().find(|svid| svid.hint.as_deref() == Some(hint)),
         }
         .ok_or_else(|| NoSvid::NotSelected(selector.clone()))?;
-        if svid.not_after <= now { Err(NoSvid::Expired) } else { Ok(svid) }
+        if svid.not_after <= now {
+            return Err(NoSvid::Expired);
+        }
+        // Others may not know it yet; to go on with it is nobody's wish.
+        self.revocations.check_own(svid, now).map_err(NoSvid::TakenBack)?;
+        Ok(svid)
     }
 
     /// The state of the default SVID.
@@ -183,6 +213,7 @@ impl Snapshot {
         match self.svids.first() {
             None => IdentityState::NoIdentity,
             Some(_) if matches!(self.source, SourceStatus::Denied { .. }) => IdentityState::NoIdentity,
+            Some(svid) if self.revocations.check_own(svid, now).is_err() => IdentityState::NoIdentity,
             Some(svid) if svid.not_after <= now => IdentityState::Expired,
             Some(_) if self.source == SourceStatus::Connected => IdentityState::Fresh,
             Some(_) => IdentityState::ServingStale,

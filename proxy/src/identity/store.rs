@@ -49,6 +49,11 @@ impl IdentityStore {
         let mut snapshot = next(&current)?;
         snapshot.generation = current.generation + 1;
         snapshot.published = std::time::Instant::now();
+        // Here, so that nobody who publishes bundles or lists can forget the other.
+        if !current.binds_alike(&snapshot) {
+            let bound = snapshot.revocations.bound_to(&snapshot.bundles, &snapshot.svids);
+            snapshot.revocations = Arc::new(bound);
+        }
         let snapshot = Arc::new(snapshot);
         self.current.store(snapshot.clone());
         self.changed.send_replace(snapshot.generation);

@@ -10,6 +10,10 @@ pub enum EndCause {
     AuthorityRemoved,
     /// The peer's trust domain is gone.
     TrustDomainRemoved,
+    /// A list of the authority that issued it took the peer's certificate back, or ours.
+    CertificateRevoked,
+    /// The peer, its certificate or its token is on the deny list.
+    DenyListed,
     /// The policy no longer allows what the connection carries.
     PolicyChanged,
     /// Our SVID or the peer's expired.
@@ -41,10 +45,12 @@ pub enum EndCause {
 }
 
 impl EndCause {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::IdentityWithdrawn,
         Self::AuthorityRemoved,
         Self::TrustDomainRemoved,
+        Self::CertificateRevoked,
+        Self::DenyListed,
         Self::PolicyChanged,
         Self::SvidExpired,
         Self::SvidRotated,
@@ -66,6 +72,8 @@ impl EndCause {
             Self::IdentityWithdrawn => "identity_withdrawn",
             Self::AuthorityRemoved => "authority_removed",
             Self::TrustDomainRemoved => "trust_domain_removed",
+            Self::CertificateRevoked => "certificate_revoked",
+            Self::DenyListed => "deny_listed",
             Self::PolicyChanged => "policy_changed",
             Self::SvidExpired => "svid_expired",
             Self::SvidRotated => "svid_rotated",
@@ -90,6 +98,8 @@ impl EndCause {
             Self::IdentityWithdrawn
             | Self::AuthorityRemoved
             | Self::TrustDomainRemoved
+            | Self::CertificateRevoked
+            | Self::DenyListed
             | Self::PolicyChanged
             | Self::SvidExpired
             | Self::SvidRotated => true,

@@ -3,7 +3,7 @@
 use super::deadline::Deadline;
 use super::registry::Registry;
 use super::{Carries, EndCause, Session};
-use crate::identity::TokenKeys;
+use crate::identity::Snapshot;
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Subject, Verified};
 use crate::upstream::plan::ServicePlan;
@@ -15,7 +15,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A request that has been allowed and has not ended.
 pub struct InFlight {
@@ -179,13 +179,22 @@ impl InFlight {
         }
     }
 
-    /// The key that vouched for its token is one no more (THREATS JW-17).
-    pub(super) fn follow_keys(&self, keys: &TokenKeys) {
-        let Some(token) = self.token.get() else { return };
-        let Subject::Workload(id) = &token.subject else { return };
-        if !keys.get(&id.trust_domain()).is_some_and(|keys| keys.contains(token.authority)) {
-            self.cut_for(EndCause::AuthorityRemoved);
+    /// The key that vouched for its token is one no more (THREATS JW-17), or the token was taken back.
+    pub(super) fn follow(&self, snapshot: &Snapshot) {
+        if let Some(cause) = self.end_with(snapshot) {
+            self.cut_for(cause);
         }
+    }
+
+    /// What of its token ends with `snapshot`.
+    pub(super) fn end_with(&self, snapshot: &Snapshot) -> Option<EndCause> {
+        let token = self.token.get()?;
+        if snapshot.revocations.check_token(token, SystemTime::now()).is_err() {
+            return Some(EndCause::DenyListed);
+        }
+        let Subject::Workload(id) = &token.subject else { return None };
+        let is_vouched = snapshot.token_keys.get(&id.trust_domain()).is_some_and(|keys| keys.contains(token.authority));
+        (!is_vouched).then_some(EndCause::AuthorityRemoved)
     }
 
     fn cut_for(&self, deadline: EndCause) {

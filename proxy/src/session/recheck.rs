@@ -1,13 +1,15 @@
 //! A new policy against what lives: requests in flight and L4 connections are decided again, and cut when refused.
 
-use super::{Carries, Direction, EndCause, InFlight, Registry, Session, Trust};
+use super::{Carries, Direction, EndCause, InFlight, Registry, Session, Trust, trust_end};
 use crate::authz::{Asked, Principal, RequestFacts};
 use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
+use crate::revocation::{Blast, Proposal};
 use crate::tls::{Strictness, is_strictly_valid};
 use crate::upstream::plan::ServicePlan;
 use http::Method;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,38 +31,83 @@ pub fn policy_changed(registry: &Registry, policy: &Policy, event: Instant) {
         decide_again(&session, policy, event);
     }
     for request in registry.requests() {
-        let through = |now: &ServicePlan| now.credential.is_none() || request.method != Method::CONNECT;
-        let allowed = match (&request.service, request.session.subject()) {
-            (Some(service), Some(Subject::Shared { original })) => {
-                let now = policy.service_of_request(&request.host, *original).service;
-                now.is_some_and(|now| {
-                    now.name == service.name && still_served(&request.session, &now, service) && through(&now)
-                })
-            }
-            (Some(service), _) => {
-                let now = policy.services.by_name(&service.name);
-                now.is_some_and(|now| still_served(&request.session, &now, service) && through(&now))
-            }
-            (None, Some(Subject::Door(door))) => is_allowed_again(&request, door, policy),
-            (None, _) => continue,
-        };
-        if !allowed {
+        if !is_permitted_again(&request, policy) {
             request.cut();
         }
     }
     registry.reset_cut();
 }
 
+/// What a change would end of what lives on one worker. Nothing is done.
+pub fn would_cut(registry: &Registry, proposal: &Proposal) -> Blast {
+    let sessions: Vec<_> = registry.sessions().into_iter().filter(|session| !session.is_cut()).collect();
+    let mut cut: HashSet<u64> = HashSet::new();
+    match proposal {
+        Proposal::Identity(snapshot) => {
+            let mut verdicts: HashMap<([u8; 32], [u8; 32]), bool> = HashMap::new();
+            for session in &sessions {
+                let Some(trust) = session.trust() else { continue };
+                let key = (trust.peer.fingerprint, trust.own.fingerprint);
+                if *verdicts.entry(key).or_insert_with(|| trust_end(trust, snapshot).is_some()) {
+                    cut.insert(session.id);
+                }
+            }
+            let requests = registry.requests().into_iter().filter(|request| request.end_with(snapshot).is_some());
+            cut.extend(requests.map(|request| request.session.id));
+        }
+        Proposal::Policy(policy) => {
+            let ends = |session: &&Arc<Session>| verdict(session, policy) == Some(Verdict::Cut);
+            cut.extend(sessions.iter().filter(ends).map(|session| session.id));
+            let requests = registry.requests().into_iter().filter(|request| !is_permitted_again(request, policy));
+            cut.extend(requests.map(|request| request.session.id));
+        }
+    }
+    Blast { live: sessions.len(), cut: cut.len() }
+}
+
+fn is_permitted_again(request: &InFlight, policy: &Policy) -> bool {
+    let through = |now: &ServicePlan| now.credential.is_none() || request.method != Method::CONNECT;
+    match (&request.service, request.session.subject()) {
+        (Some(service), Some(Subject::Shared { original })) => {
+            let now = policy.service_of_request(&request.host, *original).service;
+            now.is_some_and(|now| {
+                now.name == service.name && still_served(&request.session, &now, service) && through(&now)
+            })
+        }
+        (Some(service), _) => {
+            let now = policy.services.by_name(&service.name);
+            now.is_some_and(|now| still_served(&request.session, &now, service) && through(&now))
+        }
+        (None, Some(Subject::Door(door))) => is_allowed_again(request, door, policy),
+        (None, _) => true,
+    }
+}
+
 /// Decides one connection again. Besides [`policy_changed`], whoever made a connection from a plan that is older than its
 /// registration has to ask: a policy that came in between found nothing to decide.
 pub fn decide_again(session: &Session, policy: &Policy, event: Instant) {
+    match verdict(session, policy) {
+        Some(Verdict::Cut) => session.cut(EndCause::PolicyChanged, event),
+        Some(Verdict::Retire) => session.retire(EndCause::PolicyChanged),
+        None => {}
+    }
+}
+
+/// What becomes of a connection. `None`: it stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Cut,
+    Retire,
+}
+
+fn verdict(session: &Session, policy: &Policy) -> Option<Verdict> {
     if session.trust().is_some_and(|trust| was_lenient(trust, policy)) {
-        return session.cut(EndCause::PolicyChanged, event);
+        return Some(Verdict::Cut);
     }
     match session.subject() {
-        Some(Subject::Door(door)) => recheck_inbound(session, door, policy, event),
-        Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy, event),
-        Some(Subject::Shared { .. }) | None => {}
+        Some(Subject::Door(door)) => recheck_inbound(session, door, policy),
+        Some(Subject::Service { plan, host }) => recheck_service(session, plan, host.as_deref(), policy),
+        Some(Subject::Shared { .. }) | None => None,
     }
 }
 
@@ -111,28 +158,28 @@ impl Session {
     }
 }
 
-fn recheck_inbound(session: &Session, door: &Door, policy: &Policy, event: Instant) {
+fn recheck_inbound(session: &Session, door: &Door, policy: &Policy) -> Option<Verdict> {
     if policy.tunnel(door).is_some() {
         // What it carries is decided again stream by stream.
-        return;
+        return None;
     }
-    let Some(plan) = policy.inbound(door) else {
-        return session.cut(EndCause::PolicyChanged, event);
-    };
+    let Some(plan) = policy.inbound(door) else { return Some(Verdict::Cut) };
     // Upgraded connections hold a request in flight, which is decided as such.
     let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
     // A port whose rules are now about requests carries no connection that it does not read.
-    if is_tunnel && (plan.has_l7_rules || !plan.rules.decide(None, &session.asked(policy, None)).is_allowed()) {
-        session.cut(EndCause::PolicyChanged, event);
-    }
+    let is_refused = || plan.has_l7_rules || !plan.rules.decide(None, &session.asked(policy, None)).is_allowed();
+    (is_tunnel && is_refused()).then_some(Verdict::Cut)
 }
 
-fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&str>, policy: &Policy, event: Instant) {
-    let Some(now) = policy.services.by_name(&before.name) else {
-        return session.cut(EndCause::PolicyChanged, event);
-    };
+fn recheck_service(
+    session: &Session,
+    before: &Arc<ServicePlan>,
+    host: Option<&str>,
+    policy: &Policy,
+) -> Option<Verdict> {
+    let Some(now) = policy.services.by_name(&before.name) else { return Some(Verdict::Cut) };
     if now.is_same(before) {
-        return;
+        return None;
     }
     match (session.direction, session.trust()) {
         // The application's side of a tunnel. Who answers is the affair of the other side, which has a session of its own
@@ -140,19 +187,14 @@ fn recheck_service(session: &Session, before: &Arc<ServicePlan>, host: Option<&s
         (Direction::Local | Direction::Inbound, _) => {
             // What is carried as it is takes no credential along.
             let is_carried = session.carries() == Carries::Stream && session.requests_total() == 0;
-            if !still_served(session, &now, before) || is_carried && now.credential.is_some() {
-                session.cut(EndCause::PolicyChanged, event);
-            }
+            let ends = !still_served(session, &now, before) || is_carried && now.credential.is_some();
+            ends.then_some(Verdict::Cut)
         }
         // Nobody has answered yet. When it is known who does, `upstream::connect` asks again.
-        (Direction::Upstream, None) => {}
+        (Direction::Upstream, None) => None,
         (Direction::Upstream, Some(trust)) => {
             let still_expected = now.expects(host.unwrap_or_default(), &trust.peer.id);
-            if still_expected {
-                session.retire(EndCause::PolicyChanged);
-            } else {
-                session.cut(EndCause::PolicyChanged, event);
-            }
+            Some(if still_expected { Verdict::Retire } else { Verdict::Cut })
         }
     }
 }

@@ -53,9 +53,22 @@ pub fn trust_end(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {
     }
     let peer = &trust.peer;
     match still_trusted(peer, &snapshot.bundles, trust.peer_role, SystemTime::now(), trust.strictness) {
-        Ok(_) => None,
+        Ok(_) => taken_back(trust, snapshot),
         Err(SvidError::NoBundle { .. }) => Some(EndCause::TrustDomainRemoved),
         Err(_) => Some(EndCause::AuthorityRemoved),
+    }
+}
+
+/// What is still vouched for, and was taken back all the same.
+fn taken_back(trust: &Trust, snapshot: &Snapshot) -> Option<EndCause> {
+    let now = SystemTime::now();
+    let peer = snapshot.revocations.check_peer(&trust.peer, now).err();
+    match peer.or_else(|| snapshot.revocations.check_own(&trust.own, now).err())? {
+        SvidError::DenyListed { .. } => Some(EndCause::DenyListed),
+        // A list that became stale ends no connection: it would have to be looked at by the clock, and those who are there were
+        // found good by it.
+        SvidError::RevocationStale => None,
+        _ => Some(EndCause::CertificateRevoked),
     }
 }
 

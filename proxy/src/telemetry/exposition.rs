@@ -6,6 +6,7 @@ use super::metrics::{self, Family, Kind, Metrics, unix_seconds};
 use super::process;
 use super::upstream_counters::Retry;
 use crate::identity::{DiscardReason, IdentityState};
+use crate::revocation::guard::Change;
 use prometheus::proto;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -129,6 +130,17 @@ fn identity(page: &mut Page, source: &Metrics) {
     for (trust_domain, (anchors, age)) in &figures.bundles {
         page.value(&metrics::BUNDLE_ANCHORS, &[trust_domain], *anchors as f64);
         page.value(&metrics::BUNDLE_AGE, &[trust_domain], *age);
+    }
+    let taken_back = &figures.taken_back;
+    page.value(&metrics::DENIED, &[], taken_back.denied as f64);
+    let current = taken_back.lists.saturating_sub(taken_back.lists_stale + taken_back.lists_unused);
+    page.value(&metrics::CRLS, &["current"], current as f64);
+    page.value(&metrics::CRLS, &["stale"], taken_back.lists_stale as f64);
+    page.value(&metrics::CRLS, &["unused"], taken_back.lists_unused as f64);
+    page.value(&metrics::OWN_TAKEN_BACK, &[], taken_back.own as f64);
+    page.value(&metrics::REVOCATIONS_REFUSED, &[], source.global.revocations_refused.load(Relaxed) as f64);
+    for change in Change::ALL {
+        page.value(&metrics::GUARD_ALARMS, &[change.as_str()], source.guard_alarms(change) as f64);
     }
     for (trust_domain, keys) in &figures.token_keys {
         page.value(&metrics::TOKEN_KEYS, &[trust_domain], *keys as f64);

@@ -8,6 +8,7 @@ use super::counters::{Histogram, PortMetrics};
 use super::dns::{DnsCounters, DnsResult};
 use super::{AuditCounters, Direction, exposition};
 use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
+use crate::revocation::guard::Change;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +71,11 @@ families! {
     BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, malformed keys for tokens, and roots that may vouch for nobody.";
     BUNDLE_FETCHES = "postern_bundle_fetches_total" Counter &["trust_domain", "result"], "Polls of the bundle endpoints in `identity.federation`.";
     IDENTITY_RECONNECTS = "postern_identity_reconnects_total" Counter &[], "Attempts to reach the identity source after the first.";
+    DENIED = "postern_deny_list_entries" Gauge &[], "SPIFFE IDs, certificates and tokens that are denied, by file and admin socket.";
+    CRLS = "postern_crls" Gauge &["state"], "Certificate revocation lists that are in force (`current`), past their nextUpdate (`stale`), or signed by no authority known here (`unused`).";
+    OWN_TAKEN_BACK = "postern_own_svids_taken_back" Gauge &[], "SVIDs of ours that were revoked or denied, and so are not used.";
+    REVOCATIONS_REFUSED = "postern_revocation_loads_refused_total" Counter &[], "Times that a deny list or a revocation list in a file could not be taken; what was in force stays.";
+    GUARD_ALARMS = "postern_guard_alarms_total" Counter &["change"], "Changes of identity, policy and deny list that would cut more of what lives than `revocation.guard` lets pass unsaid.";
     TOKEN_FETCHES = "postern_token_fetches_total" Counter &["result"], "Requests to the Workload API for a JWT-SVID of ours.";
     TOKENS_MISSED = "postern_tokens_missed_total" Counter &[], "Requests refused because there was no JWT-SVID to send with them.";
     TOKENS_KEPT = "postern_tokens_kept" Gauge &[], "Audiences for which JWT-SVIDs of ours are kept fresh, or asked for.";
@@ -133,6 +139,8 @@ pub(super) struct Global {
     pub(super) accept_errors: AtomicU64,
     pub(super) descriptor_exhaustion: AtomicU64,
     pub(super) task_panics: AtomicU64,
+    pub(super) revocations_refused: AtomicU64,
+    guard_alarms: [AtomicU64; Change::ALL.len()],
     pub(super) dns: DnsCounters,
 }
 
@@ -147,6 +155,17 @@ pub(super) struct IdentityFigures {
     /// Trust domain → (usable roots, seconds since its content changed).
     pub(super) bundles: BTreeMap<String, (usize, f64)>,
     pub(super) token_keys: BTreeMap<String, usize>,
+    pub(super) taken_back: TakenBackFigures,
+}
+
+/// What is in force that takes trust back.
+#[derive(Clone, Default)]
+pub(super) struct TakenBackFigures {
+    pub(super) denied: usize,
+    pub(super) lists: usize,
+    pub(super) lists_stale: usize,
+    pub(super) lists_unused: usize,
+    pub(super) own: usize,
 }
 
 /// SVIDs and bundles come from our own agent, yet everything has a bound.
@@ -220,6 +239,7 @@ impl Metrics {
             state: Some(snapshot.state(now)),
             generation: snapshot.generation,
             update_age_seconds: snapshot.received_at.map(|at| seconds_between(at, now)),
+            taken_back: TakenBackFigures::of(snapshot, now),
             ..IdentityFigures::default()
         };
         for svid in snapshot.svids.iter().take(SVIDS_MAX) {
@@ -299,6 +319,19 @@ impl Metrics {
         self.global.task_panics.fetch_add(1, Relaxed);
     }
 
+    /// A deny list or a revocation list in a file was not taken.
+    pub fn revocations_refused(&self) {
+        self.global.revocations_refused.fetch_add(1, Relaxed);
+    }
+
+    pub fn guard_alarm(&self, change: Change) {
+        self.global.guard_alarms[change as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn guard_alarms(&self, change: Change) -> u64 {
+        self.global.guard_alarms[change as usize].load(Relaxed)
+    }
+
     pub fn dns_query(&self, result: DnsResult) {
         self.global.dns.add(result);
     }
@@ -310,6 +343,21 @@ impl Metrics {
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> String {
         exposition::render(self)
+    }
+}
+
+impl TakenBackFigures {
+    fn of(snapshot: &Snapshot, now: SystemTime) -> Self {
+        let revocations = &snapshot.revocations;
+        let denied = revocations.denials.entries().iter().filter(|entry| entry.acts(now));
+        let stale = revocations.crls().filter(|list| list.is_stale(now));
+        Self {
+            denied: denied.count(),
+            lists: revocations.crls().count(),
+            lists_stale: stale.count(),
+            lists_unused: revocations.lists.unbound.len(),
+            own: snapshot.svids.iter().filter(|svid| revocations.check_own(svid, now).is_err()).count(),
+        }
     }
 }
 

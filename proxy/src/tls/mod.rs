@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod crl;
 pub mod der;
 pub mod endpoint;
 pub mod error;

@@ -3,17 +3,26 @@
 //! Knows nothing of identities: `verifier` chooses the roots. Separate so that corpora of DNS certificates can be run
 //! through the very code that the data plane uses. Pure.
 
-use crate::identity::Anchor;
+use crate::identity::{Anchor, AuthorityId};
 use crate::tls::authority::{AuthorityFault, AuthorityRules};
+use crate::tls::bundle::sha256;
 use crate::tls::certificate::{Fields, Subject, has_ended};
-use crate::tls::peer::Role;
+use crate::tls::peer::{Issued, Role};
 use crate::tls::svid_error::SvidError;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-/// Finds a path from `leaf` through `intermediates` to one of `anchors` at the time `now`, and returns the anchor.
+/// A path that was found.
+pub struct Path<'a> {
+    /// The root that it ends at.
+    pub anchor: &'a Anchor,
+    /// The certificates below it, leaf first.
+    pub issued: Vec<Issued>,
+}
+
+/// Finds a path from `leaf` through `intermediates` to one of `anchors` at the time `now`.
 ///
 /// webpki bounds the search: six intermediates, 100 signature checks.
 ///
@@ -26,7 +35,7 @@ pub fn verify_path<'a>(
     anchors: &'a [Anchor],
     role: Role,
     now: SystemTime,
-) -> Result<&'a Anchor, SvidError> {
+) -> Result<Path<'a>, SvidError> {
     let terms = Terms { algorithms: webpki::ALL_VERIFICATION_ALGS, rules: AuthorityRules::X509Svid, role, now };
     verify_path_by(&terms, leaf, fields, intermediates, anchors)
 }
@@ -50,7 +59,7 @@ pub fn verify_path_by<'a>(
     fields: &Fields<'_>,
     intermediates: &[CertificateDer<'_>],
     anchors: &'a [Anchor],
-) -> Result<&'a Anchor, SvidError> {
+) -> Result<Path<'a>, SvidError> {
     let Terms { algorithms, role, now, .. } = *terms;
     if now < fields.not_before {
         return Err(SvidError::NotYetValid { not_before: fields.not_before });
@@ -84,9 +93,27 @@ pub fn verify_path_by<'a>(
     let result =
         end_entity.verify_for_usage(algorithms, &roots, intermediates, time, usage, None, Some(&check_candidate));
     match result {
-        Ok(path) => vouching(&path).and_then(|index| anchors.get(index)).ok_or(SvidError::UnknownIssuer),
+        Ok(path) => {
+            let anchor = vouching(&path).and_then(|index| anchors.get(index)).ok_or(SvidError::UnknownIssuer)?;
+            Ok(Path { anchor, issued: issued(&path, anchor.authority)? })
+        }
         Err(error) => Err(objection.take().unwrap_or_else(|| explain(error, intermediates, anchors, role))),
     }
+}
+
+/// Who issued what on the path.
+fn issued(path: &VerifiedPath<'_>, root: AuthorityId) -> Result<Vec<Issued>, SvidError> {
+    let mut issued = Vec::new();
+    let mut serial: Box<[u8]> = path.end_entity().serial().into();
+    for intermediate in path.intermediate_certificates() {
+        let der = intermediate.der();
+        let fields = Fields::read(&der)
+            .map_err(|source| SvidError::IssuerMalformed { subject: Subject::unreadable(), source })?;
+        issued.push(Issued { serial, by: AuthorityId(sha256(fields.spki)) });
+        serial = intermediate.serial().into();
+    }
+    issued.push(Issued { serial, by: root });
+    Ok(issued)
 }
 
 /// What webpki does not look at: keyUsage and SPIFFE IDs of intermediates, the root's validity and path length.

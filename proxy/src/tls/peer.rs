@@ -22,6 +22,15 @@ impl fmt::Display for Role {
     }
 }
 
+/// A certificate on the path from a leaf to its root, as lists of revoked ones name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Content bytes of its serial number.
+    pub serial: Box<[u8]>,
+    /// Whose key signed it.
+    pub by: AuthorityId,
+}
+
 /// What the verifier established about the other side of a connection. Made by `tls/verifier.rs` alone.
 #[derive(Debug)]
 pub struct Peer {
@@ -37,6 +46,8 @@ pub struct Peer {
     pub not_after: SystemTime,
     /// The root that vouched.
     pub authority: AuthorityId,
+    /// What its authorities issued, leaf first: lists of theirs may take it back.
+    pub issued: Vec<Issued>,
     /// Generation of the identity snapshot that it was verified with.
     pub generation: u64,
 }

@@ -64,6 +64,15 @@ pub enum SvidError {
     #[error("no authority of the trust domain {trust_domain} is usable (Trust Domain and Bundle §4.1.3)")]
     EmptyBundle { trust_domain: TrustDomain },
 
+    #[error("the certificate with serial number {serial} was revoked by the authority that issued it (RFC 5280 §6.3)")]
+    Revoked { serial: String },
+    #[error(
+        "the revocation list of an authority is stale, and `revocation.stale_crls` is `refuse` (RFC 5280 §5.1.2.5)"
+    )]
+    RevocationStale,
+    #[error("the deny list has {entry}")]
+    DenyListed { entry: String },
+
     #[error("the leaf expired at {}", instant(*not_after))]
     Expired { not_after: SystemTime },
     #[error("the leaf is not valid before {}; maybe a clock is wrong", instant(*not_before))]
@@ -126,6 +135,9 @@ impl SvidError {
             Self::UnknownCriticalExtension => Told::UnhandledCriticalExtension,
             Self::Expired { .. } | Self::IssuerExpired | Self::AuthorityNotValid { .. } => Told::Expired,
             Self::NotYetValid { .. } | Self::IssuerNotYetValid => Told::NotValidYet,
+            // The peer learns that it was taken back, not by which list.
+            Self::Revoked { .. } | Self::DenyListed { .. } => Told::Revoked,
+            Self::RevocationStale => Told::UnknownRevocationStatus,
             Self::NoBundle { .. } | Self::EmptyBundle { .. } | Self::UnknownIssuer | Self::BadSignature => {
                 Told::UnknownIssuer
             }
@@ -161,6 +173,9 @@ impl SvidError {
             Self::WrongUsage { .. }         => ("wrong_usage",                 "X509-SVID §4.4"),
             Self::NoBundle { .. }           => ("no_bundle",                   "SPIFFE Workload API §4.6"),
             Self::EmptyBundle { .. }        => ("empty_bundle",                "Trust Domain and Bundle §4.1.3"),
+            Self::Revoked { .. }            => ("revoked",                     "RFC 5280 §6.3"),
+            Self::RevocationStale           => ("revocation_stale",            "RFC 5280 §5.1.2.5"),
+            Self::DenyListed { .. }         => ("deny_listed",                 "configuration: deny list"),
             Self::Expired { .. }            => ("expired",                     "RFC 5280 §6.1.3"),
             Self::NotYetValid { .. }        => ("not_yet_valid",               "RFC 5280 §6.1.3"),
             Self::UnknownIssuer             => ("unknown_issuer",              "X509-SVID §5.1"),

@@ -42,7 +42,8 @@ struct Verified {
 }
 
 impl Snapshot {
-    /// As [`verify_svid`] by this snapshot's bundles, which is asked only for what is not known. Besides the peer, what to
+    /// As [`verify_svid`] by this snapshot's bundles, which is asked only for what is not known, and nobody whose trust was
+    /// taken back. Besides the peer, what to
     /// [remember](Self::remember), if it is new.
     ///
     /// # Errors
@@ -58,10 +59,13 @@ impl Snapshot {
         bound(chain)?;
         let is_short = chain.iter().map(|certificate| certificate.len()).sum::<usize>() <= CHAIN_BYTES_MAX;
         let asked = is_short.then(|| Asked { chain: chain_digest(chain), role, strictness });
-        if let Some(peer) = asked.as_ref().and_then(|asked| self.verified.recall(asked, now)) {
-            return Ok((peer, None));
-        }
-        Ok((Arc::new(verify_svid(chain, &self.bundles, self.generation, role, now, strictness)?), asked))
+        let (peer, asked) = match asked.as_ref().and_then(|asked| self.verified.recall(asked, now)) {
+            Some(peer) => (peer, None),
+            None => (Arc::new(verify_svid(chain, &self.bundles, self.generation, role, now, strictness)?), asked),
+        };
+        // A list may have become stale since it was remembered.
+        self.revocations.check_peer(&peer, now)?;
+        Ok((peer, asked))
     }
 
     /// For later: `peer` is the answer to what was asked, and has proven that it has the key.

@@ -47,14 +47,15 @@ pub fn verify_svid(
     let id = read_id(&fields)?;
     check_leaf(&fields, role, strictness)?;
     let bundle = choose_bundle(&id, bundles)?;
-    let anchor = verify_path(leaf, &fields, intermediates, &bundle.anchors, role, now)?;
+    let path = verify_path(leaf, &fields, intermediates, &bundle.anchors, role, now)?;
     Ok(Peer {
         id,
         fingerprint: sha256(leaf),
         chain_fingerprint: chain_digest(chain),
         serial: fields.serial,
         not_after: fields.not_after,
-        authority: anchor.authority,
+        authority: path.anchor.authority,
+        issued: path.issued,
         generation,
         chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
     })

@@ -112,6 +112,8 @@ pub enum TokenProblem {
     ConfirmationMalformed,
     #[error("the token is bound to a certificate (RFC 8705 §3), and who presents it has none, or another")]
     HolderWrong,
+    #[error("the deny list has {entry}")]
+    DenyListed { entry: String },
 }
 
 impl TokenProblem {
@@ -174,6 +176,7 @@ impl TokenProblem {
             Self::ScopeMalformed { .. }        => ("scope_malformed",            "RFC 8693 §4.2"),
             Self::ConfirmationMalformed        => ("confirmation_malformed",     "RFC 7800 §3.1"),
             Self::HolderWrong                  => ("holder_wrong",               "RFC 8705 §3"),
+            Self::DenyListed { .. }            => ("deny_listed",                "configuration: deny list"),
         }
     }
 }

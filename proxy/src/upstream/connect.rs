@@ -1,6 +1,7 @@
 //! One connection to an upstream: TCP or unix socket, then what the plan says protects it.
 
 use super::address::EndpointAddress;
+use super::client::chain;
 use super::mesh_io::MeshIo;
 use super::places::Place;
 use super::plan::{Security, ServicePlan};
@@ -136,7 +137,7 @@ pub async fn connect(
             let handshake = worker.policy().timeouts.handshake;
             let tls = client.connect(tcp, name, alpn, handshake).await;
             let tls = tls.map_err(|error| {
-                Refused::new(error.refusal(Role::Client), format!("{}: {address}: {error}", plan.name))
+                Refused::new(error.refusal(Role::Client), format!("{}: {address}: {}", plan.name, chain(&error)))
             })?;
             Ok(plain(UpstreamIo::Web(Box::new(tls))))
         }
@@ -239,9 +240,9 @@ pub async fn mesh(
     };
     let io = registered.io(Stream::Tcp(tcp), &worker.shared.metrics);
     let started = Instant::now();
-    let (tls, peer) = Box::pin(mesh::connect(io, with))
-        .await
-        .map_err(|error| Refused::new(error.refusal(Role::Client), format!("{}: {remote}: {error}", plan.name)))?;
+    let (tls, peer) = Box::pin(mesh::connect(io, with)).await.map_err(|error| {
+        Refused::new(error.refusal(Role::Client), format!("{}: {remote}: {}", plan.name, chain(&error)))
+    })?;
     plan.metrics.handshake(started.elapsed());
     let trust = Trust {
         own: svid.clone(),

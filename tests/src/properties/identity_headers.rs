@@ -51,6 +51,7 @@ static PEER: LazyLock<Peer> = LazyLock::new(|| Peer {
     serial: "1".to_owned(),
     not_after: now(),
     authority: AuthorityId(sha256(AUTHORITY)),
+    issued: Vec::new(),
     generation: 1,
 });
 static OWN: LazyLock<SpiffeId> = LazyLock::new(|| SpiffeId::parse("spiffe://shop.example/orders").expect("an ID"));

@@ -8,6 +8,7 @@ mod answers;
 mod audit;
 mod bundle;
 mod configuration;
+mod crl;
 mod detection;
 mod files;
 mod fixtures;
@@ -41,6 +42,7 @@ pub const ALL: &[Property] = &[
     Property { name: "answers", check: answers::check },
     Property { name: "spiffe_id", check: identity::check },
     Property { name: "svid", check: svid::check },
+    Property { name: "crl", check: crl::check },
     Property { name: "workload_message", check: workload_message::check },
     Property { name: "bundle", check: bundle::check },
     Property { name: "jwt", check: jwt::check },

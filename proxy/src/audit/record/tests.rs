@@ -25,6 +25,7 @@ fn peer() -> Peer {
         serial: "0c".to_owned(),
         not_after: at(60),
         authority: AuthorityId([0xcd; 32]),
+        issued: Vec::new(),
         generation: 3,
     }
 }

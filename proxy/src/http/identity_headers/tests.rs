@@ -19,6 +19,7 @@ fn peer() -> Peer {
         serial: "01".to_owned(),
         not_after: SystemTime::UNIX_EPOCH,
         authority: AuthorityId([0; 32]),
+        issued: Vec::new(),
         generation: 1,
     }
 }

@@ -5,10 +5,12 @@
 
 use super::DevError;
 use super::token_key::TokenKey;
+use crate::tls::certificate::hex;
 use postern_config::{SpiffeId, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -24,6 +26,7 @@ use zeroize::{Zeroize, Zeroizing};
 const BACKDATE: Duration = Duration::from_secs(60);
 /// A rotation every few milliseconds in a test must not grow a bundle without end.
 const AUTHORITIES_MAX: usize = 16;
+const REVOKED_MAX: usize = 10_000;
 
 /// One CA key and its certificate.
 pub(super) struct Authority {
@@ -69,6 +72,10 @@ pub(super) struct TrustDomainAuthorities {
     authorities: Vec<Authority>,
     /// Index of the one that issues.
     issuing: usize,
+    /// Serial numbers of leaves that were taken back. They are random, so that one list does for all authorities.
+    revoked: Vec<Vec<u8>>,
+    /// Rises with every list.
+    crl_number: u64,
     ttl: Duration,
     file: PathBuf,
 }
@@ -82,7 +89,8 @@ impl TrustDomainAuthorities {
         now: SystemTime,
     ) -> Result<Self, DevError> {
         let file = directory.join(format!("{trust_domain}.json"));
-        let mut this = Self { trust_domain, authorities: Vec::new(), issuing: 0, ttl, file };
+        let (authorities, revoked) = (Vec::new(), Vec::new());
+        let mut this = Self { trust_domain, authorities, issuing: 0, revoked, crl_number: 0, ttl, file };
         if this.file.exists() {
             this.load()?;
             this.drop_expired(now);
@@ -104,6 +112,43 @@ impl TrustDomainAuthorities {
     pub(super) fn token_keys(&self) -> Vec<u8> {
         let keys: Vec<_> = self.authorities.iter().map(|authority| authority.token_key.jwk()).collect();
         serde_json::json!({ "keys": keys }).to_string().into_bytes()
+    }
+
+    /// Takes a leaf back: from now on it is in every list.
+    pub(super) fn revoke(&mut self, chain: &[u8]) -> Result<(), DevError> {
+        let (_rest, leaf) = x509_parser::parse_x509_certificate(chain)?;
+        let serial = leaf.raw_serial().to_vec();
+        if !self.revoked.contains(&serial) {
+            if self.revoked.len() >= REVOKED_MAX {
+                return Err(DevError::TooManyRevoked(self.trust_domain.clone()));
+            }
+            self.revoked.push(serial);
+        }
+        self.crl_number += 1;
+        self.save()
+    }
+
+    /// A list of each authority's, DER; none while nothing was taken back.
+    pub(super) fn crls(&self, now: SystemTime) -> Result<Vec<Vec<u8>>, DevError> {
+        if self.revoked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entry = |serial: &Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: OffsetDateTime::from(now - BACKDATE),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: OffsetDateTime::from(now - BACKDATE),
+            next_update: OffsetDateTime::from(now + self.ttl),
+            crl_number: SerialNumber::from(self.crl_number),
+            issuing_distribution_point: None,
+            revoked_certs: self.revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = |authority: &Authority| Ok(list.signed_by(&authority.issuer)?.der().to_vec());
+        self.authorities.iter().map(signed).collect()
     }
 
     /// A JWT-SVID by the authority that issues.
@@ -199,6 +244,8 @@ impl TrustDomainAuthorities {
         let stored: StoredAuthorities =
             serde_json::from_str(&text).map_err(|source| DevError::StateFormat { file: file(), source })?;
         self.authorities = stored.authorities.iter().map(StoredAuthority::open).collect::<Result<_, _>>()?;
+        self.revoked = stored.revoked.iter().filter_map(|serial| from_hex(serial)).collect();
+        self.crl_number = stored.crl_number;
         self.issuing = stored.issuing.min(self.authorities.len().saturating_sub(1));
         Ok(())
     }
@@ -208,6 +255,8 @@ impl TrustDomainAuthorities {
         let stored = StoredAuthorities {
             warning: "development only: these are private keys of a certificate authority".to_owned(),
             issuing: self.issuing,
+            revoked: self.revoked.iter().map(|serial| hex(serial)).collect(),
+            crl_number: self.crl_number,
             authorities: self.authorities.iter().map(StoredAuthority::of).collect(),
         };
         let at = |source| DevError::State { file: self.file.clone(), source };
@@ -253,7 +302,17 @@ fn base_parameters(uri: &str) -> Result<CertificateParams, DevError> {
 struct StoredAuthorities {
     warning: String,
     issuing: usize,
+    /// Hex.
+    #[serde(default)]
+    revoked: Vec<String>,
+    #[serde(default)]
+    crl_number: u64,
     authorities: Vec<StoredAuthority>,
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(digits).collect()
 }
 
 #[derive(Serialize, Deserialize)]

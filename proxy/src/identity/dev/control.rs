@@ -36,6 +36,10 @@ pub enum ControlRequest {
         trust_domain: Option<String>,
         wait_ms: u64,
     },
+    /// Takes its SVIDs back by a list, and issues new ones.
+    Revoke {
+        workload: String,
+    },
     Withdraw {
         workload: String,
     },
@@ -153,6 +157,10 @@ async fn obey(provider: &DevProvider, request: ControlRequest) -> Result<Vec<Str
         }
         ControlRequest::RotateCa { trust_domain, wait_ms } => {
             rotate_ca(provider, trust_domain, Duration::from_millis(wait_ms).min(WAIT_MAX)).await
+        }
+        ControlRequest::Revoke { workload } => {
+            provider.revoke(&workload)?;
+            Ok(vec![format!("the SVIDs of {workload} are revoked, and it has new ones")])
         }
         ControlRequest::Withdraw { workload } => {
             provider.withdraw(&workload)?;

@@ -40,4 +40,6 @@ pub enum DevError {
     UnknownTrustDomain(TrustDomain),
     #[error("{0} has as many authorities as a bundle may hold; remove the old ones first")]
     TooManyAuthorities(TrustDomain),
+    #[error("{0} has as many revoked SVIDs as its lists may hold; rotate its authority, and remove the old one")]
+    TooManyRevoked(TrustDomain),
 }

@@ -25,7 +25,7 @@ use postern_config::{SpiffeId, TrustDomain};
 use socket::{bind, private_directory};
 use std::collections::HashMap;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
@@ -107,7 +107,7 @@ impl DevProvider {
             if workloads.iter().any(|known| known.name == workload.name) {
                 return Err(DevError::DuplicateWorkload(workload.name));
             }
-            workloads.push(Arc::new(open_workload(workload, &config.state_dir)?));
+            workloads.push(Arc::new(Workload::open(workload, &config.state_dir)?));
         }
         let shared = Shared {
             authorities: Mutex::new(authorities),
@@ -230,6 +230,22 @@ impl DevProvider {
     /// As [`DevProvider::publish_new_authority`].
     pub fn remove_old_authorities(&self, trust_domain: &TrustDomain) -> Result<(), DevError> {
         self.change(trust_domain, Reissue::Nothing, TrustDomainAuthorities::remove_old)
+    }
+
+    /// Takes back the SVIDs that the workload has, by its authorities' lists, and gives it new ones. Whoever has a copy of the
+    /// old ones loses trust.
+    ///
+    /// # Errors
+    /// [`DevError::UnknownWorkload`], or the state could not be written.
+    pub fn revoke(&self, name: &str) -> Result<(), DevError> {
+        let (workload, now) = (self.workload(name)?, SystemTime::now());
+        let mut authorities = self.shared.authorities();
+        for (trust_domain, chain) in workload.chains() {
+            let of_domain = authorities.get_mut(&trust_domain);
+            of_domain.ok_or_else(|| DevError::UnknownTrustDomain(trust_domain.clone()))?.revoke(&chain)?;
+        }
+        self.shared.refresh(workload, &authorities, Reissue::All, now)?;
+        self.shared.refresh_all(&authorities, Reissue::Nothing, now)
     }
 
     /// From now on the workload is answered `PermissionDenied`; its open streams end so.
@@ -372,19 +388,6 @@ async fn run(shared: Arc<Shared>, listeners: Vec<(Arc<Workload>, UnixListener)>,
             }
         }
     }
-}
-
-fn open_workload(workload: DevWorkload, state_dir: &Path) -> Result<Workload, DevError> {
-    let DevWorkload { name, socket, svids, federates_with } = workload;
-    let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if !plain || name.starts_with('.') || name == "control" {
-        return Err(DevError::WorkloadName(name));
-    }
-    if svids.is_empty() {
-        return Err(DevError::NoIdentity(name));
-    }
-    let socket = socket.unwrap_or_else(|| state_dir.join(format!("{name}.sock")));
-    Ok(Workload::new(name, socket, svids, federates_with))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! One workload of the provider: what it is entitled to, what it was issued, and the streams that tell it.
 
-use super::DevError;
 use super::authority::{Issued, TrustDomainAuthorities};
+use super::{DevError, DevWorkload};
 use crate::identity::proto::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use postern_config::{SpiffeId, TrustDomain};
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
@@ -48,7 +48,21 @@ pub(super) enum Reissue<'a> {
 }
 
 impl Workload {
-    pub(super) fn new(
+    /// As the provider was told.
+    pub(super) fn open(workload: DevWorkload, state_dir: &Path) -> Result<Self, DevError> {
+        let DevWorkload { name, socket, svids, federates_with } = workload;
+        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !plain || name.starts_with('.') || name == "control" {
+            return Err(DevError::WorkloadName(name));
+        }
+        if svids.is_empty() {
+            return Err(DevError::NoIdentity(name));
+        }
+        let socket = socket.unwrap_or_else(|| state_dir.join(format!("{name}.sock")));
+        Ok(Self::new(name, socket, svids, federates_with))
+    }
+
+    fn new(
         name: String,
         socket: PathBuf,
         svids: Vec<(SpiffeId, Option<String>)>,
@@ -93,7 +107,7 @@ impl Workload {
         }
         let earliest = state.issued.iter().map(|issued| issued.not_after).min().unwrap_or(now + ttl);
         state.reissue_at = now + earliest.duration_since(now).unwrap_or_default() / 2;
-        self.compose(&mut state, authorities)?;
+        self.compose(&mut state, authorities, now)?;
         state.announce();
         Ok(())
     }
@@ -101,6 +115,13 @@ impl Workload {
     /// True when the earliest SVID is past half of its life.
     pub(super) fn is_due(&self, now: SystemTime) -> bool {
         self.lock().reissue_at <= now
+    }
+
+    /// The leaves that it has now, each with its trust domain.
+    pub(super) fn chains(&self) -> Vec<(TrustDomain, Vec<u8>)> {
+        let state = self.lock();
+        let issued = self.svids.iter().zip(&state.issued);
+        issued.map(|((id, _), issued)| (id.trust_domain(), issued.chain.clone())).collect()
     }
 
     pub(super) fn withdraw(&self) {
@@ -167,7 +188,7 @@ impl Workload {
         state.token_key_streams.0.clear();
     }
 
-    fn compose(&self, state: &mut State, authorities: &Authorities) -> Result<(), DevError> {
+    fn compose(&self, state: &mut State, authorities: &Authorities, now: SystemTime) -> Result<(), DevError> {
         let mut bundles = BTreeMap::new();
         let mut federated = BTreeMap::new();
         let mut token_keys = BTreeMap::new();
@@ -192,8 +213,13 @@ impl Workload {
             });
         }
         bundles.extend(federated.clone());
-        state.svid_message = X509svidResponse { svids, crl: Vec::new(), federated_bundles: federated };
-        state.bundles_message = X509BundlesResponse { crl: Vec::new(), bundles };
+        let mut crl = Vec::new();
+        let known = self.svids.iter().map(|(id, _)| id.trust_domain()).chain(state.federates_with.iter().cloned());
+        for trust_domain in known.collect::<BTreeSet<_>>() {
+            crl.extend(authority_of(authorities, &trust_domain)?.crls(now)?);
+        }
+        state.svid_message = X509svidResponse { svids, crl: crl.clone(), federated_bundles: federated };
+        state.bundles_message = X509BundlesResponse { crl, bundles };
         state.token_keys_message = JwtBundlesResponse { bundles: token_keys };
         Ok(())
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 
+const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+
 pub const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 17];
 pub const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
 pub const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
@@ -70,6 +72,13 @@ pub struct Extension {
     pub value: Vec<u8>,
 }
 
+impl Extension {
+    fn encoded(&self) -> Vec<u8> {
+        let critical = if self.critical { tlv(1, &[0xff]) } else { Vec::new() };
+        sequence(&[tlv(6, self.oid), critical, tlv(4, &self.value)])
+    }
+}
+
 /// What a certificate will say; the issuer and the keys come when it is signed.
 #[derive(Clone)]
 pub struct Draft {
@@ -79,6 +88,8 @@ pub struct Draft {
     pub extensions: Vec<Extension>,
     /// A public key of which nobody here has the private one.
     pub spki: Option<Vec<u8>>,
+    /// Content bytes.
+    pub serial: Vec<u8>,
 }
 
 impl Draft {
@@ -95,6 +106,7 @@ impl Draft {
                 subject_alt_name(&[(URI, id.as_bytes())]),
             ],
             spki: None,
+            serial: vec![0x01, 0x0f, 0xa0],
         }
     }
 
@@ -110,6 +122,7 @@ impl Draft {
                 subject_alt_name(&[(URI, id.as_bytes())]),
             ],
             spki: None,
+            serial: vec![0x01, 0x0f, 0xa0],
         }
     }
 
@@ -127,6 +140,11 @@ impl Draft {
 
     pub fn without(mut self, oid: &[u8]) -> Self {
         self.extensions.retain(|other| other.oid != oid);
+        self
+    }
+
+    pub fn serial(mut self, serial: &[u8]) -> Self {
+        self.serial = serial.to_vec();
         self
     }
 
@@ -160,6 +178,31 @@ impl Issuer {
 
     pub fn issue(&self, draft: &Draft, key: &Key) -> CertificateDer<'static> {
         sign(draft, key, &self.name, &self.key)
+    }
+
+    /// A certificate list, DER, with `extensions` beside nothing.
+    pub fn list(&self, serials: &[&[u8]], next_update: i64, extensions: &[Extension]) -> Vec<u8> {
+        let entries: Vec<_> =
+            serials.iter().map(|serial| sequence(&[tlv(2, serial), utc_time(from_now(-60))])).collect();
+        let revoked = if entries.is_empty() { Vec::new() } else { sequence(&entries) };
+        self.list_of(&revoked, next_update, extensions)
+    }
+
+    /// With the field `revokedCertificates` as it is given.
+    pub fn list_of(&self, revoked: &[u8], next_update: i64, extensions: &[Extension]) -> Vec<u8> {
+        let algorithm = sequence(&[tlv(6, ECDSA_WITH_SHA256)]);
+        let extensions = sequence(&extensions.iter().map(Extension::encoded).collect::<Vec<_>>());
+        let tbs = sequence(&[
+            tlv(2, &[1]),
+            algorithm.clone(),
+            self.name.clone(),
+            utc_time(from_now(-60)),
+            utc_time(from_now(next_update)),
+            revoked.to_vec(),
+            tlv(0xa0, &extensions),
+        ]);
+        let signature = bit_string(&self.key.sign(&tbs));
+        sequence(&[tbs, algorithm, signature])
     }
 
     /// An authority below this one.
@@ -239,19 +282,11 @@ pub fn bit_string(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn sign(draft: &Draft, subject_key: &Key, issuer_name: &[u8], issuer_key: &Key) -> CertificateDer<'static> {
-    const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
     let algorithm = sequence(&[tlv(6, ECDSA_WITH_SHA256)]);
-    let extensions: Vec<_> = draft
-        .extensions
-        .iter()
-        .map(|extension| {
-            let critical = if extension.critical { tlv(1, &[0xff]) } else { Vec::new() };
-            sequence(&[tlv(6, extension.oid), critical, tlv(4, &extension.value)])
-        })
-        .collect();
+    let extensions: Vec<_> = draft.extensions.iter().map(Extension::encoded).collect();
     let tbs = sequence(&[
         tlv(0xa0, &tlv(2, &[2])),
-        tlv(2, &[0x01, 0x0f, 0xa0]),
+        tlv(2, &draft.serial),
         algorithm.clone(),
         issuer_name.to_vec(),
         sequence(&[utc_time(draft.not_before), utc_time(draft.not_after)]),
@@ -284,8 +319,12 @@ fn from_now(seconds: i64) -> SystemTime {
 
 /// RFC 7468, whose Base64 nobody here needs otherwise.
 pub fn as_pem(der: &[u8]) -> String {
+    pem_of("CERTIFICATE", der)
+}
+
+pub fn pem_of(label: &str, der: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut text = format!("-----BEGIN {label}-----\n");
     for line in der.chunks(48) {
         for group in line.chunks(3) {
             let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
@@ -296,6 +335,6 @@ pub fn as_pem(der: &[u8]) -> String {
         }
         text.push('\n');
     }
-    text.push_str("-----END CERTIFICATE-----\n");
+    text.push_str(&format!("-----END {label}-----\n"));
     text
 }

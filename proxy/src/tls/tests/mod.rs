@@ -4,6 +4,7 @@
 mod borders;
 pub(crate) mod cases;
 pub(crate) mod certificates;
+mod crls;
 mod extensions;
 mod handshakes;
 mod live;

@@ -46,6 +46,7 @@ impl Side {
             serial: String::new(),
             fingerprint: [0; 32],
             authority: AuthorityId([0; 32]),
+            issued: Vec::new(),
         });
         let snapshot = Arc::new(Snapshot {
             generation: GENERATION,
