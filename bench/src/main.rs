@@ -11,6 +11,7 @@ mod instructions;
 mod load;
 mod micro;
 mod parts;
+mod revoke;
 
 use clap::{Parser, Subcommand};
 
@@ -31,6 +32,8 @@ enum Command {
     Instructions(instructions::InstructionsArguments),
     /// What capture adds to a request, in two network namespaces; needs root.
     CaptureCost(capture_cost::CaptureCostArguments),
+    /// How long connections live on whose identity is denied
+    Revoke(revoke::RevokeArguments),
     /// What a log of a million records takes to write, and to verify
     Audit(audit::AuditArguments),
     /// Calls each part of the request path; started by `instructions`.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::CaptureCost(arguments) => capture_cost::run(&arguments),
+        Command::Revoke(arguments) => revoke::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::Parts => instructions::parts::run(),
         Command::App(arguments) => app::run(&arguments),

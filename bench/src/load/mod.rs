@@ -5,7 +5,7 @@
 
 pub mod http1;
 mod http2;
-mod mesh;
+pub mod mesh;
 mod rate;
 mod raw;
 
