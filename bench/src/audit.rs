@@ -10,7 +10,7 @@ use postern::identity::IdentityStore;
 use postern::telemetry::record::{ConnectionFacts, Outcome as Ended, RequestRecord};
 use postern::telemetry::{Direction, Metrics};
 use postern_config::audit::{Decisions, OnFull, Seal};
-use postern_config::{Audit, AuditTarget, Place, SvidSelector};
+use postern_config::{Audit, AuditTarget, Mode, Place, SvidSelector};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,8 +40,13 @@ pub fn run(arguments: &AuditArguments) -> anyhow::Result<()> {
     let start =
         Start { boot: 1, policy: &digest, svid: &SvidSelector::Default, identity: &identity, metrics: &metrics };
     let log = AuditLog::start(Some(&config), &start)?;
-    let decision =
-        Decision { outcome: Outcome::Allowed, policy: &digest, peer: Some(&peer), own: Some(&snapshot.svids[0]) };
+    let decision = Decision {
+        outcome: Outcome::Allowed,
+        mode: Mode::Enforce,
+        policy: &digest,
+        peer: Some(&peer),
+        own: Some(&snapshot.svids[0]),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
 
     let started = Instant::now();

@@ -166,6 +166,7 @@ fn inbound(port: &Inbound) -> Value {
     put(&mut section, "svid", (port.tls != InboundTls::Off).then(|| svid(&port.svid)));
     put(&mut section, "identity_headers", has_http.then_some(headers));
     rule::rules(&mut section, &port.rules);
+    section.insert("mode".into(), json!(port.mode.as_str()));
     let routes: Value = port.routes.iter().map(route).collect();
     put(&mut section, "routes", (!port.routes.is_empty()).then_some(routes));
     section.insert("on_expiry".into(), json!(on_expiry(port.on_expiry)));
@@ -182,6 +183,7 @@ fn route(route: &Route) -> Value {
     section.insert("name".into(), json!(route.name));
     section.insert("match".into(), Value::Object(matching));
     rule::rules(&mut section, &route.rules);
+    section.insert("mode".into(), json!(route.mode.as_str()));
     if let Some(token) = &route.token {
         token::insert(&mut section, token);
     }

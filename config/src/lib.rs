@@ -19,6 +19,7 @@ pub mod identity;
 mod include;
 pub mod listen;
 pub mod listener;
+pub mod mode;
 pub mod network;
 pub mod pattern;
 pub mod problem;
@@ -52,6 +53,7 @@ pub use hardening::Hardening;
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
 pub use listen::ListenAddress;
 pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
+pub use mode::Mode;
 pub use network::{Destination, Network, NetworkError};
 pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
 pub use problem::{Place, Problem, Problems};
@@ -127,6 +129,26 @@ impl Config {
     /// Whether both mean the same, wherever it was written.
     pub fn same_as(&self, other: &Self) -> bool {
         self.without_places() == other.without_places()
+    }
+
+    /// What is let through although rules may refuse it, in words: the ports and routes whose mode is not `enforce`.
+    pub fn not_enforced(&self) -> Vec<String> {
+        let words = |what: String, mode: Mode| match mode {
+            Mode::Enforce => None,
+            Mode::Observe => {
+                Some(format!("{what} only observes: what its rules refuse is counted, recorded and let through"))
+            }
+            Mode::Off => Some(format!("the rules of {what} are off: whoever is let in by `tls` may do everything")),
+        };
+        let mut notes = Vec::new();
+        for port in &self.inbound {
+            notes.extend(words(format!("port `{}`", port.name), port.mode));
+            let others = port.routes.iter().filter(|route| route.mode != port.mode);
+            notes.extend(
+                others.filter_map(|route| words(format!("route `{}` of port `{}`", route.name, port.name), route.mode)),
+            );
+        }
+        notes
     }
 
     fn without_places(&self) -> Self {

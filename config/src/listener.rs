@@ -4,6 +4,7 @@ mod raw;
 
 use crate::authz::{Rule, Rules};
 use crate::identity::SvidSelector;
+use crate::mode::Mode;
 use crate::problem::Place;
 use crate::read::{FromNode, Reader};
 use crate::route::Route;
@@ -35,6 +36,8 @@ pub struct Inbound {
     pub identity_headers: IdentityHeaders,
     /// Decide L4 connections, and routes as [`Rules`] says.
     pub rules: Rules,
+    /// Of its rules. Default `enforce`.
+    pub mode: Mode,
     /// Most specific wins, whatever the order. Empty: one route for everything, with the port's rules.
     pub routes: Vec<Route>,
     /// L4 connections whose SVID (ours or the peer's) expires.

@@ -1,6 +1,7 @@
 //! `routes:` of an inbound port.
 
 use crate::authz::{Effect, RawRule, Rule, Rules, check_rules};
+use crate::mode::Mode;
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
 use crate::read::{Field, Keys, Reader, Section};
@@ -21,6 +22,8 @@ pub struct Route {
     /// Without what the port denies and requires, which holds here too. `allow` is never empty: a route without one has got its
     /// port's.
     pub rules: Rules,
+    /// Of its rules. A route that does not say has its port's.
+    pub mode: Mode,
     /// What a request has to bring besides. `None`: no token is looked at, and `Authorization` goes on as it came.
     pub token: Option<TokenRule>,
     /// CONNECT may use this route. Default false.
@@ -87,6 +90,9 @@ pub(crate) struct RawRoute {
     /// Who may. Without it the port's `allow` holds.
     #[schemars(extend("x-default" = "the port's rules"))]
     allow: Field<Vec<RawRule>>,
+    /// What comes of its rules: `enforce`, `observe` or `off`.
+    #[schemars(extend("x-default" = "the port's"))]
+    mode: Field<Mode>,
     /// Requests have to bring a JWT-SVID for one of these, compared byte by byte: mostly the SPIFFE ID of the workload behind
     /// this sidecar. It is checked and removed before the application sees the request. Needs `binding`.
     #[schemars(extend("x-default" = "no token is wanted"))]
@@ -122,6 +128,7 @@ impl Section for RawRoute {
             deny: keys.optional("deny"),
             require: keys.optional("require"),
             allow: keys.optional("allow"),
+            mode: keys.optional("mode"),
             audience: keys.optional("audience"),
             binding: keys.optional("binding"),
             token: keys.optional("token"),
@@ -157,10 +164,13 @@ impl Section for RawMatch {
 }
 
 impl RawRoute {
-    /// `number` counts the routes of a port from 1; `port_rules` is `None` where the port's could not all be read.
+    /// `number` counts the routes of a port from 1; `port` has what the port allows, and its mode, and is `None` where its rules
+    /// could not all be read.
     /// `None`: this route's problems have been told.
-    pub fn check(self, number: usize, port_rules: Option<&[Rule]>, reader: &mut Reader) -> Option<Route> {
+    pub fn check(self, number: usize, port: Option<(&[Rule], Mode)>, reader: &mut Reader) -> Option<Route> {
         let place = self.place;
+        let port_rules = port.map(|(rules, _)| rules);
+        let mode = self.mode.or(port.map_or(Mode::Enforce, |(_, mode)| mode));
         let name = self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0);
         let deny = check_rules(self.deny.into_option().unwrap_or_default(), Effect::Deny, "", reader);
         let require = check_rules(self.require.into_option().unwrap_or_default(), Effect::Require, "", reader);
@@ -173,7 +183,7 @@ impl RawRoute {
             }
             (Some(_), rules) => check_rules(rules.unwrap_or_default(), Effect::Allow, "", reader),
             (None, _) => {
-                if port_rules.is_some_and(<[Rule]>::is_empty) {
+                if port_rules.is_some_and(<[Rule]>::is_empty) && mode == Mode::Enforce {
                     let hint = "add `allow:` with who may call, here or at its port";
                     reader.problem(&place, "the route has no rules, and neither has its port", hint);
                 }
@@ -207,6 +217,7 @@ impl RawRoute {
             },
             methods,
             rules: Rules { deny, require, allow },
+            mode,
             token,
             connect,
             lax_path: self.lax_path.or(false),

@@ -321,6 +321,11 @@ impl App {
     }
 
     fn report_configuration(&self) {
+        let lenient = self.config.not_enforced();
+        for note in &lenient {
+            tracing::warn!("{note}");
+        }
+        self.readiness.set_notes(lenient);
         let policy = self.shared.policy().load();
         let event = Event::PolicyLoaded { digest: &policy.digest, generation: policy.generation };
         self.shared.audit.event(&event);

@@ -17,6 +17,7 @@ use crate::tls::Peer;
 use crate::upstream::client::HttpVersion;
 use crate::upstream::plan::ServicePlan;
 use crate::worker::Worker;
+use postern_config::Mode;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -51,6 +52,8 @@ pub struct Connection {
 struct ConnectionOutcome {
     refused: Option<Refused>,
     rule: Option<Arc<str>>,
+    mode: Mode,
+    observed: Option<Refused>,
     upstream: Option<String>,
     upstream_peer: Option<Arc<Peer>>,
     upstream_own: Option<Arc<Svid>>,
@@ -179,6 +182,16 @@ impl Connection {
         self.outcome.borrow_mut().rule = Some(rule);
     }
 
+    pub fn judged_in(&self, mode: Mode) {
+        self.outcome.borrow_mut().mode = mode;
+    }
+
+    /// L4: it is let through although the rules refuse it.
+    pub fn observed(&self, refused: Refused) {
+        self.metrics.observed();
+        self.outcome.borrow_mut().observed = Some(refused);
+    }
+
     /// L4: it is connected to this, which has proven to be `peer`. `own`: what we showed it.
     pub fn upstream(&self, address: String, peer: Option<Arc<Peer>>, own: Option<Arc<Svid>>) {
         let mut outcome = self.outcome.borrow_mut();
@@ -260,6 +273,12 @@ impl Connection {
             outcome: Outcome {
                 rule: outcome.rule.as_deref(),
                 route: None,
+                observed: outcome.observed.as_ref().map(|refused| refused.refusal),
+                observed_detail: outcome
+                    .observed
+                    .as_ref()
+                    .map(|refused| &*refused.detail)
+                    .filter(|text| !text.is_empty()),
                 refusal: outcome.refused.as_ref().map(|refused| refused.refusal),
                 refusal_detail: outcome
                     .refused
@@ -339,7 +358,8 @@ pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, r
         upstream: Upstream::default(),
     };
     access_log.connection(&record);
-    let decided = Decision { outcome: Decided::Refused, policy: &policy.digest, peer: None, own: None };
+    let decided =
+        Decision { outcome: Decided::Refused, mode: Mode::Enforce, policy: &policy.digest, peer: None, own: None };
     audit.connection(crate::audit::Place::default(), &decided, &record);
 }
 

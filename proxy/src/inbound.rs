@@ -305,10 +305,13 @@ fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
     }
-    let decision = plan.rules.decide(None, &connection.session.asked(&policy, None));
-    if let Some(rule) = decision.rule() {
+    let judged = plan.rules.judge(None, &connection.session.asked(&policy, None));
+    if let Some(rule) = judged.rule() {
         connection.rule(rule.clone());
     }
-    decision.into_result()?;
+    connection.judged_in(plan.rules.mode);
+    if let Some(refused) = judged.into_result()? {
+        connection.observed(refused);
+    }
     connection.app(&plan, &policy)
 }

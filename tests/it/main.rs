@@ -22,6 +22,7 @@ mod identity_states;
 mod limbo;
 mod local_users;
 mod loops;
+mod modes;
 mod oracle_id;
 mod oracle_jwt;
 mod oracle_svid;

@@ -5,6 +5,7 @@ use crate::authz::{Effect, Principal, RawRule, Rule, Rules, check_rules};
 use crate::cross_check::{takes, unique};
 use crate::identity::SvidSelector;
 use crate::listen::read_socket_path;
+use crate::mode::Mode;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
 use crate::route::RawRoute;
@@ -51,6 +52,10 @@ pub(crate) struct RawInbound {
     require: Field<Vec<RawRule>>,
     /// Who may. Decides L4 connections, and the routes that have no `allow` of their own.
     allow: Field<Vec<RawRule>>,
+    /// What comes of the rules: `enforce`; `observe`, which counts and records what they refuse, and lets it through; `off`, which
+    /// does not ask them. Who a caller is, and its tokens, are checked in any case.
+    #[schemars(extend("default" = "enforce"))]
+    mode: Field<Mode>,
     /// HTTP requests with rules of their own. With routes, a request that fits none of them is refused.
     routes: Field<Vec<RawRoute>>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
@@ -81,6 +86,7 @@ impl Section for RawInbound {
             deny: keys.optional("deny"),
             require: keys.optional("require"),
             allow: keys.optional("allow"),
+            mode: keys.optional("mode"),
             routes: keys.optional("routes"),
             on_expiry: keys.optional("on_expiry"),
             request_timeout: keys.optional("request_timeout"),
@@ -103,12 +109,14 @@ impl RawInbound {
         let allow = check_rules(raw_rules, Effect::Allow, "", reader);
         let deny = check_rules(self.deny.into_option().unwrap_or_default(), Effect::Deny, "port-", reader);
         let require = check_rules(self.require.into_option().unwrap_or_default(), Effect::Require, "port-", reader);
-        if allow.is_empty() && raw_rule_count == 0 && rules_readable && !routes_written {
+        let mode = self.mode.or_default();
+        let enforces = mode == Mode::Enforce;
+        if allow.is_empty() && raw_rule_count == 0 && rules_readable && !routes_written && enforces {
             let hint = "add `allow:` with who may call: `- spiffe: spiffe://…`";
             reader.problem(&rules_place, "the port allows nobody", hint);
         }
         let all_rules_read = rules_readable && allow.len() == raw_rule_count;
-        let port_rules = all_rules_read.then_some(&allow[..]);
+        let port_rules = all_rules_read.then_some((&allow[..], mode));
         let raw_routes = self.routes.into_option().unwrap_or_default().into_iter().enumerate();
         let routes = raw_routes.filter_map(|(index, route)| route.check(index + 1, port_rules, reader)).collect();
         let (listen_place, app_place) = (self.listen.place().cloned(), self.app.place().cloned());
@@ -128,6 +136,7 @@ impl RawInbound {
             svid: self.svid.or(reader.svid.clone()),
             identity_headers: self.identity_headers.into_option().map(RawIdentityHeaders::check).unwrap_or_default(),
             rules: Rules { deny, require, allow },
+            mode,
             routes,
             on_expiry: self.on_expiry.or_default(),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),

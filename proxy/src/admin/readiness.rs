@@ -34,6 +34,8 @@ pub struct Readiness {
     identity: Arc<IdentityStore>,
     /// Those that do not hold, with the reason.
     unmet: Mutex<BTreeMap<Condition, String>>,
+    /// What stands in no one's way, and has to be known.
+    notes: Mutex<Vec<String>>,
 }
 
 impl Readiness {
@@ -43,7 +45,7 @@ impl Readiness {
             (Condition::Configuration, "no configuration has been loaded yet".to_owned()),
             (Condition::Listeners, "listeners are not bound yet".to_owned()),
         ]);
-        Self { identity, unmet: Mutex::new(unmet) }
+        Self { identity, unmet: Mutex::new(unmet), notes: Mutex::default() }
     }
 
     pub fn set(&self, condition: Condition, met: Result<(), String>) {
@@ -52,6 +54,15 @@ impl Readiness {
             Ok(()) => unmet.remove(&condition),
             Err(reason) => unmet.insert(condition, reason),
         };
+    }
+
+    /// What whoever asks is told besides, ready or not.
+    pub fn set_notes(&self, notes: Vec<String>) {
+        *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
+    }
+
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is missing now, by name; empty: ready.

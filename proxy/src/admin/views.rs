@@ -18,9 +18,9 @@ pub(super) fn version() -> Value {
     })
 }
 
-pub(super) fn readiness(missing: &[(&'static str, String)]) -> Value {
+pub(super) fn readiness(missing: &[(&'static str, String)], notes: &[String]) -> Value {
     let reasons = missing.iter().map(|(name, reason)| json!({ "condition": name, "reason": reason }));
-    json!({ "ready": missing.is_empty(), "missing": reasons.collect::<Vec<_>>() })
+    json!({ "ready": missing.is_empty(), "missing": reasons.collect::<Vec<_>>(), "notes": notes })
 }
 
 pub(super) fn state(state: &AdminState, now: SystemTime) -> Value {
@@ -32,7 +32,7 @@ pub(super) fn state(state: &AdminState, now: SystemTime) -> Value {
         "pid": std::process::id(),
         "started_at": rfc3339(state.started_at),
         "uptime_seconds": now.duration_since(state.started_at).map_or(0, |uptime| uptime.as_secs()),
-        "readiness": readiness(&missing),
+        "readiness": readiness(&missing, &state.readiness.notes()),
         "identity": {
             "state": identity.state(now).as_str(),
             "generation": identity.generation,

@@ -16,7 +16,7 @@ use crate::telemetry::record::{
 };
 use crate::tls::Peer;
 use crate::tls::certificate::hex;
-use postern_config::{SpiffeId, TrustDomain};
+use postern_config::{Mode, SpiffeId, TrustDomain};
 use std::time::SystemTime;
 
 /// The first record of a log.
@@ -30,8 +30,6 @@ pub const LEFT_OUT: &str = "left_out";
 /// The last record of a process but for the seal.
 pub const CLOSED: &str = "closed";
 
-/// Rules decide; there is no other mode.
-const MODE: &str = "enforce";
 const SERIAL_BYTES_MAX: usize = 64;
 
 /// What was decided of a request or a connection.
@@ -39,6 +37,8 @@ const SERIAL_BYTES_MAX: usize = 64;
 pub enum Outcome {
     Allowed,
     Refused,
+    /// The rules refuse it, and it is let through: `mode: observe`.
+    Observed,
     /// It had been allowed; then trust or permission ended.
     Cut,
 }
@@ -48,6 +48,7 @@ impl Outcome {
         match self {
             Self::Allowed => "allowed",
             Self::Refused => "refused",
+            Self::Observed => "observed",
             Self::Cut => "cut",
         }
     }
@@ -57,6 +58,8 @@ impl Outcome {
 #[derive(Clone, Copy)]
 pub struct Decision<'a> {
     pub outcome: Outcome,
+    /// In which the rules were asked.
+    pub mode: Mode,
     /// Digest of the policy that decided.
     pub policy: &'a str,
     /// The other side in the mesh: the caller if inbound, who answered if outbound.
@@ -92,7 +95,7 @@ impl Decision<'_> {
     fn write_head(&self, object: &mut Object<'_>, facts: &ConnectionFacts<'_>, decision: Option<&str>) {
         object.time("time", facts.time.unwrap_or_else(SystemTime::now));
         object.text("outcome", self.outcome.as_str(), NAME_BYTES_MAX);
-        object.text("mode", MODE, NAME_BYTES_MAX);
+        object.text("mode", self.mode.as_str(), NAME_BYTES_MAX);
         object.text_if("decision", decision, NAME_BYTES_MAX);
         object.number("connection", facts.connection);
         object.number_if("tunnel.connection", facts.carrier);
@@ -139,6 +142,8 @@ fn write_ended(object: &mut Object<'_>, ended: &Ended<'_>) {
     object.text_if("rule", ended.rule, NAME_BYTES_MAX);
     object.text_if("refusal", ended.refusal.map(Refusal::code), NAME_BYTES_MAX);
     object.text_if("refusal.detail", ended.refusal_detail, DETAIL_BYTES_MAX);
+    object.text_if("observed", ended.observed.map(Refusal::code), NAME_BYTES_MAX);
+    object.text_if("observed.detail", ended.observed_detail, DETAIL_BYTES_MAX);
     object.text_if("refusal.remote", ended.remote_refusal, NAME_BYTES_MAX);
     object.text_if("refusal.remote_decision", ended.remote_decision, NAME_BYTES_MAX);
     object.text_if("end", ended.end, NAME_BYTES_MAX);

@@ -9,7 +9,7 @@ use crate::identity::IdentityStore;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord};
 use crate::telemetry::{Direction, Metrics};
 use postern_config::audit::{Decisions, OnFull, Rotate, Seal};
-use postern_config::{Audit, AuditTarget, Place, SvidSelector};
+use postern_config::{Audit, AuditTarget, Mode, Place, SvidSelector};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ fn decide(log: &AuditLog, outcome: Outcome, connections: std::ops::Range<u64>) {
 }
 
 fn decide_of(direction: Direction, log: &AuditLog, outcome: Outcome, connections: std::ops::Range<u64>) {
-    let decision = Decision { outcome, policy: "d1", peer: None, own: None };
+    let decision = Decision { outcome, mode: Mode::Enforce, policy: "d1", peer: None, own: None };
     for connection in connections {
         let connection = ConnectionFacts { connection, direction, ..ConnectionFacts::default() };
         let record = ConnectionRecord { connection, ..ConnectionRecord::default() };
@@ -350,7 +350,7 @@ async fn f_13_with_block_whoever_decides_waits_and_nothing_is_lost() {
     scene.config.on_full = OnFull::Block;
     symlink("/dev/full", scene.path()).unwrap();
     let log = scene.open().unwrap();
-    let decision = Decision { outcome: Outcome::Allowed, policy: "d1", peer: None, own: None };
+    let decision = Decision { outcome: Outcome::Allowed, mode: Mode::Enforce, policy: "d1", peer: None, own: None };
     for _ in 0..RECORDS_MAX {
         log.connection(log.place().await, &decision, &ConnectionRecord::default());
     }

@@ -46,6 +46,12 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 /// What is right in the file and would be wrong on this host.
 fn notes(config: &Config, file: &Path) -> Vec<String> {
+    let mut notes: Vec<String> = config.not_enforced().into_iter().map(|note| format!("note: {note}")).collect();
+    notes.extend(unknown_user_notes(config, file));
+    notes
+}
+
+fn unknown_user_notes(config: &Config, file: &Path) -> Vec<String> {
     let unknown = match unknown_users(config) {
         Ok(unknown) => unknown,
         Err(error) => return vec![format!("note: /etc/passwd cannot be read, so no user was looked up: {error}")],

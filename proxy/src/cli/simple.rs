@@ -6,7 +6,7 @@ use postern_config::authz::{Principal, Rule, Rules};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
     Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
-    ListenAddress, OnExpiry, Outbound, Place, Protocol, Resilience, Revocation, Service, ServiceProtocol,
+    ListenAddress, Mode, OnExpiry, Outbound, Place, Protocol, Resilience, Revocation, Service, ServiceProtocol,
     SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport,
 };
 use std::net::SocketAddr;
@@ -119,6 +119,7 @@ pub fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
     let allow =
         Rule::about("--allow".to_owned(), Principal::Spiffe(patterns("--allow", &args.allow)?), Place::command_line());
     let inbound = Inbound {
+        mode: Mode::Enforce,
         name: "inbound".to_owned(),
         port: args.listen.port(),
         listen: Some(args.listen),

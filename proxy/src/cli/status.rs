@@ -59,6 +59,9 @@ fn process(state: &Value) -> String {
             text += &format!("  {}: {}\n", word(&missing["condition"]), word(&missing["reason"]));
         }
     }
+    for note in list(&state["readiness"]["notes"]) {
+        text += &format!("note: {}\n", word(note));
+    }
     let dropped = &state["access_log"]["dropped"];
     if dropped.as_u64().unwrap_or(0) > 0 {
         text += &format!("access log: {dropped} records dropped\n");
@@ -187,7 +190,7 @@ mod tests {
     fn says_what_is_missing_what_expires_and_what_was_refused() {
         let state = json!({
             "version": "0.1.0", "pid": 42, "uptime_seconds": 3700,
-            "readiness": { "ready": false, "missing": [{ "condition": "draining", "reason": "asked to stop" }] },
+            "readiness": { "ready": false, "missing": [{ "condition": "draining", "reason": "asked to stop" }], "notes": ["port `a` observes"] },
             "config": { "generation": 2, "digest": "ab12", "loaded_at": "2026-11-22T01:00:00Z", "last_error": "a\nb" },
             "access_log": { "dropped": 3 },
             "ports": [{
@@ -215,6 +218,7 @@ mod tests {
 postern 0.1.0, process 42, up 1h 1m
 NOT ready
   draining: asked to stop
+note: port `a` observes
 access log: 3 records dropped
 
 identity: serving stale, source broken (connection refused)

@@ -58,7 +58,11 @@ impl Connection {
             }
         };
         let policy = self.worker.policy();
-        let decision = Decision { outcome, policy: &policy.digest, peer, own };
+        let outcome = match outcome == Outcome::Allowed && of.observed.is_some() {
+            true => Outcome::Observed,
+            false => outcome,
+        };
+        let decision = Decision { outcome, mode: of.mode, policy: &policy.digest, peer, own };
         let id = self.worker.decision_id(self.session.id);
         let record = ConnectionRecord { decision: Some(&id), ..self.record(of, cause.map(EndCause::as_str)) };
         self.worker.shared.audit.connection(self.audited.0.take(), &decision, &record);

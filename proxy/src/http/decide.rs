@@ -5,14 +5,14 @@ use super::record::Recorder;
 use super::target::Target;
 use crate::authz::RequestFacts;
 use crate::connection::Connection;
-use crate::policy::{Destined, DoorPlan, InboundPlan, Policy, TokenPlan};
+use crate::policy::{Destined, DoorPlan, InboundPlan, Policy, RoutePlan, TokenPlan};
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Presenter, Verified};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::plan::{Requested, ServicePlan};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use postern_config::AppHttp;
+use postern_config::{AppHttp, Mode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -95,21 +95,47 @@ fn decide_inbound(
     target: &Target<'_>,
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
-    let (route, readings) = plan.rules.route(target, &head.method)?;
+    let (route, readings) = match plan.rules.route(target, &head.method) {
+        Ok(found) => found,
+        Err(refused) if plan.rules.lets_through(refused.refusal, &head.method) => {
+            recorder.judged_in(plan.rules.mode);
+            if plan.rules.mode == Mode::Observe {
+                recorder.observed(refused);
+            }
+            return admitted(connection, policy, plan, head, target, None);
+        }
+        Err(refused) => return Err(refused),
+    };
     if let Some(route) = route {
         recorder.route(&route.name);
     }
+    recorder.judged_in(route.map_or(plan.rules.mode, |route| route.mode));
     let token = match route.and_then(|route| route.token.as_ref()) {
         Some(wanted) => Some(admit(connection, wanted, head, recorder)?),
         None => None,
     };
     let shown = token.as_ref().map(|admitted| &*admitted.token);
     let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers), shown);
-    let decision = plan.rules.decide(route, &connection.session.asked(policy, Some(facts)));
-    if let Some(rule) = decision.rule() {
+    let judged = plan.rules.judge(route, &connection.session.asked(policy, Some(facts)));
+    if let Some(rule) = judged.rule() {
         recorder.rule(rule.clone());
     }
-    decision.into_result()?;
+    if let Some(refused) = judged.into_result()? {
+        recorder.observed(refused);
+    }
+    let allowed = admitted(connection, policy, plan, head, target, route)?;
+    Ok(Allowed { token, ..allowed })
+}
+
+/// Where a request goes that was let in.
+fn admitted(
+    connection: &Connection,
+    policy: &Policy,
+    plan: &Arc<InboundPlan>,
+    head: &Parts,
+    target: &Target<'_>,
+    route: Option<&RoutePlan>,
+) -> Result<Allowed, Refused> {
     Ok(Allowed {
         upstream: connection.app(plan, policy)?,
         version: match plan.config.app_http {
@@ -121,7 +147,7 @@ fn decide_inbound(
         port: target.port,
         time_limit: plan.request_timeout(route),
         headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
-        token,
+        token: None,
     })
 }
 

@@ -19,6 +19,7 @@ use crate::upstream::client::chain;
 use crate::upstream::lease::Lease;
 use audit::Audited;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
+use postern_config::Mode;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +52,8 @@ struct Logged {
     service: Option<Arc<str>>,
     route: Option<Arc<str>>,
     rule: Option<Arc<str>>,
+    mode: Mode,
+    observed: Option<Refused>,
     token: Option<Arc<Verified>>,
     upstream: Option<String>,
     upstream_peer: Option<Arc<Peer>>,
@@ -157,6 +160,21 @@ impl Recorder {
     pub fn rule(&mut self, rule: Arc<str>) {
         if let Some(logged) = &mut self.logged {
             logged.rule = Some(rule);
+        }
+    }
+
+    /// In which mode the rules were asked.
+    pub fn judged_in(&mut self, mode: Mode) {
+        if let Some(logged) = &mut self.logged {
+            logged.mode = mode;
+        }
+    }
+
+    /// It is let through although the rules refuse it.
+    pub fn observed(&mut self, refused: Refused) {
+        self.metrics.observed();
+        if let Some(logged) = &mut self.logged {
+            logged.observed = Some(refused);
         }
     }
 
@@ -301,6 +319,12 @@ impl Recorder {
                 route: logged.route.as_deref(),
                 refusal: self.refused.as_ref().map(|refused| refused.refusal),
                 refusal_detail: self.refused.as_ref().map(|refused| &*refused.detail).filter(|text| !text.is_empty()),
+                observed: logged.observed.as_ref().map(|refused| refused.refusal),
+                observed_detail: logged
+                    .observed
+                    .as_ref()
+                    .map(|refused| &*refused.detail)
+                    .filter(|text| !text.is_empty()),
                 remote_refusal: logged.remote_refusal.as_deref(),
                 remote_decision: logged.remote_decision.as_deref(),
                 end,

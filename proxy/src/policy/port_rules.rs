@@ -8,13 +8,14 @@ use crate::http::route::RouteTable;
 use crate::http::target::Target;
 use crate::refusal::{Refusal, Refused};
 use http::Method;
-use postern_config::{Inbound, Route, Rules};
+use postern_config::{Inbound, Mode, Route, Rules};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The routes and rules of one inbound port, ready to decide.
 pub struct PortRules {
     rules: RuleSet,
+    pub mode: Mode,
     routes: RouteTable,
     route_plans: Vec<RoutePlan>,
     some_route_is_lax: bool,
@@ -26,8 +27,49 @@ pub struct RoutePlan {
     pub request_timeout: Option<Duration>,
     /// `None`: no token is looked at.
     pub token: Option<TokenPlan>,
+    pub mode: Mode,
     lax_path: bool,
     rules: RuleSet,
+}
+
+/// What rules said, and what comes of it.
+#[derive(Debug)]
+pub enum Judged {
+    /// What they said holds.
+    By(Decision),
+    /// They said no, and it is let through all the same.
+    Observed(Decision),
+    /// They were not asked.
+    Off,
+}
+
+impl Judged {
+    pub fn is_allowed(&self) -> bool {
+        match self {
+            Self::By(decision) => decision.is_allowed(),
+            Self::Observed(_) | Self::Off => true,
+        }
+    }
+
+    /// The rule that spoke, if one did.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::By(decision) | Self::Observed(decision) => decision.rule(),
+            Self::Off => None,
+        }
+    }
+
+    /// What is let through although the rules refuse it: the refusal that would be.
+    ///
+    /// # Errors
+    /// The refusal, for `?`.
+    pub fn into_result(self) -> Result<Option<Refused>, Refused> {
+        match self {
+            Self::By(decision) => decision.into_result().map(|()| None),
+            Self::Observed(decision) => Ok(decision.into_result().err()),
+            Self::Off => Ok(None),
+        }
+    }
 }
 
 impl RoutePlan {
@@ -36,6 +78,7 @@ impl RoutePlan {
             name: Arc::from(route.name.as_str()),
             request_timeout: route.request_timeout,
             token: route.token.as_ref().map(TokenPlan::compile),
+            mode: route.mode,
             lax_path: route.lax_path,
             rules: RuleSet::compile_route(port, &route.rules),
         }
@@ -46,6 +89,7 @@ impl PortRules {
     pub fn compile(inbound: &Inbound) -> Self {
         Self {
             rules: RuleSet::compile(&inbound.rules),
+            mode: inbound.mode,
             routes: RouteTable::compile(&inbound.routes),
             route_plans: inbound.routes.iter().map(|route| RoutePlan::compile(route, &inbound.rules)).collect(),
             some_route_is_lax: inbound.routes.iter().any(|route| route.lax_path),
@@ -95,6 +139,24 @@ impl PortRules {
     /// allow one.
     pub fn decide(&self, route: Option<&RoutePlan>, asked: &Asked<'_>) -> Decision {
         self.of(route).decide(asked)
+    }
+
+    /// That, and what comes of it here.
+    pub fn judge(&self, route: Option<&RoutePlan>, asked: &Asked<'_>) -> Judged {
+        let mode = route.map_or(self.mode, |route| route.mode);
+        if mode == Mode::Off {
+            return Judged::Off;
+        }
+        let decision = self.decide(route, asked);
+        match mode == Mode::Observe && !decision.is_allowed() {
+            true => Judged::Observed(decision),
+            false => Judged::By(decision),
+        }
+    }
+
+    /// A request that no route takes, where that is no reason to refuse it.
+    pub fn lets_through(&self, refusal: Refusal, method: &Method) -> bool {
+        refusal == Refusal::NoRoute && self.mode != Mode::Enforce && method != Method::CONNECT
     }
 
     /// What each rule had to say to that.

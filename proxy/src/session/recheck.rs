@@ -126,11 +126,14 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
         let token = request.token.get().map(|token| &**token);
         let facts = RequestFacts::new(&request.method, &request.uri, &request.host, &readings, headers, token);
         let asked = request.session.asked(policy, Some(facts));
-        let Ok(route) = plan.rules.route_of(&request.host, &request.method, &readings) else { return false };
+        let route = match plan.rules.route_of(&request.host, &request.method, &readings) {
+            Ok(route) => route,
+            Err(refusal) => return plan.rules.lets_through(refusal, &request.method),
+        };
         let wanted = route.and_then(|route| route.token.as_ref());
         let peer = request.session.trust().map(|trust| &trust.peer.id);
         let has_token = wanted.is_none_or(|wanted| token.is_some_and(|token| wanted.still_admits(token, peer)));
-        has_token && plan.rules.decide(route, &asked).is_allowed()
+        has_token && plan.rules.judge(route, &asked).is_allowed()
     })
 }
 
@@ -167,7 +170,7 @@ fn recheck_inbound(session: &Session, door: &Door, policy: &Policy) -> Option<Ve
     // Upgraded connections hold a request in flight, which is decided as such.
     let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
     // A port whose rules are now about requests carries no connection that it does not read.
-    let is_refused = || plan.has_l7_rules || !plan.rules.decide(None, &session.asked(policy, None)).is_allowed();
+    let is_refused = || plan.has_l7_rules || !plan.rules.judge(None, &session.asked(policy, None)).is_allowed();
     (is_tunnel && is_refused()).then_some(Verdict::Cut)
 }
 

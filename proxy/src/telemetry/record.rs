@@ -141,6 +141,9 @@ pub struct Outcome<'a> {
     pub refusal: Option<Refusal>,
     /// Words for the inside: which rule of which standard, which value.
     pub refusal_detail: Option<&'a str>,
+    /// What the rules would have refused it for, with `mode: observe`.
+    pub observed: Option<Refusal>,
+    pub observed_detail: Option<&'a str>,
     /// The code that the peer's sidecar reported for its refusal. From outside, therefore bounded and escaped.
     pub remote_refusal: Option<&'a str>,
     /// The decision id that the peer's sidecar reported with it.
@@ -247,6 +250,8 @@ impl Outcome<'_> {
         object.text_if("route", self.route, NAME_BYTES_MAX);
         object.text_if("refusal", self.refusal.map(Refusal::code), NAME_BYTES_MAX);
         object.text_if("refusal.detail", self.refusal_detail, DETAIL_BYTES_MAX);
+        object.text_if("observed", self.observed.map(Refusal::code), NAME_BYTES_MAX);
+        object.text_if("observed.detail", self.observed_detail, DETAIL_BYTES_MAX);
         object.text_if("refusal.remote", self.remote_refusal, NAME_BYTES_MAX);
         object.text_if("refusal.remote_decision", self.remote_decision, NAME_BYTES_MAX);
         object.text_if("end", self.end, NAME_BYTES_MAX);

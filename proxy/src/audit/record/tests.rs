@@ -8,7 +8,7 @@ use crate::telemetry::record::{
     ConnectionFacts, ConnectionRecord, Outcome as Ended, RequestRecord, TokenFacts, Upstream,
 };
 use crate::tls::Peer;
-use postern_config::{SpiffeId, TrustDomain};
+use postern_config::{Mode, SpiffeId, TrustDomain};
 use proptest::prelude::*;
 use std::time::{Duration, SystemTime};
 
@@ -52,7 +52,8 @@ fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn a_decision_reads_as_documented() {
     let (peer, own) = (peer(), svid("orders", at(30)));
-    let decision = Decision { outcome: Outcome::Refused, policy: "d1", peer: Some(&peer), own: Some(&own) };
+    let decision =
+        Decision { outcome: Outcome::Refused, mode: Mode::Enforce, policy: "d1", peer: Some(&peer), own: Some(&own) };
     let record = RequestRecord {
         connection: facts("orders"),
         decision: "0badcafe-7",
@@ -90,7 +91,7 @@ fn a_decision_reads_as_documented() {
 
 #[test]
 fn a_connection_of_nobody_has_no_peer() {
-    let decision = Decision { outcome: Outcome::Cut, policy: "d1", peer: None, own: None };
+    let decision = Decision { outcome: Outcome::Cut, mode: Mode::Enforce, policy: "d1", peer: None, own: None };
     let record =
         ConnectionRecord { connection: facts("raw"), decision: Some("0badcafe-7"), ..ConnectionRecord::default() };
     let body = text(|body| decision.write_connection(&record, body));
@@ -148,7 +149,7 @@ proptest! {
         path in any::<String>(), host in any::<String>(), method in any::<String>(), detail in any::<String>(),
     ) {
         let path = path.repeat(100);
-        let decision = Decision { outcome: Outcome::Allowed, policy: "d1", peer: None, own: None };
+        let decision = Decision { outcome: Outcome::Allowed, mode: Mode::Enforce, policy: "d1", peer: None, own: None };
         let record = RequestRecord {
             connection: facts("orders"),
             method: &method,

@@ -21,7 +21,7 @@ pub(super) enum Audited {
 impl Recorder {
     /// It was allowed, and is answered.
     pub(super) fn audit_allowed(&mut self) {
-        self.audit(Outcome::Allowed, Audited::Allowed, None);
+        self.audit(self.allowed(), Audited::Allowed, None);
     }
 
     pub(super) fn audit_refused(&mut self) {
@@ -35,9 +35,16 @@ impl Recorder {
             // It was sent, and not answered.
             (None, true) => {
                 let end = self.logged.as_deref().and_then(|logged| self.end(logged)).map(str::to_owned);
-                self.audit(Outcome::Allowed, Audited::Done, end.as_deref());
+                self.audit(self.allowed(), Audited::Done, end.as_deref());
             }
             (None, false) => {}
+        }
+    }
+
+    fn allowed(&self) -> Outcome {
+        match self.logged.as_ref().is_some_and(|logged| logged.observed.is_some()) {
+            true => Outcome::Observed,
+            false => Outcome::Allowed,
         }
     }
 
@@ -69,7 +76,8 @@ impl Recorder {
                 (trust.map(|trust| &*trust.peer), trust.map(|trust| &*trust.own))
             }
         };
-        let decision = Decision { outcome, policy: logged.policy.as_deref().unwrap_or_default(), peer, own };
+        let policy = logged.policy.as_deref().unwrap_or_default();
+        let decision = Decision { outcome, mode: logged.mode, policy, peer, own };
         let record = self.record(logged, end);
         connection.worker.shared.audit.request(place, &decision, &record);
     }

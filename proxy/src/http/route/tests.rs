@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 fn route(name: &str, hosts: &[&str], path: &str, methods: &[&str]) -> Route {
     Route {
+        mode: postern_config::Mode::Enforce,
         name: name.to_owned(),
         hosts: hosts.iter().map(|host| HostPattern::parse(host).expect("a pattern")).collect(),
         path: PathPattern::parse(path).expect("a pattern"),
