@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 
 pub use inbound_plan::InboundPlan;
 use ourselves::OwnListeners;
-pub use port_rules::{PortRules, RoutePlan};
+pub use port_rules::{Judged, PortRules, RoutePlan};
 pub use token_plan::TokenPlan;
 
 /// Counts connections of peers that carry streams; no port can have this name.

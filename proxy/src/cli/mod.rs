@@ -10,11 +10,14 @@ mod doctor;
 mod environment;
 mod explain;
 mod output;
+mod recorded;
 mod redirect;
+mod replay;
 mod run;
 mod schema;
 mod simple;
 mod status;
+mod suggest;
 pub mod verify;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +47,10 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// What would be decided about a request, by which rule, and what the nearest one lacks
     Explain(explain::ExplainArgs),
+    /// What a candidate file would decide otherwise of what an audit log recorded
+    Replay(replay::ReplayArgs),
+    /// The least that has to be allowed for what an audit log recorded, and what of a file nothing used
+    Suggest(suggest::SuggestArgs),
     /// Verify an audit log, offline
     Audit(audit::AuditArgs),
     /// Look for what keeps the proxy from working, each finding with its fix
@@ -72,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
         Command::Verify(args) => Ok(verify::run(args)),
         Command::Explain(args) => explain::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Suggest(args) => suggest::run(&args),
         Command::Audit(args) => Ok(audit::run(args)),
         Command::Doctor(args) => environment::block_on(doctor::run(args)),
         Command::Redirect(args) => redirect::run(&args),
