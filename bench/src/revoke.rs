@@ -15,6 +15,7 @@ use http::Request;
 use serde_json::json;
 use std::fs;
 use std::future::Future;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -181,8 +182,17 @@ fn start_sidecar(
     fs::write(&path, serde_json::to_string_pretty(&config)?)?;
     let program = Program::new(&arguments.postern, ["run".into(), "--config".into(), path.into_os_string()]);
     let mut sidecar = Running::start(start(&program), &folder.join("sidecar.log"))?;
-    sidecar.wait_until("the sidecar", || admin.exists() && std::net::TcpStream::connect(doors.0[3]).is_ok())?;
+    sidecar.wait_until("the sidecar", || is_ready(admin).unwrap_or(false))?;
     Ok(sidecar)
+}
+
+/// It has an identity, which files give when they have been the same for a second.
+fn is_ready(admin: &Path) -> std::io::Result<bool> {
+    let mut socket = std::os::unix::net::UnixStream::connect(admin)?;
+    socket.write_all(b"GET /healthz/ready HTTP/1.1\r\nhost: postern\r\n\r\n")?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
 }
 
 /// On every core: a pair is not what is measured.

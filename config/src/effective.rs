@@ -8,6 +8,7 @@ mod token;
 mod write_yaml;
 
 use crate::Config;
+use crate::break_glass::BreakGlass;
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listen::ListenAddress;
@@ -39,6 +40,7 @@ impl Config {
         root.insert("telemetry".into(), telemetry(self));
         put(&mut root, "audit", self.audit.as_ref().map(audit::audit));
         root.insert("revocation".into(), revocation(&self.revocation));
+        put(&mut root, "break_glass", self.break_glass.as_ref().map(break_glass));
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
         put(&mut root, "drain_timeout", self.drain_timeout.map(|span| json!(print_duration(span))));
@@ -288,6 +290,11 @@ fn revocation(revocation: &Revocation) -> Value {
     });
     section.insert("guard".into(), guard);
     Value::Object(section)
+}
+
+fn break_glass(section: &BreakGlass) -> Value {
+    let keys: Value = section.keys.iter().map(|file| path(file)).collect();
+    json!({ "file": path(&section.file), "keys": keys, "longest": print_duration(section.longest) })
 }
 
 fn admin(config: &Config) -> Value {

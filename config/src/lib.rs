@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod authz;
 pub mod bounds;
+pub mod break_glass;
 pub mod capture;
 mod cross_check;
 pub mod deny_list;
@@ -47,6 +48,7 @@ use std::time::Duration;
 pub use audit::{Audit, AuditTarget};
 pub use authz::{Principal, Rule, Rules};
 pub use bounds::{Limits, Timeouts};
+pub use break_glass::{BreakGlass, Override};
 pub use capture::{Capture, CaptureMode, Dns};
 pub use deny_list::{Denied, DenyEntry, DenyList};
 pub use hardening::Hardening;
@@ -83,6 +85,8 @@ pub struct Config {
     /// `None`: decisions are not recorded for proof.
     pub audit: Option<Audit>,
     pub revocation: Revocation,
+    /// `None`: nobody can override the rules.
+    pub break_glass: Option<BreakGlass>,
     pub admin: Admin,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.
     pub workers: Option<NonZeroUsize>,

@@ -2,6 +2,7 @@
 
 use crate::audit::RawAudit;
 use crate::bounds::{Count, Limits, RawLimits, RawTimeouts, Timeouts};
+use crate::break_glass::RawBreakGlass;
 use crate::capture::RawCapture;
 use crate::hardening::RawHardening;
 use crate::identity::RawIdentity;
@@ -36,6 +37,8 @@ pub(crate) struct RawConfig {
     audit: Field<RawAudit>,
     /// Trust that is taken back before it expires.
     revocation: Field<RawRevocation>,
+    /// Who may override the rules in an emergency.
+    break_glass: Field<RawBreakGlass>,
     /// Where the running program is asked and told.
     admin: Field<RawAdmin>,
     /// Threads that carry traffic.
@@ -69,6 +72,7 @@ impl Section for RawConfig {
             telemetry: keys.optional("telemetry"),
             audit: keys.optional("audit"),
             revocation: keys.optional("revocation"),
+            break_glass: keys.optional("break_glass"),
             admin: keys.optional("admin"),
             workers: keys.optional("workers"),
             drain_timeout: keys.optional("drain_timeout"),
@@ -105,6 +109,7 @@ impl RawConfig {
             telemetry: self.telemetry.or_default().check(reader),
             audit: self.audit.into_option().and_then(|audit| audit.check(reader)),
             revocation: self.revocation.into_option().map_or_else(Revocation::default, |section| section.check(reader)),
+            break_glass: self.break_glass.into_option().and_then(|section| section.check(reader)),
             admin: self.admin.into_option().map_or_else(Admin::default, |admin| admin.check(reader)),
             workers: self.workers.into_option().and_then(|count| NonZeroUsize::new(count.as_usize())),
             drain_timeout: self.drain_timeout.into_option().map(|span| span.0),

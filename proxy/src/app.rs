@@ -97,6 +97,7 @@ impl App {
         shared.audit = open_audit(&config, &shared).context("the audit log cannot be opened")?;
         let shared = Arc::new(shared);
         let revocations = levers::load(&config.revocation)?;
+        TakingBack::check_break_glass(config.break_glass.as_ref())?;
 
         // Doors: all are bound before one is opened.
         let wanted = Listener::wanted(&config, &shared.policy().load());
@@ -117,7 +118,8 @@ impl App {
         let workers =
             Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
         let drain_asked = Arc::new(Notify::new());
-        let taking_back = TakingBack::start(&shared, &workers, staged, &config.revocation, revocations).await;
+        let mut taking_back = TakingBack::start(&shared, &workers, staged, &config.revocation, revocations).await;
+        taking_back.follow_break_glass(&shared, config.break_glass.as_ref());
         let state = admin_state(&shared, &readiness, &workers, surroundings.log.clone(), &drain_asked, &taking_back);
         let listeners = Listeners::new(workers.handles.clone(), state.clone(), allowed);
         let mut app = Self {
@@ -190,6 +192,7 @@ impl App {
         let before = self.shared.policy().load_full();
         let policy = Arc::new(Policy::compile(&config, Some(&before), &self.shared.metrics)?);
         let revocations = self.taking_back.load_changed(&config.revocation)?;
+        TakingBack::check_break_glass(config.break_glass.as_ref())?;
         if ask == AskGuard::Yes {
             let proposal = Proposal::Policy(policy.clone());
             if let Some(blast) = self.taking_back.gate.objects(Change::Policy, &proposal).await {
@@ -236,6 +239,7 @@ impl App {
         }
         process.commit(self, &config);
         self.taking_back.follow(&self.shared, &config.revocation, revocations).await;
+        self.taking_back.follow_break_glass(&self.shared, config.break_glass.as_ref());
         self.listeners.commit(listeners).await;
         self.shared.metrics.retain_ports(|direction, name| names(&config, direction, name));
         self.config = config;

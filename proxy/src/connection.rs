@@ -186,6 +186,12 @@ impl Connection {
         self.outcome.borrow_mut().mode = mode;
     }
 
+    /// L4: it is let in by a break-glass override.
+    pub fn overridden(&self, rule: &str) {
+        self.worker.shared.metrics.break_glass_used();
+        tracing::warn!(port = %self.session.name, rule, "a break-glass override let a connection in");
+    }
+
     /// L4: it is let through although the rules refuse it.
     pub fn observed(&self, refused: Refused) {
         self.metrics.observed();

@@ -2,6 +2,7 @@
 //!
 //! accept → (detect) → TLS makes the peer known → L7: `http::request` for each request; L4: decided once, then a tunnel.
 
+use crate::break_glass::rescue;
 use crate::capture::Accepted;
 use crate::capture::caller::{CallerIo, Wire};
 use crate::connection::{Connection, Place, turn_away};
@@ -10,7 +11,7 @@ use crate::hbone::TunnelStream;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::identity::{Snapshot, Svid};
-use crate::policy::{Door, InboundPlan};
+use crate::policy::{Door, InboundPlan, Judged};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Direction, Negotiated, Session, SessionIo, Subject, Trust};
 use crate::telemetry::PortMetrics;
@@ -305,7 +306,11 @@ fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
     }
-    let judged = plan.rules.judge(None, &connection.session.asked(&policy, None));
+    let asked = connection.session.asked(&policy, None);
+    let judged = rescue(&policy, &plan.name, plan.rules.judge(None, &asked), &asked);
+    if let Judged::Overridden { rule, .. } = &judged {
+        connection.overridden(rule);
+    }
     if let Some(rule) = judged.rule() {
         connection.rule(rule.clone());
     }

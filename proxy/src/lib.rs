@@ -5,6 +5,7 @@ pub mod app;
 pub mod audit;
 pub mod authz;
 mod base64;
+pub mod break_glass;
 pub mod capture;
 pub mod cli;
 pub mod connection;

@@ -6,6 +6,7 @@ mod port_rules;
 mod token_plan;
 
 use crate::authz::windows_of;
+use crate::break_glass::InForce;
 use crate::capture::local_users::{self, UserError};
 use crate::dns::{DnsError, DnsPlan};
 use crate::lookup::Lookup;
@@ -125,6 +126,8 @@ pub struct Policy {
     /// What listens, to tell what would come back to us.
     own: OwnListeners,
     /// Those of all rules.
+    /// Overrides what rules refuse.
+    pub break_glass: InForce,
     windows: Vec<TimeWindow>,
 }
 
@@ -228,6 +231,7 @@ impl Policy {
             transparent: config.capture.as_ref().is_some_and(|capture| capture.mode == CaptureMode::Tproxy),
             mark: config.capture.as_ref().map(|capture| capture.redirect.mark),
             own: OwnListeners::of(config),
+            break_glass: previous.map_or_else(InForce::default, |previous| previous.break_glass.clone()),
             windows: windows_of(config.inbound.iter().flat_map(Inbound::rule_sets)),
         })
     }

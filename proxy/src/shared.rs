@@ -1,6 +1,7 @@
 //! What every worker may reach. All of it is immutable snapshots, counters, or lives on the control plane.
 
 use crate::audit::AuditLog;
+use crate::break_glass::InForce;
 use crate::capture::ourselves::exempt_by_user;
 use crate::capture::probe::Probes;
 use crate::identity::IdentityStore;
@@ -31,6 +32,8 @@ pub struct Shared {
     pub probes: Probes,
     /// Whose captured connections are our own.
     pub exempt_by_user: Option<u32>,
+    /// What overrides the rules, if anything does.
+    pub break_glass: InForce,
     draining: AtomicBool,
     /// Makes the decision ids of one process differ from another's.
     pub boot_id: u32,
@@ -50,6 +53,7 @@ impl Shared {
             probes: Probes::default(),
             exempt_by_user: exempt_by_user(),
             identity,
+            break_glass: policy.break_glass.clone(),
             policy: ArcSwap::from_pointee(policy),
             policy_changed: watch::Sender::new(0),
             metrics,
@@ -73,6 +77,12 @@ impl Shared {
         let generation = policy.generation;
         self.budget.max.store(policy.connections_max, Relaxed);
         self.policy.store(policy);
+        self.policy_changed.send_replace(generation);
+    }
+
+    /// Something beside the policy changed that decides with it: what lives is decided again.
+    pub fn decide_again(&self) {
+        let generation = self.policy.load().generation;
         self.policy_changed.send_replace(generation);
     }
 

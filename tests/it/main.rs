@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod audit;
+mod break_glass;
 mod bursts;
 mod concurrency;
 mod deadlines;

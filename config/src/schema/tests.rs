@@ -2,6 +2,7 @@ use super::*;
 use crate::audit::{RawAudit, RawAuditFile, RawDecisions, RawRotate, RawSeal, RawSecondPlace};
 use crate::authz::{RawRule, RawTimeWindow, RawTokenMatch};
 use crate::bounds::{RawLimits, RawTimeouts};
+use crate::break_glass::{RawBreakGlass, RawOverride, RawOverrideFile};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::deny_list::{RawDenyEntry, RawDenyList};
 use crate::hardening::RawHardening;
@@ -73,6 +74,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawSecondPlace>();
     check::<RawRevocation>();
     check::<RawGuard>();
+    check::<RawBreakGlass>();
     check::<RawAdmin>();
     check::<RawTimeouts>();
     check::<RawLimits>();
@@ -80,6 +82,8 @@ fn schema_and_reader_know_the_same_keys() {
     // Of a file of its own.
     check::<RawDenyList>();
     check::<RawDenyEntry>();
+    check::<RawOverrideFile>();
+    check::<RawOverride>();
 }
 
 /// Every section of the schema has been checked above: a new one has to be added there.
@@ -88,7 +92,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 40);
+    assert_eq!(objects + 1, 41);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

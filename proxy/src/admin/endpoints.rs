@@ -261,7 +261,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 fn ready(state: &AdminState) -> Answer {
     let missing = state.readiness.missing();
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &views::readiness(&missing, &state.readiness.notes()))
+    json(status, &views::readiness(&missing, &state.notes()))
 }
 
 pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {

@@ -17,6 +17,7 @@ pub use readiness::{Condition, Readiness};
 pub use socket::{AllowedUids, bind_unix_socket, own_uid};
 
 use crate::audit::AuditLog;
+use crate::break_glass::{self, InForce};
 use crate::capture::CloseAsked;
 use crate::identity::IdentityStore;
 use crate::identity::tokens::OwnTokens;
@@ -47,8 +48,18 @@ pub struct AdminState {
     pub audit: AuditLog,
     pub gate: Arc<Gate>,
     pub levers: Arc<Levers>,
+    pub break_glass: InForce,
     pub started_at: SystemTime,
     pub config_status: ArcSwap<ConfigStatus>,
+}
+
+impl AdminState {
+    /// What stands in no one's way, and has to be known.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.readiness.notes();
+        notes.extend(self.break_glass.load().as_deref().map(break_glass::note));
+        notes
+    }
 }
 
 /// Which configuration runs, and what became of the last attempt to replace it.

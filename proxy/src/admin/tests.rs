@@ -59,6 +59,7 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
     let state = AdminState {
         levers: Arc::new(Levers::new(shared, gate.clone())),
         gate,
+        break_glass: Default::default(),
         metrics,
         own_tokens,
         readiness: Arc::new(Readiness::new(identity.clone())),

@@ -32,7 +32,7 @@ pub(super) fn state(state: &AdminState, now: SystemTime) -> Value {
         "pid": std::process::id(),
         "started_at": rfc3339(state.started_at),
         "uptime_seconds": now.duration_since(state.started_at).map_or(0, |uptime| uptime.as_secs()),
-        "readiness": readiness(&missing, &state.readiness.notes()),
+        "readiness": readiness(&missing, &state.notes()),
         "identity": {
             "state": identity.state(now).as_str(),
             "generation": identity.generation,

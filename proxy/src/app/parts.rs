@@ -48,6 +48,7 @@ pub(super) fn admin_state(
         audit: shared.audit.clone(),
         gate: taking_back.gate.clone(),
         levers: taking_back.levers.clone(),
+        break_glass: shared.break_glass.clone(),
         started_at: SystemTime::now(),
         config_status: ArcSwap::from_pointee(ConfigStatus::default()),
     })

@@ -1,12 +1,13 @@
 //! The parts that take trust back, and how they follow the configuration.
 
+use crate::break_glass::{self, Fault};
 use crate::identity::IdentityStore;
 use crate::revocation::levers::{self, LoadError, Loaded};
 use crate::revocation::{Gate, Levers, watch};
 use crate::shared::Shared;
 use crate::tasks;
 use crate::worker::Workers;
-use postern_config::Revocation;
+use postern_config::{BreakGlass, Revocation};
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
@@ -17,6 +18,8 @@ pub(super) struct TakingBack {
     pub staged: Arc<IdentityStore>,
     config: Revocation,
     watching: AbortHandle,
+    break_glass: Option<BreakGlass>,
+    override_watch: Option<AbortHandle>,
 }
 
 impl TakingBack {
@@ -34,7 +37,31 @@ impl TakingBack {
         tasks::spawn(gate.clone().follow(staged.clone()));
         tasks::spawn(watch::tell(shared.clone()));
         let watching = Self::watch(shared, &levers, &gate, config);
-        Self { gate, levers, staged, config: config.clone(), watching }
+        let config = config.clone();
+        Self { gate, levers, staged, config, watching, break_glass: None, override_watch: None }
+    }
+
+    /// # Errors
+    /// Nobody could sign: one of the keys cannot be read.
+    pub fn check_break_glass(config: Option<&BreakGlass>) -> Result<(), Fault> {
+        config.map(break_glass::read_keys).transpose().map(|_keys| ())
+    }
+
+    pub fn follow_break_glass(&mut self, shared: &Arc<Shared>, config: Option<&BreakGlass>) {
+        if self.break_glass.as_ref() == config {
+            return;
+        }
+        self.break_glass = config.cloned();
+        if let Some(watch) = self.override_watch.take() {
+            watch.abort();
+        }
+        match config {
+            Some(config) => {
+                let watching = break_glass::watch(config.clone(), shared.clone());
+                self.override_watch = Some(tasks::spawn(watching).abort_handle());
+            }
+            None => break_glass::end(shared),
+        }
     }
 
     fn watch(shared: &Arc<Shared>, levers: &Arc<Levers>, gate: &Arc<Gate>, config: &Revocation) -> AbortHandle {

@@ -4,6 +4,7 @@
 //! Names are the access log's where both say the same. No header, body, query or key is ever in a record, every field is
 //! bounded, and what came from a peer is escaped (THREATS HD-19, HD-22).
 
+use crate::break_glass::Active;
 use crate::capture::Remote;
 use crate::identity::{Bundle, Svid};
 use crate::refusal::Refusal;
@@ -185,6 +186,14 @@ pub enum Event<'a> {
     /// From now on it is refused, whatever vouches for it.
     Denied(&'a Entry),
     AllowedAgain(&'a Entry),
+    /// An override of the rules is in force from now on, or no longer.
+    BreakGlass {
+        active: &'a Active,
+        acts: bool,
+    },
+    BreakGlassRefused {
+        why: &'a str,
+    },
     /// A change would cut, or cut, much of what lives.
     GuardAlarm {
         change: &'a str,
@@ -218,6 +227,9 @@ impl Event<'_> {
             Self::PolicyRefused { .. } => "policy_refused",
             Self::Denied(_) => "denied",
             Self::AllowedAgain(_) => "allowed_again",
+            Self::BreakGlass { acts: true, .. } => "break_glass_opened",
+            Self::BreakGlass { acts: false, .. } => "break_glass_closed",
+            Self::BreakGlassRefused { .. } => "break_glass_refused",
             Self::GuardAlarm { .. } => "guard_alarm",
             Self::LeverRefused { .. } => "lever_refused",
             Self::LeverUsed { .. } => "lever_used",
@@ -245,7 +257,16 @@ impl Event<'_> {
                 Self::BundleWithdrawn(trust_domain) => {
                     object.text("trust_domain", trust_domain.as_str(), NAME_BYTES_MAX * 2);
                 }
-                Self::SourceLost { why } | Self::PolicyRefused { why } => object.text("why", why, DETAIL_BYTES_MAX),
+                Self::BreakGlass { active, .. } => {
+                    object.text("reason", &active.written.reason, DETAIL_BYTES_MAX);
+                    object.text("author", &active.written.author, NAME_BYTES_MAX * 2);
+                    object.text("expires", &active.written.until_text(), NAME_BYTES_MAX);
+                    object.text("override.sha256", &active.digest, NAME_BYTES_MAX);
+                    object.text("signer.sha256", &active.signer, NAME_BYTES_MAX);
+                }
+                Self::SourceLost { why } | Self::PolicyRefused { why } | Self::BreakGlassRefused { why } => {
+                    object.text("why", why, DETAIL_BYTES_MAX)
+                }
                 Self::SourceBack => {}
                 Self::PolicyLoaded { digest, generation } => {
                     object.text("policy.digest", digest, NAME_BYTES_MAX);

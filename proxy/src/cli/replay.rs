@@ -151,7 +151,7 @@ impl<'a> Candidate<'a> {
 
 fn judged(judged: Judged) -> Would {
     match judged {
-        Judged::Off => Would::Allow,
+        Judged::Off | Judged::Overridden { .. } => Would::Allow,
         Judged::By(decision) => {
             decision.into_result().map_or_else(|refused| Would::Refuse(words(&refused)), |()| Would::Allow)
         }

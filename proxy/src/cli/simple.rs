@@ -152,6 +152,7 @@ impl Common {
             Identity { source: IdentitySource::WorkloadApi { endpoint: endpoint.transpose()? }, ..Identity::default() };
         Ok(Config {
             revocation: Revocation::default(),
+            break_glass: None,
             capture: None,
             tunnel: None,
             identity,

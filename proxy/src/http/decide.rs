@@ -4,8 +4,9 @@ use super::bearer;
 use super::record::Recorder;
 use super::target::Target;
 use crate::authz::RequestFacts;
+use crate::break_glass::rescue;
 use crate::connection::Connection;
-use crate::policy::{Destined, DoorPlan, InboundPlan, Policy, RoutePlan, TokenPlan};
+use crate::policy::{Destined, DoorPlan, InboundPlan, Judged, Policy, RoutePlan, TokenPlan};
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Presenter, Verified};
 use crate::upstream::client::HttpVersion;
@@ -116,7 +117,11 @@ fn decide_inbound(
     };
     let shown = token.as_ref().map(|admitted| &*admitted.token);
     let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers), shown);
-    let judged = plan.rules.judge(route, &connection.session.asked(policy, Some(facts)));
+    let asked = connection.session.asked(policy, Some(facts));
+    let judged = rescue(policy, &plan.name, plan.rules.judge(route, &asked), &asked);
+    if let Judged::Overridden { rule, refused } = &judged {
+        recorder.overridden(rule, refused);
+    }
     if let Some(rule) = judged.rule() {
         recorder.rule(rule.clone());
     }

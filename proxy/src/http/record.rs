@@ -6,6 +6,7 @@ use super::body::Received;
 use super::request::version_text;
 use super::respond;
 use crate::audit::Place;
+use crate::authz::Decision;
 use crate::connection::Connection;
 use crate::identity::Svid;
 use crate::policy::Policy;
@@ -168,6 +169,13 @@ impl Recorder {
         if let Some(logged) = &mut self.logged {
             logged.mode = mode;
         }
+    }
+
+    /// It is let in by a break-glass override.
+    pub fn overridden(&mut self, rule: &str, refused: &Decision) {
+        self.connection.worker.shared.metrics.break_glass_used();
+        let (port, decision) = (&self.connection.session.name, self.decision_id());
+        tracing::warn!(%port, rule, ?refused, decision, "a break-glass override let a request in");
     }
 
     /// It is let through although the rules refuse it.

@@ -39,6 +39,8 @@ pub enum Judged {
     By(Decision),
     /// They said no, and it is let through all the same.
     Observed(Decision),
+    /// They said no, and a break-glass override says yes.
+    Overridden { rule: Arc<str>, refused: Decision },
     /// They were not asked.
     Off,
 }
@@ -47,7 +49,7 @@ impl Judged {
     pub fn is_allowed(&self) -> bool {
         match self {
             Self::By(decision) => decision.is_allowed(),
-            Self::Observed(_) | Self::Off => true,
+            Self::Observed(_) | Self::Overridden { .. } | Self::Off => true,
         }
     }
 
@@ -55,6 +57,7 @@ impl Judged {
     pub fn rule(&self) -> Option<&Arc<str>> {
         match self {
             Self::By(decision) | Self::Observed(decision) => decision.rule(),
+            Self::Overridden { rule, .. } => Some(rule),
             Self::Off => None,
         }
     }
@@ -67,7 +70,7 @@ impl Judged {
         match self {
             Self::By(decision) => decision.into_result().map(|()| None),
             Self::Observed(decision) => Ok(decision.into_result().err()),
-            Self::Off => Ok(None),
+            Self::Overridden { .. } | Self::Off => Ok(None),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Carries, Direction, EndCause, InFlight, Registry, Session, Trust, trust_end};
 use crate::authz::{Asked, Principal, RequestFacts};
+use crate::break_glass::rescue;
 use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
 use crate::policy::{Door, Policy};
@@ -133,7 +134,7 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
         let wanted = route.and_then(|route| route.token.as_ref());
         let peer = request.session.trust().map(|trust| &trust.peer.id);
         let has_token = wanted.is_none_or(|wanted| token.is_some_and(|token| wanted.still_admits(token, peer)));
-        has_token && plan.rules.judge(route, &asked).is_allowed()
+        has_token && rescue(policy, &plan.name, plan.rules.judge(route, &asked), &asked).is_allowed()
     })
 }
 
@@ -170,7 +171,9 @@ fn recheck_inbound(session: &Session, door: &Door, policy: &Policy) -> Option<Ve
     // Upgraded connections hold a request in flight, which is decided as such.
     let is_tunnel = session.carries() == Carries::Stream && session.requests_total() == 0;
     // A port whose rules are now about requests carries no connection that it does not read.
-    let is_refused = || plan.has_l7_rules || !plan.rules.judge(None, &session.asked(policy, None)).is_allowed();
+    let asked = session.asked(policy, None);
+    let is_refused =
+        || plan.has_l7_rules || !rescue(policy, &plan.name, plan.rules.judge(None, &asked), &asked).is_allowed();
     (is_tunnel && is_refused()).then_some(Verdict::Cut)
 }
 

@@ -142,6 +142,9 @@ fn identity(page: &mut Page, source: &Metrics) {
     page.value(&metrics::CRLS, &["unused"], taken_back.lists_unused as f64);
     page.value(&metrics::OWN_TAKEN_BACK, &[], taken_back.own as f64);
     page.value(&metrics::REVOCATIONS_REFUSED, &[], source.global.revocations_refused.load(Relaxed) as f64);
+    let is_open = source.global.break_glass.load(Relaxed);
+    page.value(&metrics::BREAK_GLASS, &[], f64::from(u8::from(is_open)));
+    page.value(&metrics::BREAK_GLASS_USED, &[], source.global.break_glass_used.load(Relaxed) as f64);
     for change in Change::ALL {
         page.value(&metrics::GUARD_ALARMS, &[change.as_str()], source.guard_alarms(change) as f64);
     }

@@ -76,6 +76,8 @@ families! {
     CRLS = "postern_crls" Gauge &["state"], "Certificate revocation lists that are in force (`current`), past their nextUpdate (`stale`), or signed by no authority known here (`unused`).";
     OWN_TAKEN_BACK = "postern_own_svids_taken_back" Gauge &[], "SVIDs of ours that were revoked or denied, and so are not used.";
     REVOCATIONS_REFUSED = "postern_revocation_loads_refused_total" Counter &[], "Times that a deny list or a revocation list in a file could not be taken; what was in force stays.";
+    BREAK_GLASS = "postern_break_glass" Gauge &[], "1 while a break-glass override is in force.";
+    BREAK_GLASS_USED = "postern_break_glass_used_total" Counter &[], "Requests and L4 connections that the rules refuse and a break-glass override let in.";
     GUARD_ALARMS = "postern_guard_alarms_total" Counter &["change"], "Changes of identity, policy and deny list that would cut more of what lives than `revocation.guard` lets pass unsaid.";
     TOKEN_FETCHES = "postern_token_fetches_total" Counter &["result"], "Requests to the Workload API for a JWT-SVID of ours.";
     TOKENS_MISSED = "postern_tokens_missed_total" Counter &[], "Requests refused because there was no JWT-SVID to send with them.";
@@ -141,6 +143,8 @@ pub(super) struct Global {
     pub(super) descriptor_exhaustion: AtomicU64,
     pub(super) task_panics: AtomicU64,
     pub(super) revocations_refused: AtomicU64,
+    pub(super) break_glass: AtomicBool,
+    pub(super) break_glass_used: AtomicU64,
     guard_alarms: [AtomicU64; Change::ALL.len()],
     pub(super) dns: DnsCounters,
 }
@@ -323,6 +327,14 @@ impl Metrics {
     /// A deny list or a revocation list in a file was not taken.
     pub fn revocations_refused(&self) {
         self.global.revocations_refused.fetch_add(1, Relaxed);
+    }
+
+    pub fn set_break_glass(&self, acts: bool) {
+        self.global.break_glass.store(acts, Relaxed);
+    }
+
+    pub fn break_glass_used(&self) {
+        self.global.break_glass_used.fetch_add(1, Relaxed);
     }
 
     pub fn guard_alarm(&self, change: Change) {
