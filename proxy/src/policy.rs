@@ -1,5 +1,6 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
+mod descriptors;
 mod inbound_plan;
 mod ourselves;
 mod port_rules;
@@ -27,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
+use descriptors::connections_max;
 pub use inbound_plan::InboundPlan;
 use ourselves::OwnListeners;
 pub use port_rules::{Judged, PortRules, RoutePlan};
@@ -379,19 +381,6 @@ fn digest(config: &Config) -> String {
     let text = config.effective_json().to_string();
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// 80 % of the descriptor limit (PEERS D2), two sockets a connection.
-fn connections_max() -> usize {
-    const DESCRIPTORS_ASSUMED: usize = 1024;
-    let descriptors = std::fs::read_to_string("/proc/self/limits")
-        .ok()
-        .and_then(|limits| {
-            let line = limits.lines().find(|line| line.starts_with("Max open files"))?.to_owned();
-            line.split_whitespace().nth(3)?.parse::<usize>().ok()
-        })
-        .unwrap_or(DESCRIPTORS_ASSUMED);
-    descriptors * 8 / 10 / 2
 }
 
 /// The application's address, for messages.

@@ -110,12 +110,10 @@ impl<'a> Candidate<'a> {
     /// What it would decide, where that is something else.
     fn differs(&self, record: &Recorded) -> Option<Would> {
         let would = self.decide(record);
-        let same = match (&would, record.was) {
-            (Would::Allow, Was::Allowed) | (Would::Observe(_), Was::Observed) | (Would::Refuse(_), Was::Refused) => {
-                true
-            }
-            _ => false,
-        };
+        let same = matches!(
+            (&would, record.was),
+            (Would::Allow, Was::Allowed) | (Would::Observe(_), Was::Observed) | (Would::Refuse(_), Was::Refused)
+        );
         (!same).then_some(would)
     }
 
