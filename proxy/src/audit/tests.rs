@@ -186,6 +186,7 @@ fn rotation_keeps_the_chain_seals_each_file_and_removes_the_oldest() {
 fn what_cannot_be_rotated_grows_and_loses_nothing() {
     let mut scene = Scene::new();
     scene.rotate(64 << 10, 3);
+    fs::write(numbered(&scene.path(), 1), "").unwrap();
     fs::create_dir(numbered(&scene.path(), 2)).unwrap();
     fs::write(numbered(&scene.path(), 3), "").unwrap();
     let log = scene.open().unwrap();
@@ -382,4 +383,245 @@ fn follows_a_rename_with_the_same_chain() {
 fn make_room(path: &Path) {
     // The writer makes a file where there is none.
     fs::remove_file(path).unwrap();
+}
+
+/// Somebody changes the file while nobody writes it. The next process signs what it writes, and not that.
+#[test]
+fn what_was_changed_between_two_processes_is_set_aside_and_not_sealed() {
+    let forge = |lines: &mut Vec<String>| {
+        // Of the last processes' records: as one that never was a denial, in a chain that agrees with itself.
+        let mut forged = Vec::new();
+        let first = Record::read(lines[0].as_bytes()).unwrap();
+        let mut chain = super::chain::Chain::begin(first.log);
+        for line in &*lines {
+            let (from, to) = (line.find("\"kind\"").unwrap(), line.rfind(",\"hash\"").unwrap());
+            chain.append(line[from..to].replace("refused", "allowed").as_bytes(), &mut forged);
+        }
+        *lines = String::from_utf8(forged).unwrap().lines().map(str::to_owned).collect();
+    };
+    type Edit<'a> = (&'a str, &'a dyn Fn(&mut Vec<String>), &'a str);
+    let edits: [Edit<'_>; 5] = [
+        ("a letter", &|lines| lines[1] = lines[1].replace("refused", "allowed"), "record 2 was changed"),
+        ("removed", &|lines| drop(lines.remove(1)), "record 2 was removed"),
+        ("the last", &|lines| *lines.last_mut().unwrap() = "{}".to_owned(), "record 5 was changed"),
+        ("not the first", &|lines| drop(lines.drain(..1)), ""),
+        ("with its hashes", &forge, "the seal in record 5 proves nothing"),
+    ];
+    for (name, edit, expected) in edits {
+        let scene = Scene::new();
+        let log = scene.open().unwrap();
+        decide(&log, Outcome::Refused, 0..2);
+        log.close();
+        drop(log);
+        let mut lines: Vec<_> = fs::read_to_string(scene.path()).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 5);
+        edit(&mut lines);
+        fs::write(scene.path(), super::fixtures::text(&lines)).unwrap();
+        let log = scene.open().unwrap();
+        decide(&log, Outcome::Refused, 2..3);
+        log.close();
+        drop(log);
+        if expected.is_empty() {
+            // Its beginning may have been rotated away: whoever verifies it says whether it has to be there.
+            assert_eq!(scene.kinds()[4..], ["resumed", "connection", "closed", "seal"], "{name}");
+            continue;
+        }
+        assert_eq!(scene.kinds(), ["opened", "broken", "connection", "closed", "seal"], "{name}");
+        let text = fs::read_to_string(scene.path()).unwrap();
+        assert!(text.contains(expected), "{name}: {text}");
+        assert_eq!((scene.verified().findings.len(), scene.verified().unsealed()), (0, 0), "{name}");
+        let entries = fs::read_dir(scene.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let aside: Vec<_> = entries.filter(|path| path.to_string_lossy().contains(super::BROKEN_MARK)).collect();
+        assert_eq!(fs::read(&aside[0]).unwrap(), super::fixtures::text(&lines), "{name}: it is kept as it was found");
+        assert!(scene.metrics.render().contains("postern_audit_broken_total 1\n"), "{name}");
+    }
+}
+
+/// Who takes the seals away as well leaves a chain that agrees with itself: no later seal covers it.
+#[test]
+fn what_lay_unsealed_between_two_processes_is_vouched_for_by_nobody() {
+    let scene = Scene::new();
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.close();
+    drop(log);
+    let written = fs::read_to_string(scene.path()).unwrap();
+    let without_seal: Vec<_> = written.lines().take(4).map(str::to_owned).collect();
+    fs::write(scene.path(), super::fixtures::text(&without_seal)).unwrap();
+    scene.open().unwrap().close();
+    let report = scene.verified();
+    assert_eq!((report.findings.len(), report.unsealed()), (0, 0));
+    let spans: Vec<_> = report.spans.iter().map(|span| (span.first, span.last, span.by.is_some())).collect();
+    assert_eq!(spans, [(1, 4, false), (5, 7, true)]);
+    let text = fs::read_to_string(scene.path()).unwrap();
+    assert!(text.contains("\"verified.first\":1,\"verified.last\":4"), "{text}");
+}
+
+#[test]
+fn a_change_in_the_full_file_before_is_found_at_the_start_too() {
+    let mut scene = Scene::new();
+    scene.rotate(64 << 10, 3);
+    let log = scene.open().unwrap();
+    for number in 0..200 {
+        decide(&log, Outcome::Refused, number..number + 1);
+    }
+    log.close();
+    drop(log);
+    let full = numbered(&scene.path(), 1);
+    let text = fs::read_to_string(&full).unwrap();
+    fs::write(&full, text.replacen("refused", "allowed", 1)).unwrap();
+    scene.open().unwrap().close();
+    let lines = fs::read_to_string(scene.path()).unwrap();
+    assert!(lines.contains("\"kind\":\"broken\"") && lines.contains("audit.json.1: record 2 was changed"), "{lines}");
+    assert!(!full.exists(), "it is set aside as well");
+    // What is no log at all stays where it is.
+    fs::write(scene.path(), "not ours\n").unwrap();
+    assert!(matches!(scene.open(), Err(OpenError::NoRecord { .. })));
+}
+
+/// A process was killed while it wrote the first line of a file that it had just rotated.
+#[test]
+fn the_chain_goes_on_behind_half_a_first_line() {
+    let mut scene = Scene::new();
+    scene.rotate(64 << 10, 3);
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.flush();
+    let written = fs::read(scene.path()).unwrap();
+    log.close();
+    drop(log);
+    fs::write(numbered(&scene.path(), 1), &written).unwrap();
+    fs::write(scene.path(), "{\"seq\":4,\"prev\":\"00").unwrap();
+    scene.open().unwrap().close();
+    let report = scene.verified();
+    assert_eq!((report.findings.as_slice(), report.torn.len(), report.first, report.last), (&[][..], 1, 1, 6));
+    let text = fs::read_to_string(scene.path()).unwrap();
+    let report = verify(vec![text.as_bytes()], &scene.signer.judge(), &Expected::default()).unwrap();
+    assert_eq!((report.findings.as_slice(), report.first), (&[][..], 4), "also by itself");
+}
+
+#[test]
+fn a_rotation_that_fails_again_and_again_shifts_nothing_away() {
+    let scene = Scene::new();
+    let target = AuditTarget::File { path: scene.path(), rotate: Some(Rotate { size: 1 << 20, keep: 5 }) };
+    let (mut target, _) = super::target::Target::open(&target).unwrap();
+    fs::write(numbered(&scene.path(), 2), "two").unwrap();
+    target.rotate().unwrap();
+    assert_eq!(fs::read(numbered(&scene.path(), 2)).unwrap(), b"two", "it is behind a free number");
+    assert!(numbered(&scene.path(), 1).exists());
+}
+
+#[test]
+fn a_second_place_with_half_a_line_stays_readable() {
+    let mut scene = Scene::new();
+    let second = scene.folder.path().join("second");
+    fs::write(&second, "{\"seq\":3,\"pre").unwrap();
+    scene.config.second_place = Some(second.clone());
+    scene.open().unwrap().close();
+    let text = fs::read_to_string(&second).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(Record::read(lines[1].as_bytes()).unwrap().kind, "seal");
+}
+
+/// A pipe that nobody reads has room for 64 KiB.
+#[test]
+fn a_second_place_that_hangs_keeps_nobody() {
+    let mut scene = Scene::new();
+    let second = scene.folder.path().join("second");
+    make_pipe(&second);
+    scene.config.seal.records = 2;
+    scene.config.second_place = Some(second);
+    let started = Instant::now();
+    let log = scene.open().unwrap();
+    for number in 0..400 {
+        decide(&log, Outcome::Refused, number..number + 1);
+        log.flush();
+    }
+    log.close();
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!((scene.verified().findings.len(), scene.metrics.audit.lost_so_far()), (0, 0));
+    let kinds = scene.kinds();
+    assert!(kinds.iter().filter(|kind| *kind == "connection").count() == 400);
+    assert!(kinds.iter().any(|kind| kind == "unsent"), "what did not arrive is recorded");
+    assert!(!scene.metrics.render().contains("postern_audit_seals_unsent_total 0\n"));
+}
+
+fn make_pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// What can be sealed only with a certificate that nobody would believe then waits.
+#[test]
+fn what_could_not_be_verified_at_its_time_is_not_sealed() {
+    let scene = Scene::new();
+    let other = Signer::new();
+    let foreign = crate::identity::Snapshot { bundles: other.snapshot().bundles, ..scene.signer.snapshot() };
+    scene.identity.publish(|_| foreign);
+    scene.open().unwrap().close();
+    assert_eq!(scene.kinds(), ["opened", "closed"]);
+    scene.identity.publish(|_| scene.signer.snapshot());
+    scene.open().unwrap().close();
+    assert_eq!(scene.kinds()[2..], ["resumed", "closed", "seal"]);
+}
+
+#[test]
+fn a_bundle_beside_the_log_is_what_its_name_says() {
+    let scene = Scene::new();
+    scene.open().unwrap().close();
+    let path = || {
+        let entries = fs::read_dir(scene.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.into_iter().find(|path| path.to_string_lossy().ends_with(".pem")).unwrap()
+    };
+    let (bundle, content) = (path(), fs::read(path()).unwrap());
+    let elsewhere = scene.folder.path().join("elsewhere");
+    for spoil in [&(|| fs::write(&bundle, vec![b'x'; content.len()]).unwrap()) as &dyn Fn(), &|| {
+        fs::remove_file(&bundle).unwrap();
+        fs::write(&elsewhere, "untouched").unwrap();
+        symlink(&elsewhere, &bundle).unwrap();
+        symlink(&elsewhere, bundle.with_extension("unfinished")).unwrap();
+    }] {
+        spoil();
+        scene.open().unwrap().close();
+        assert!(bundle.symlink_metadata().unwrap().is_file());
+        assert_eq!(fs::read(&bundle).unwrap(), content);
+    }
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"untouched");
+}
+
+#[test]
+fn what_waits_at_the_end_and_comes_after_it_is_counted_as_lost() {
+    let scene = Scene::new();
+    symlink("/dev/full", scene.path()).unwrap();
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..3000);
+    log.close();
+    decide(&log, Outcome::Refused, 0..5);
+    // The first record of the log was not written either.
+    assert_eq!(scene.metrics.audit.lost_so_far(), 3006);
+}
+
+/// A defect in the writer is as a disk that takes nothing: nobody hangs, and what it had in hand is counted.
+#[tokio::test]
+async fn a_writer_that_dies_is_replaced_and_what_it_had_is_counted() {
+    let metrics = Arc::new(Metrics::new());
+    let queue = Arc::new(super::queue::Queue::new(OnFull::Block, &metrics));
+    for _ in 0..RECORDS_MAX {
+        queue.push(queue.place().await, b"\"kind\":\"request\"");
+    }
+    let its = queue.clone();
+    let thread = std::thread::spawn(move || {
+        let mut batch = super::queue::Batch::default();
+        let (die, live) = (0, 1);
+        let run = |life: u8| {
+            its.take(None, &mut super::queue::Batch::default());
+            assert_ne!(life, die, "a defect");
+        };
+        super::keep_alive(&its, die, run, || Ok::<_, std::io::Error>(live));
+        its.take(Some(Instant::now()), &mut batch);
+    });
+    let waiting = tokio::time::timeout(Duration::from_secs(20), queue.place()).await;
+    assert!(waiting.is_ok(), "nobody hangs");
+    assert_eq!(metrics.audit.lost_so_far(), RECORDS_MAX as u64);
+    thread.join().unwrap();
 }

@@ -1,5 +1,5 @@
+use super::finding::{Finding, TimeFault};
 use super::seals::{Judge, Vouched};
-use super::walk::Finding;
 use super::{Expected, Report, SecondPlace, verify};
 use crate::audit::chain::{Chain, Hash, LogId, Record};
 use crate::audit::fixtures::{ID, Signer, body, chain_after, new_log, sealed, text};
@@ -8,7 +8,7 @@ use crate::tls::bundle::sha256;
 use crate::tls::tests::certificates::{Draft, Issuer};
 use proptest::prelude::*;
 use std::sync::LazyLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 const RECORDS: u64 = 13;
 
@@ -172,7 +172,7 @@ fn half_a_line_that_the_next_process_names_is_no_edit() {
     let torn = &WORLD.log[4].as_bytes()[..100];
     let process = Process { boot: 1, policy: "d", denials: true, allows_percent: 100 };
     let digest = sha256(torn);
-    let resumed = Resumed { was_closed: false, torn: Some((&digest, torn.len())) };
+    let resumed = Resumed { was_closed: false, torn: Some((&digest, torn.len())), verified: None };
     let mut body = Vec::new();
     process.write_resumed(&resumed, &mut body, SystemTime::now());
     let mut log = text(&WORLD.log[..4]);
@@ -185,7 +185,100 @@ fn half_a_line_that_the_next_process_names_is_no_edit() {
     let mut edited = log.clone();
     edited[text(&WORLD.log[..4]).len() + 30] ^= 1;
     let report = verify(vec![edited.as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
-    assert!(matches!(report.findings[..], [Finding::Inserted { at, .. }] if at.line == 5), "{:?}", report.findings);
+    assert!(
+        matches!(report.findings[..], [Finding::Inserted { at, .. }, Finding::HalfLineRemoved { .. }] if at.line == 5),
+        "{:?}",
+        report.findings
+    );
+}
+
+#[test]
+fn half_a_line_that_a_record_names_has_to_be_there() {
+    let process = Process { boot: 1, policy: "d", denials: true, allows_percent: 100 };
+    let digest = sha256(b"half a li");
+    let resumed = Resumed { was_closed: false, torn: Some((&digest, 9)), verified: None };
+    let (mut body, mut log) = (Vec::new(), text(&WORLD.log[..4]));
+    process.write_resumed(&resumed, &mut body, SystemTime::now());
+    chain_after(&WORLD.log[3]).append(&body, &mut log);
+    let report = verify(vec![log.as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+    assert!(
+        matches!(report.findings[..], [Finding::HalfLineRemoved { at, number: 5 }] if at.line == 5),
+        "{:?}",
+        report.findings
+    );
+}
+
+/// Somebody looks while it is being written.
+#[test]
+fn half_a_line_at_the_end_of_a_live_log_is_no_edit() {
+    let whole = text(&WORLD.log[..4]);
+    let next = WORLD.log[4].as_bytes();
+    let found = |end: &[u8]| {
+        let log = [&whole[..], end].concat();
+        let report = verify(vec![log.as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+        (report.findings.len(), report.unfinished.is_some())
+    };
+    for bytes in [1, 10, 100, next.len() - 1] {
+        assert_eq!(found(&next[..bytes]), (0, true), "{bytes} bytes");
+    }
+    assert_eq!(found(next), (0, false), "only its end is missing");
+    assert_eq!(found(&[next, b"x"].concat()), (1, false), "its end was changed");
+    assert_eq!(found(&WORLD.log[5].as_bytes()[..100]), (1, false), "half of another one");
+}
+
+#[test]
+fn the_first_record_is_behind_none() {
+    let mut lines = Vec::new();
+    let first = WORLD.log[0].replacen(&"0".repeat(64), &"1".repeat(64), 1);
+    let (from, to) = (first.find("\"kind\"").unwrap(), first.rfind(",\"hash\"").unwrap());
+    // As from `Chain::append`, with another hash before it.
+    let mut context = b"postern-audit-record-v1\0".to_vec();
+    context.extend_from_slice(first[..to].as_bytes());
+    let hash = crate::tls::certificate::hex(&sha256(&context));
+    assert!(from < to);
+    lines.extend_from_slice(format!("{},\"hash\":\"{hash}\"}}\n", &first[..to]).as_bytes());
+    let report = verify(vec![lines.as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+    assert!(matches!(report.findings[..], [Finding::NotFirst { .. }]), "{:?}", report.findings);
+}
+
+/// Who has the key chooses what a seal says of its time.
+#[test]
+fn a_seal_is_of_the_time_of_its_records() {
+    let at = |seconds: i64| {
+        let now = SystemTime::now();
+        let distance = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 { now - distance } else { now + distance }
+    };
+    let found = |steps: &[(&str, i64)]| {
+        let (mut chain, mut lines, mut body) = (Chain::begin(LogId([1; 16])), Vec::new(), Vec::new());
+        for (kind, seconds) in steps {
+            match *kind {
+                "seal" => WORLD.signer.seal_at(&mut chain, &mut lines, at(*seconds)),
+                "clock" => {
+                    crate::audit::record::write_clock(at(0), &mut body, at(*seconds));
+                    chain.append(&body, &mut lines);
+                }
+                kind => {
+                    crate::audit::record::write_missing(kind, 1, at(0), &mut body, at(*seconds));
+                    chain.append(&body, &mut lines);
+                }
+            }
+        }
+        let report = verify(vec![lines.as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+        let fault = |finding: &Finding| match finding {
+            Finding::SealTime { number, fault, .. } => (*number, *fault),
+            other => panic!("{other:?}"),
+        };
+        report.findings.iter().map(fault).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&[("gap", -30), ("seal", -30), ("gap", -20), ("seal", -10)]), []);
+    assert_eq!(found(&[("gap", -30), ("gap", -33), ("seal", -35), ("gap", -35)]), [], "threads are in no order");
+    assert_eq!(found(&[("gap", -10), ("seal", -40)]), [(2, TimeFault::BeforeItsRecords)]);
+    assert_eq!(found(&[("gap", -40), ("seal", -10), ("gap", -30), ("seal", -20)]), [(2, TimeFault::AfterTheNext)]);
+    assert_eq!(found(&[("gap", -40), ("seal", 900)]), [(2, TimeFault::Future)]);
+    assert_eq!(found(&[("gap", -10), ("clock", -40), ("gap", -39), ("seal", -38)]), [], "the writer noticed");
+    let report = verify(vec![text(&WORLD.log).as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
+    assert!(report.sealed.last_time.is_some_and(|time| time <= SystemTime::now()));
 }
 
 /// A writer whose target was replaced while it wrote a line.
