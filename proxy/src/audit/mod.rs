@@ -172,7 +172,7 @@ impl AuditLog {
 impl Open {
     fn wants(&self, outcome: Outcome) -> bool {
         match outcome {
-            Outcome::Refused | Outcome::Cut => self.decisions.denials,
+            Outcome::Refused | Outcome::Failed | Outcome::Cut => self.decisions.denials,
             Outcome::Allowed => match self.decisions.allows_percent {
                 0 => false,
                 share => share >= 100 || fastrand::u8(..100) < share,

@@ -45,6 +45,8 @@ const SERIAL_BYTES_MAX: usize = 64;
 pub enum Outcome {
     Allowed,
     Refused,
+    /// It was allowed, and could not be done: `refusal` says why.
+    Failed,
     /// It had been allowed; then trust or permission ended.
     Cut,
 }
@@ -54,6 +56,7 @@ impl Outcome {
         match self {
             Self::Allowed => "allowed",
             Self::Refused => "refused",
+            Self::Failed => "failed",
             Self::Cut => "cut",
         }
     }
