@@ -1,14 +1,18 @@
-//! The second place: a file that each seal is appended to as well, by a thread of its own. Whatever hangs there (a mount that
-//! answers no more, a pipe that nobody reads) keeps neither the log nor the process.
+//! The second place: where each seal goes as well, by a thread of its own. Whatever hangs there (a mount that answers no more,
+//! a pipe that nobody reads, a server) keeps neither the log nor the process.
+
+mod file;
+mod post;
 
 use super::queue::Lost;
 use super::target::OpenError;
 use crate::telemetry::Metrics;
+use crate::upstream::client::chain;
+use file::Appended;
+use post::{PostError, Posted};
+use postern_config::audit::SecondPlace as Configured;
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -41,11 +45,11 @@ struct Waiting {
 }
 
 impl SecondPlace {
-    /// Begins its thread, and waits a moment for it to open the file.
+    /// Begins its thread, and waits a moment for it to open the file, or to read what it believes the server by.
     ///
     /// # Errors
-    /// The file cannot be opened. One that does not say so in time is tried again.
-    pub(super) fn open(path: &Path, metrics: &Arc<Metrics>) -> Result<Self, OpenError> {
+    /// That cannot be done. A place that does not say so in time is tried again.
+    pub(super) fn open(to: &Configured, metrics: &Arc<Metrics>) -> Result<Self, OpenError> {
         let shared = Arc::new(Shared {
             waiting: Mutex::default(),
             wake: Condvar::new(),
@@ -54,22 +58,26 @@ impl SecondPlace {
         });
         let (tell, opened) = mpsc::channel();
         let (thread, its) = (std::thread::Builder::new().name("audit-seals".to_owned()), shared.clone());
-        let mut place = Appended { path: path.to_owned(), file: None, is_torn: false };
+        let configured = to.clone();
         let run = move || {
+            let opened = Sender::open(&configured);
+            let failed = opened.as_ref().err().map(|error| io::Error::other(chain(error)));
             // Whoever asked may have stopped waiting.
-            let _ = tell.send(place.open().map(drop));
-            its.run(&mut place);
+            let _ = tell.send(failed.map_or(Ok(()), Err));
+            if let Ok(mut sender) = opened {
+                its.run(&mut sender);
+            }
         };
         thread.spawn(run).map_err(OpenError::Thread)?;
         match opened.recv_timeout(OPEN_DEADLINE) {
             Ok(Err(source)) => {
                 shared.stop();
-                Err(OpenError::SecondPlace { path: path.to_owned(), source })
+                Err(OpenError::SecondPlace { place: name_of(to), source })
             }
             Ok(Ok(())) => Ok(Self(shared)),
             Err(_) => {
                 metrics.audit.failed();
-                tracing::error!(file = %path.display(), "the second place for seals does not answer");
+                tracing::error!(place = name_of(to), "the second place for seals does not answer");
                 Ok(Self(shared))
             }
         }
@@ -123,24 +131,29 @@ impl Drop for SecondPlace {
 }
 
 impl Shared {
-    fn run(&self, place: &mut Appended) {
-        let mut failing = false;
+    fn run(&self, sender: &mut Sender) {
+        let mut is_failing = false;
         while let Some(seal) = self.next() {
             let mut pause = PAUSE;
-            while let Err(error) = place.append(&seal) {
+            while let Err(error) = sender.send(&seal) {
                 self.metrics.audit.failed();
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::error!(%error, "a seal of the audit log cannot be written to its second place; it is tried again");
+                if !std::mem::replace(&mut is_failing, true) {
+                    let error = chain(&error);
+                    tracing::error!(
+                        error,
+                        "a seal of the audit log does not come to its second place; it is tried again"
+                    );
                 }
                 if !self.rest(pause) {
-                    break;
+                    // It stays in hand: whoever ends the process counts it.
+                    return;
                 }
                 pause = (pause * 2).min(PAUSE_MAX);
             }
-            if place.file.is_some() && std::mem::take(&mut failing) {
-                tracing::warn!("the second place for seals is written again");
+            if std::mem::take(&mut is_failing) {
+                tracing::warn!("seals come to their second place again");
             }
-            self.waiting().in_hand = place.file.is_none();
+            self.waiting().in_hand = false;
             self.done.notify_all();
         }
     }
@@ -149,10 +162,6 @@ impl Shared {
     fn next(&self) -> Option<Vec<u8>> {
         let mut waiting = self.waiting();
         loop {
-            if waiting.in_hand {
-                // The last one was given up, because the process ends.
-                return None;
-            }
             if let Some(seal) = waiting.seals.pop_front() {
                 waiting.in_hand = true;
                 return Some(seal);
@@ -186,65 +195,40 @@ impl Shared {
     }
 }
 
-struct Appended {
-    path: PathBuf,
-    file: Option<File>,
-    /// The last attempt may have left half a line.
-    is_torn: bool,
+enum Sender {
+    File(Appended),
+    Post(Box<Posted>),
 }
 
-impl Appended {
-    fn open(&mut self) -> io::Result<&mut File> {
-        if self.file.is_none() {
-            let mut options = OpenOptions::new();
-            options.append(true).create(true).mode(0o640);
-            // Who may append need not be allowed to read: then nothing is known of its end.
-            let readable = options.clone().read(true).open(&self.path);
-            let mut file = match readable {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => options.open(&self.path)?,
-                readable => {
-                    let mut file = readable?;
-                    self.is_torn |= is_torn(&mut file)?;
-                    file
-                }
-            };
-            file.flush()?;
-            self.file = Some(file);
-        }
-        self.file.as_mut().ok_or_else(|| ErrorKind::NotFound.into())
+/// Why a seal did not come there.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error("the file cannot be written")]
+    File(#[from] io::Error),
+    #[error("the server does not keep it")]
+    Post(#[from] PostError),
+}
+
+impl Sender {
+    fn open(to: &Configured) -> Result<Self, SendError> {
+        Ok(match to {
+            Configured::File(path) => Self::File(Appended::open(path)?),
+            Configured::Post { url, roots } => Self::Post(Box::new(Posted::open(url, roots.as_deref())?)),
+        })
     }
 
-    /// `seal` is a whole line, and behind half a line it begins another one.
-    fn append(&mut self, seal: &[u8]) -> io::Result<()> {
-        let written = self.try_append(seal);
-        self.is_torn = written.is_err();
-        if written.is_err() {
-            self.file = None;
-        }
-        written
-    }
-
-    fn try_append(&mut self, seal: &[u8]) -> io::Result<()> {
-        self.open()?;
-        let line = if self.is_torn { [b"\n", seal].concat() } else { seal.to_vec() };
-        let file = self.open()?;
-        file.write_all(&line)?;
-        match file.sync_data() {
-            // Pipes have nothing to synchronize.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
-            synchronized => synchronized,
+    /// `seal`: a line, with its end.
+    fn send(&mut self, seal: &[u8]) -> Result<(), SendError> {
+        match self {
+            Self::File(file) => Ok(file.append(seal)?),
+            Self::Post(posted) => Ok(posted.post(seal)?),
         }
     }
 }
 
-/// Whether the last byte ends no line: a full disk, or a process that was killed.
-fn is_torn(file: &mut File) -> io::Result<bool> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() == 0 {
-        return Ok(false);
+fn name_of(to: &Configured) -> String {
+    match to {
+        Configured::File(path) => path.display().to_string(),
+        Configured::Post { url, .. } => url.to_string(),
     }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
 }

@@ -65,8 +65,8 @@ pub enum OpenError {
     Stdout(#[source] io::Error),
     #[error("the writer cannot be started")]
     Thread(#[source] io::Error),
-    #[error("the second place for seals, {}, cannot be opened", path.display())]
-    SecondPlace { path: PathBuf, source: io::Error },
+    #[error("the second place for seals, {place}, cannot be used")]
+    SecondPlace { place: String, source: io::Error },
 }
 
 impl Target {

@@ -8,9 +8,10 @@ use super::{AuditLog, OpenError, Start};
 use crate::identity::IdentityStore;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord};
 use crate::telemetry::{Direction, Metrics};
-use postern_config::audit::{Decisions, OnFull, Rotate, Seal};
+use postern_config::audit::{Decisions, OnFull, PostUrl, Rotate, Seal, SecondPlace};
 use postern_config::{Audit, AuditTarget, Place, SvidSelector};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -221,7 +222,7 @@ fn the_bundle_is_kept_beside_the_log_and_vouches_for_its_seals() {
 fn seals_come_after_so_many_records() {
     let mut scene = Scene::new();
     scene.config.seal.records = 4;
-    scene.config.second_place = Some(scene.folder.path().join("second"));
+    scene.config.second_place = Some(SecondPlace::File(scene.folder.path().join("second")));
     let log = scene.open().unwrap();
     decide(&log, Outcome::Refused, 0..3);
     log.flush();
@@ -516,7 +517,7 @@ fn a_second_place_with_half_a_line_stays_readable() {
     let mut scene = Scene::new();
     let second = scene.folder.path().join("second");
     fs::write(&second, "{\"seq\":3,\"pre").unwrap();
-    scene.config.second_place = Some(second.clone());
+    scene.config.second_place = Some(SecondPlace::File(second.clone()));
     scene.open().unwrap().close();
     let text = fs::read_to_string(&second).unwrap();
     let lines: Vec<_> = text.lines().collect();
@@ -531,7 +532,7 @@ fn a_second_place_that_hangs_keeps_nobody() {
     let second = scene.folder.path().join("second");
     make_pipe(&second);
     scene.config.seal.records = 2;
-    scene.config.second_place = Some(second);
+    scene.config.second_place = Some(SecondPlace::File(second));
     let started = Instant::now();
     let log = scene.open().unwrap();
     for number in 0..400 {
@@ -610,18 +611,75 @@ async fn a_writer_that_dies_is_replaced_and_what_it_had_is_counted() {
         queue.push(queue.place().await, b"\"kind\":\"request\"");
     }
     let its = queue.clone();
+    let (end, ended) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let mut batch = super::queue::Batch::default();
         let (die, live) = (0, 1);
         let run = |life: u8| {
             its.take(None, &mut super::queue::Batch::default());
             assert_ne!(life, die, "a defect");
+            ended.recv().unwrap();
         };
         super::keep_alive(&its, die, run, || Ok::<_, std::io::Error>(live));
         its.take(Some(Instant::now()), &mut batch);
     });
     let waiting = tokio::time::timeout(Duration::from_secs(20), queue.place()).await;
     assert!(waiting.is_ok(), "nobody hangs");
+    end.send(()).unwrap();
     assert_eq!(metrics.audit.lost_so_far(), RECORDS_MAX as u64);
     thread.join().unwrap();
+}
+
+/// A server that fails at first, and keeps what comes then.
+#[test]
+fn seals_are_posted_until_they_are_kept() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let answers = ["500 Internal Server Error", "307 Temporary Redirect", "204 No Content", "200 OK"];
+        let request = |answer: &str| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut head, mut read) = (Vec::new(), [0; 1]);
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut read).unwrap();
+                head.push(read[0]);
+            }
+            let head = String::from_utf8(head).unwrap().to_lowercase();
+            let length = head.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap();
+            let mut body = vec![0; length.parse().unwrap()];
+            stream.read_exact(&mut body).unwrap();
+            let answer = format!("HTTP/1.1 {answer}\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+            (head, String::from_utf8(body).unwrap())
+        };
+        answers.map(request)
+    });
+    let mut scene = Scene::new();
+    let url = PostUrl::parse(&format!("http://{address}/seals?of=orders")).unwrap();
+    scene.config.second_place = Some(SecondPlace::Post { url, roots: None });
+    scene.config.seal.records = 2;
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.flush();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !server.is_finished() {
+        assert!(Instant::now() < end, "{:?}", scene.kinds());
+        decide(&log, Outcome::Refused, 2..4);
+        log.flush();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let requests = server.join().unwrap();
+    for (head, _) in &requests {
+        assert!(head.starts_with("post /seals?of=orders http/1.1\r\n"), "{head}");
+        assert!(head.contains(&format!("host: {address}\r\n")) && head.contains("application/json"), "{head}");
+    }
+    let seals = requests.map(|(_, body)| (Record::read(body.trim_end().as_bytes()).unwrap().kind == "seal", body));
+    assert!(seals.iter().all(|(is_seal, _)| *is_seal));
+    assert_eq!((&seals[0].1, &seals[1].1), (&seals[2].1, &seals[2].1), "until it is kept, the same");
+    assert_ne!(seals[2].1, seals[3].1);
+    // Nobody is there any more: the end does not wait for long, and says what is missing.
+    let started = Instant::now();
+    log.close();
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(!scene.metrics.render().contains("postern_audit_seals_unsent_total 0\n"));
 }

@@ -79,7 +79,7 @@ impl Writer {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let (target, found) = Target::open(&config.to)?;
-        let second_place = config.second_place.as_deref().map(|path| SecondPlace::open(path, metrics)).transpose()?;
+        let second_place = config.second_place.as_ref().map(|to| SecondPlace::open(to, metrics)).transpose()?;
         let (mut lines, mut body) = (Vec::new(), Vec::new());
         let Found { chain, was_closed, torn, needs_line_break, last_time, verified, broken } = found;
         if needs_line_break {
