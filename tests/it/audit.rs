@@ -378,3 +378,29 @@ async fn what_was_allowed_and_could_not_be_done_is_not_refused() {
         scene.orders.apply(&scene.section(WEB, "")).await.unwrap();
     }
 }
+
+/// Somebody changes the log while the sidecar is away. What comes back signs what it writes itself, and not that.
+#[tokio::test]
+async fn a_log_that_was_changed_while_nobody_wrote_it_is_not_gone_on_with() {
+    let scene = Scene::start("").await;
+    let refused = H2Client::connect(scene.stranger_calls[0]).await.get("/orders/8").await.unwrap();
+    assert_eq!(refused.status, 403);
+    let (log, section) = (scene.log.clone(), scene.section(WEB, ""));
+    scene.orders.stop().await;
+    let written = std::fs::read_to_string(&log).unwrap();
+    let changed = written.replacen("\"outcome\":\"refused\"", "\"outcome\":\"allowed\"", 1);
+    assert_ne!(written, changed);
+    std::fs::write(&log, &changed).unwrap();
+    let again = scene.mesh.sidecar("orders", &section).await;
+    assert!(again.metric("postern_audit_broken_total") > 0.0);
+    again.stop().await;
+    let records = read(&log);
+    assert_eq!((&records[0]["kind"], &records[1]["kind"]), (&"opened".into(), &"broken".into()), "{records:#?}");
+    assert!(records[1]["found"].as_str().unwrap().contains("was changed"), "{:#}", records[1]);
+    let aside = PathBuf::from(records[1]["file"].as_str().unwrap());
+    assert_eq!(std::fs::read_to_string(&aside).unwrap(), changed, "it is kept as it was found");
+    assert_eq!(verified(&[log, aside.clone()]), 3, "what was set aside is passed over");
+    let alone =
+        examine(&VerifyArgs { files: vec![aside], ..VerifyArgs::default() }).unwrap_or_else(|it| panic!("{it}"));
+    assert_eq!(alone.exit_code(), 1);
+}
