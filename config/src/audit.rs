@@ -1,11 +1,13 @@
 //! `audit:` the log that proves what was decided.
 
+mod post_url;
 mod raw;
 
 use crate::problem::Place;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use post_url::{PostUrl, PostUrlError};
 pub(crate) use raw::RawAudit;
 #[cfg(test)]
 pub(crate) use raw::{RawAuditFile, RawDecisions, RawRotate, RawSeal, RawSecondPlace};
@@ -16,9 +18,29 @@ pub struct Audit {
     pub decisions: Decisions,
     pub on_full: OnFull,
     pub seal: Seal,
-    /// A file that each seal is appended to as well: on another disk, or another machine's.
-    pub second_place: Option<PathBuf>,
+    pub second_place: Option<SecondPlace>,
     pub place: Place,
+}
+
+/// Where each seal goes as well: on another disk, or another machine's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecondPlace {
+    /// A file that it is appended to.
+    File(PathBuf),
+    Post {
+        url: PostUrl,
+        /// PEM file with the authorities of its certificate. `None`: the system's.
+        roots: Option<PathBuf>,
+    },
+}
+
+impl SecondPlace {
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Post { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Readers and schemas of the single values that sections are made of.
 
+use crate::audit::PostUrl;
 use crate::identity::BundleUrl;
 use crate::network::{Destination, Network};
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
@@ -357,6 +358,7 @@ scalar_schema!(PathPattern, "path pattern", { "type": "string", "title": "path p
 scalar_schema!(Address, "IP:port", { "type": "string", "title": "IP:port" });
 scalar_schema!(TrustDomain, "trust domain", { "type": "string", "title": "trust domain", "pattern": "^[a-z0-9._-]{1,255}$" });
 scalar_schema!(BundleUrl, "bundle endpoint", { "type": "string", "title": "https URL", "pattern": "^https://" });
+scalar_schema!(PostUrl, "https URL, or http on this host", { "type": "string", "title": "https URL, or http on this host", "pattern": "^https?://" });
 scalar_schema!(Network, "network", { "type": "string", "title": "network" });
 scalar_schema!(Destination, "destination", { "type": "string", "title": "destination" });
 scalar_schema!(FilePath, "file", { "type": "string", "title": "file", "minLength": 1 });

@@ -9,7 +9,7 @@ use crate::http::identity_headers::RenderedIdentity;
 use crate::identity::Svid;
 use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
-use crate::session::{CallerShare, Carries, Direction, EndCause, Registered, Session, SessionIo};
+use crate::session::{CallerShare, Carries, Direction, EndCause, Registered, Session, SessionIo, Trust};
 use crate::shared::Shared;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 /// What is known of a connection. Its drop closes the books: metrics, place, record.
 pub struct Connection {
@@ -160,7 +161,6 @@ impl Connection {
 
     pub fn set_version(&self, version: HttpVersion) {
         self.version.set(version);
-        self.audit_requests();
         self.session.set_carries(match version {
             HttpVersion::Http1 => Carries::Http1,
             HttpVersion::Http2 => Carries::Http2,
@@ -174,8 +174,9 @@ impl Connection {
 
     pub fn refused(&self, refused: Refused) {
         self.metrics.refused(refused.refusal);
+        let outcome = if refused.refusal.is_failure() { Decided::Failed } else { Decided::Refused };
         self.outcome.borrow_mut().refused = Some(refused);
-        self.audit(Decided::Refused);
+        self.audit(outcome);
     }
 
     pub fn rule(&self, rule: Arc<str>) {
@@ -319,11 +320,27 @@ impl Drop for Connection {
 
 /// The record of a connection that was closed before anything of it was read: it never got a place.
 pub fn turn_away(worker: &Worker, door: &Door, remote: Remote, refused: Refused) {
-    turn_away_as(worker.next_id(), worker, door, remote, refused);
+    let number = worker.next_id();
+    let facts = ConnectionFacts { connection: number, remote: Some(remote), ..ConnectionFacts::default() };
+    write_turned_away(number, worker, door, facts, None, refused);
 }
 
-/// The same, where the number of the decision has been told already, or will be.
-pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, refused: Refused) {
+/// The same of a stream of `carrier`, whose peer is known. `number`: of the decision, which is told the peer.
+pub fn turn_away_stream(number: u64, carrier: &Connection, door: &Door, refused: Refused) {
+    let facts = ConnectionFacts { connection: number, carrier: Some(carrier.session.id), ..carrier.facts() };
+    // They are the carrier's.
+    let facts = ConnectionFacts { bytes_received: 0, bytes_sent: 0, duration: Duration::ZERO, ..facts };
+    write_turned_away(number, &carrier.worker, door, facts, carrier.session.trust(), refused);
+}
+
+fn write_turned_away(
+    number: u64,
+    worker: &Worker,
+    door: &Door,
+    facts: ConnectionFacts<'_>,
+    trust: Option<&Trust>,
+    refused: Refused,
+) {
     let policy = worker.policy();
     let (direction, name, metrics) = match policy.door(door) {
         Some(DoorPlan::Inbound(plan)) => (telemetry::Direction::Inbound, &*plan.name, &plan.metrics),
@@ -347,11 +364,9 @@ pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, r
         connection: ConnectionFacts {
             direction,
             name,
-            connection: number,
-            remote: Some(remote),
             socket: door.socket(),
             policy_generation: Some(policy.generation),
-            ..ConnectionFacts::default()
+            ..facts
         },
         decision: Some(&decision),
         requests: None,
@@ -364,8 +379,9 @@ pub fn turn_away_as(number: u64, worker: &Worker, door: &Door, remote: Remote, r
         upstream: Upstream::default(),
     };
     access_log.connection(&record);
-    let decided =
-        Decision { outcome: Decided::Refused, mode: Mode::Enforce, policy: &policy.digest, peer: None, own: None };
+    let (peer, own) = (trust.map(|trust| &*trust.peer), trust.map(|trust| &*trust.own));
+    let mode = Mode::Enforce;
+    let decided = Decision { outcome: Decided::Refused, mode, policy: &policy.digest, peer, own };
     audit.connection(crate::audit::Place::default(), &decided, &record);
 }
 

@@ -15,6 +15,7 @@ pub use self::landlock::{Support as LandlockSupport, Writable, support as landlo
 pub use self::seccomp::Unsupported as SeccompUnsupported;
 
 use postern_config::Hardening;
+use postern_config::audit::SecondPlace;
 use postern_config::telemetry::AccessLog;
 use postern_config::{Audit, Config, Outbound, identity::Identity};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -159,7 +160,7 @@ fn written_paths(config: &Config) -> impl Iterator<Item = (&'static str, &Path)>
 /// What is kept beside the log lies in its directory.
 fn audit_files(audit: &Audit) -> impl Iterator<Item = (&'static str, &Path)> {
     let log = audit.to.file().map(|path| ("audit.to.file", path));
-    let second = audit.second_place.as_deref().map(|path| ("audit.second_place.file", path));
+    let second = audit.second_place.as_ref().and_then(SecondPlace::file).map(|path| ("audit.second_place.file", path));
     log.into_iter().chain(second)
 }
 

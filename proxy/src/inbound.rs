@@ -47,11 +47,12 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         connection.session.retire(crate::session::EndCause::Draining);
     }
     let io = connection.io(accepted.stream);
-    connection.audit_place().await;
+    connection.audit_room().await;
 
     // 2 TLS, or plaintext where the file says so; 3 protocol; 4 requests, or one decision and a tunnel.
     if let Err(refused) = admit(&connection, &plan, io).await {
         tracing::debug!(listener = %plan.name, remote = %accepted.remote, reason = refused.refusal.code(), detail = %refused.detail, "inbound connection refused");
+        connection.audit_place().await;
         connection.refused(refused);
     }
 }
@@ -302,6 +303,7 @@ where
 fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
     connection.session.set_carries(Carries::Stream);
     let policy = connection.worker.policy();
+    connection.decided_by(&policy);
     let plan = policy.inbound(&connection.door).cloned().ok_or(Refusal::NoRoute)?;
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));

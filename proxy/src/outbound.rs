@@ -55,9 +55,10 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
         By::Door(_) | By::Name(_) => {}
     }
     let io = connection.io(accepted.stream);
-    connection.audit_place().await;
+    connection.audit_room().await;
     if let Err(refused) = carry(&connection, by, service, io).await {
         tracing::debug!(%remote, reason = refused.refusal.code(), detail = %refused.detail, "outbound connection refused");
+        connection.audit_place().await;
         connection.refused(refused);
     }
 }
@@ -200,6 +201,7 @@ async fn tunnel(
     connection.session.set_carries(Carries::Stream);
     // The policy of now: one that came while the first bytes did not found nothing to decide again here.
     let policy = connection.worker.policy();
+    connection.decided_by(&policy);
     let Destined { service, host } = by.find(&policy);
     let Some(service) = service else {
         return Err(Refused::new(Refusal::NoRoute, "what it is for is no longer in the configuration"));

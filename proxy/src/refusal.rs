@@ -117,6 +117,23 @@ impl Refusal {
         StatusCode::from_u16(self.row().1).expect("the table below holds valid status codes")
     }
 
+    /// Nothing was decided against it: what was allowed could not be done. Who answered as somebody else was refused.
+    pub fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::TokenUnavailable
+                | Self::BodyTimeout
+                | Self::UpstreamUnreachable
+                | Self::UpstreamUnresolved
+                | Self::UpstreamProtocol
+                | Self::UpstreamRefusedUs
+                | Self::PeerRefused
+                | Self::UpstreamClosed
+                | Self::UpstreamTimeout
+                | Self::AppUnreachable
+        )
+    }
+
     /// Status code of gRPC (google.rpc.Code).
     pub fn grpc_status(self) -> u8 {
         self.row().2

@@ -183,7 +183,7 @@ async fn credentials_and_policies_leave_records_and_a_restart_goes_on() {
     let numbers: Vec<_> = records.iter().map(|it| it["seq"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=records.len() as u64).collect::<Vec<_>>());
     assert_eq!(records.iter().filter(|it| it["kind"] == "resumed").count(), 1);
-    assert_eq!(verified(std::slice::from_ref(&log)), 0, "vouched for by the bundle beside it");
+    assert_eq!(verified(std::slice::from_ref(&log)), 3, "vouched for by the bundle beside it alone");
 
     // One letter of one record.
     let text = std::fs::read_to_string(&log).unwrap();
@@ -236,7 +236,7 @@ async fn rotated_files_are_one_log() {
         (1..).map(|number| PathBuf::from(format!("{}.{number}", rotating.display()))).take_while(|it| it.exists()),
     );
     assert!(files.len() > 2, "{files:?}");
-    assert_eq!(verified(&files), 0);
+    assert_eq!(verified(&files), 3);
     let paths = files.iter().flat_map(|file| read(file)).filter(|it| it["kind"] == "request").count();
     assert_eq!(paths, 150);
 }
@@ -288,7 +288,7 @@ async fn f_13_with_block_requests_and_tunnels_wait_for_the_log() {
     orders.stop().await;
     assert_eq!(read(&log).iter().filter(|it| it["kind"] == "request").count(), 2);
     assert_eq!(read(&log).iter().filter(|it| it["kind"] == "gap").count(), 0);
-    assert_eq!(verified(&[log]), 0);
+    assert_eq!(verified(&[log]), 3);
 }
 
 /// The disk has no room for a record; requests go on, and the log says how many it missed.
@@ -310,5 +310,97 @@ async fn f_13_requests_go_on_while_the_audit_log_cannot_be_written() {
     orders.stop().await;
     // They waited, and there was a place for all.
     assert_eq!(read(&log).iter().filter(|it| it["kind"] == "request").count(), 20);
-    assert_eq!(verified(&[log]), 0);
+    assert_eq!(verified(&[log]), 3);
+}
+
+/// `block`: whoever is slow, caller or upstream, holds nothing that others need for their records.
+#[tokio::test]
+async fn f_13_with_block_slow_callers_and_upstreams_keep_no_places() {
+    let mesh = Mesh::start();
+    let log = mesh.directory().join("audit.json");
+    let silent = TcpApp::start(|stream, _, _| async move {
+        let _held = stream;
+        std::future::pending().await
+    })
+    .await;
+    let (app, echo) = (HttpApp::start().await, TcpApp::echo().await);
+    let (http, raw, slow, outbound, to_slow) =
+        (ports::free(), ports::free(), ports::free(), ports::free(), ports::free());
+    let section = section(http, raw, &app, &echo, WEB, &log, "  on_full: block\n").replace(
+        "audit:",
+        &format!(
+            "  - {{ name: slow, port: 9001, listen: \"{slow}\", app: \"{}\", protocol: http, allow: [{{ spiffe: {WEB} }}] }}\naudit:",
+            silent.address
+        ),
+    );
+    let orders = mesh.sidecar("orders", &section).await;
+    let slow_service = format!(
+        "  - {{ name: slow, listen: \"{to_slow}\", endpoints: [\"{slow}\"], identity: {ORDERS}, protocol: http }}\n"
+    );
+    let _web =
+        mesh.sidecar("web", &format!("{}{slow_service}", outbound_section(outbound, http, "protocol: http"))).await;
+    // All places but one.
+    let taken = orders.shared.audit.clone();
+    let mut places = Vec::new();
+    while let Ok(place) = tokio::time::timeout(std::time::Duration::from_millis(50), taken.place()).await {
+        places.push(place);
+    }
+    places.pop();
+    // Who says nothing; and a request that the application does not answer.
+    let _silent = tokio::net::TcpStream::connect(http).await.unwrap();
+    let mut waits = H1Client::connect(to_slow).await;
+    let mut waiting = std::pin::pin!(waits.get("/waits"));
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), waiting.as_mut()).await;
+    assert!(early.is_err(), "it is under way");
+    let mut client = H1Client::connect(outbound).await;
+    for _ in 0..3 {
+        assert_eq!(within("an answer", client.get("/orders")).await.unwrap().status, 200);
+    }
+    drop(places);
+}
+
+/// What was decided, and what came of it, are two things.
+#[tokio::test]
+async fn what_was_allowed_and_could_not_be_done_is_not_refused() {
+    let scene = Scene::start("").await;
+    let section = scene.section(WEB, "");
+    let nobody = ports::free();
+    for app in [scene.app.address, scene.echo.address] {
+        let section = section.replace(&app.to_string(), &nobody.to_string());
+        scene.orders.apply(&section).await.unwrap();
+        match app == scene.app.address {
+            true => assert_eq!(H1Client::connect(scene.web_calls[0]).await.get("/away").await.unwrap().status, 503),
+            false => assert!(!echoes(scene.web_calls[1]).await),
+        }
+        let kind = if app == scene.app.address { "request" } else { "connection" };
+        let record = scene.record("a failed one", |it| it["kind"] == kind && it["refusal"] == "app_unreachable").await;
+        assert_eq!((&record["outcome"], &record["peer.spiffe_id"]), (&"failed".into(), &WEB.into()), "{record:#}");
+        scene.orders.apply(&scene.section(WEB, "")).await.unwrap();
+    }
+}
+
+/// Somebody changes the log while the sidecar is away. What comes back signs what it writes itself, and not that.
+#[tokio::test]
+async fn a_log_that_was_changed_while_nobody_wrote_it_is_not_gone_on_with() {
+    let scene = Scene::start("").await;
+    let refused = H2Client::connect(scene.stranger_calls[0]).await.get("/orders/8").await.unwrap();
+    assert_eq!(refused.status, 403);
+    let (log, section) = (scene.log.clone(), scene.section(WEB, ""));
+    scene.orders.stop().await;
+    let written = std::fs::read_to_string(&log).unwrap();
+    let changed = written.replacen("\"outcome\":\"refused\"", "\"outcome\":\"allowed\"", 1);
+    assert_ne!(written, changed);
+    std::fs::write(&log, &changed).unwrap();
+    let again = scene.mesh.sidecar("orders", &section).await;
+    assert!(again.metric("postern_audit_broken_total") > 0.0);
+    again.stop().await;
+    let records = read(&log);
+    assert_eq!((&records[0]["kind"], &records[1]["kind"]), (&"opened".into(), &"broken".into()), "{records:#?}");
+    assert!(records[1]["found"].as_str().unwrap().contains("was changed"), "{:#}", records[1]);
+    let aside = PathBuf::from(records[1]["file"].as_str().unwrap());
+    assert_eq!(std::fs::read_to_string(&aside).unwrap(), changed, "it is kept as it was found");
+    assert_eq!(verified(&[log, aside.clone()]), 3, "what was set aside is passed over");
+    let alone =
+        examine(&VerifyArgs { files: vec![aside], ..VerifyArgs::default() }).unwrap_or_else(|it| panic!("{it}"));
+    assert_eq!(alone.exit_code(), 1);
 }

@@ -31,12 +31,23 @@ impl Scene {
         Self::with_mesh(Mesh::start(), tcp_app, http_app).await
     }
 
+    /// The same, and `orders` has an audit log in `audit.json`.
+    async fn audited(tcp_app: SocketAddr, http_app: SocketAddr) -> Self {
+        let mesh = Mesh::start();
+        let log = mesh.directory().join("audit.json");
+        Self::with(mesh, tcp_app, http_app, &format!("audit: {{ to: {{ file: {} }} }}\n", log.display())).await
+    }
+
     async fn with_mesh(mesh: Mesh, tcp_app: SocketAddr, http_app: SocketAddr) -> Self {
+        Self::with(mesh, tcp_app, http_app, "").await
+    }
+
+    async fn with(mesh: Mesh, tcp_app: SocketAddr, http_app: SocketAddr, more: &str) -> Self {
         let (tunnel, tcp, http) = (ports::free(), ports::free(), ports::free());
         let sections = format!(
             "workers: 1\ntunnel: {{ listen: {tunnel} }}\ninbound:\n  \
              - {{ name: raw, port: {TCP_PORT}, app: {tcp_app}, protocol: tcp, allow: [{{ spiffe: {WEB} }}] }}\n  \
-             - {{ name: orders, port: {HTTP_PORT}, app: {http_app}, protocol: http, allow: [{{ spiffe: {WEB} }}] }}\n"
+             - {{ name: orders, port: {HTTP_PORT}, app: {http_app}, protocol: http, allow: [{{ spiffe: {WEB} }}] }}\n{more}"
         );
         let orders = mesh.sidecar("orders", &sections).await;
         let web = mesh.sidecar("web", &callers(tunnel, tcp, http)).await;
@@ -219,7 +230,7 @@ async fn who_is_not_allowed_reaches_nothing() {
 async fn only_declared_ports_can_be_reached_and_only_by_connect() {
     let undeclared = TcpApp::echo().await;
     let app = TcpApp::echo().await;
-    let scene = Scene::start(app.address, nobody().await).await;
+    let scene = Scene::audited(app.address, nobody().await).await;
     let peer = Peer::of(&scene.web, scene.tunnel).await;
     let own = scene.tunnel.port();
     for (method, target, status) in [
@@ -255,6 +266,16 @@ async fn only_declared_ports_can_be_reached_and_only_by_connect() {
         (counts == (3, 2, 1)).then_some(counts)
     });
     counts.await;
+    // Whose they were is known.
+    scene.orders.shared.audit.flush();
+    let text = std::fs::read_to_string(scene.mesh.directory().join("audit.json")).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let refused: Vec<_> = records.filter(|record| record["outcome"] == "refused").collect();
+    assert_eq!(refused.len(), 6, "{refused:#?}");
+    for record in refused {
+        assert_eq!((&record["peer.spiffe_id"], &record["own.spiffe_id"]), (&WEB.into(), &ORDERS.into()), "{record:#}");
+        assert!(record["tunnel.connection"].is_u64(), "{record:#}");
+    }
 }
 
 #[tokio::test]

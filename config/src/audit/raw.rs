@@ -1,6 +1,6 @@
 //! `audit:` as it is written, and its checks.
 
-use super::{Audit, AuditTarget, Decisions, OnFull, Rotate, Seal};
+use super::{Audit, AuditTarget, Decisions, OnFull, PostUrl, Rotate, Seal, SecondPlace};
 use crate::bounds::Count;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Reader, Section};
@@ -53,8 +53,9 @@ impl RawAudit {
         let decisions = self.decisions.into_option().unwrap_or(RawChoice(Decisions::default())).0;
         let seal = self.seal.into_option().map_or_else(Seal::default, RawSeal::check);
         let to = self.to.into_option()?.0;
-        let second_place = self.second_place.into_option().map(|section| section.file).unwrap_or_default();
-        if let (Some(FilePath(second)), Some(place)) = (second_place.get(), second_place.place())
+        let second_place = self.second_place.into_option();
+        if let Some(section) = &second_place
+            && let (Some(FilePath(second)), Some(place)) = (section.file.get(), section.file.place())
             && to.file() == Some(second)
         {
             reader.problem(place, "`second_place` is the log itself", "name a file on another disk or machine");
@@ -64,7 +65,7 @@ impl RawAudit {
             decisions,
             on_full: self.on_full.or_default(),
             seal,
-            second_place: second_place.into_option().map(|file| file.0),
+            second_place: second_place.and_then(|section| section.check(reader)),
             place: self.place,
         })
     }
@@ -259,18 +260,54 @@ impl RawSeal {
 
 /// Where seals go as well.
 #[derive(JsonSchema)]
-#[schemars(rename = "AuditSecondPlace", deny_unknown_fields, extend("required" = ["file"]))]
+#[schemars(rename = "AuditSecondPlace", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawSecondPlace {
     /// A file that each seal is appended to; it should lie where whoever takes this host over cannot write it anew: a
     /// volume that only appends, another machine's.
     file: Field<FilePath>,
+    /// Instead of a file, an address that each seal is sent to by POST, one a request: `https://…`, or `http://` on this host.
+    /// Any answer from 200 to 299 says that it is kept; it may come twice. Redirects are not followed.
+    url: Field<PostUrl>,
+    /// PEM file with the authorities that `url`'s certificate may come from.
+    #[schemars(extend("x-default" = "the system's"))]
+    roots: Field<FilePath>,
+    #[schemars(skip)]
+    place: Place,
 }
 
 impl Section for RawSecondPlace {
     const NAME: &'static str = "`second_place`";
 
     fn read(keys: &mut Keys<'_>) -> Self {
-        Self { file: keys.required("file", "write `{ file: PATH }`") }
+        Self {
+            file: keys.optional("file"),
+            url: keys.optional("url"),
+            roots: keys.optional("roots"),
+            place: keys.place(),
+        }
+    }
+}
+
+impl RawSecondPlace {
+    /// `None`: its problems have been told.
+    fn check(self, reader: &mut Reader) -> Option<SecondPlace> {
+        let is_https = self.url.get().is_some_and(PostUrl::is_https);
+        if let (Some(place), false) = (self.roots.place(), is_https) {
+            let hint = "remove it, or write an `https://` address as `url`";
+            reader.problem(place, "`roots` is about the certificate of an `https` address, and there is none", hint);
+        }
+        let has_both = self.file.place().is_some() && self.url.place().is_some();
+        let has_none = self.file.place().is_none() && self.url.place().is_none();
+        if has_both || has_none {
+            let what = if has_both { "`second_place` has `file` and `url`" } else { "`second_place` has no place" };
+            reader.problem(&self.place, what, "write `{ file: PATH }` or `{ url: https://… }`");
+            return None;
+        }
+        let roots = self.roots.into_option().map(|file| file.0);
+        match self.url.into_option() {
+            Some(url) => Some(SecondPlace::Post { url, roots }),
+            None => self.file.into_option().map(|file| SecondPlace::File(file.0)),
+        }
     }
 }
 

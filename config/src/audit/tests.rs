@@ -1,4 +1,4 @@
-use super::{Audit, AuditTarget, Decisions, OnFull, Rotate, Seal};
+use super::{Audit, AuditTarget, Decisions, OnFull, PostUrl, Rotate, Seal, SecondPlace};
 use crate::{Config, Place};
 use std::path::Path;
 use std::time::Duration;
@@ -31,9 +31,12 @@ fn what_is_written_is_what_is_done() {
         decisions: Decisions { denials: true, allows_percent: 1 },
         on_full: OnFull::Block,
         seal: Seal { every: Duration::from_secs(5), records: 7 },
-        second_place: Some("/mnt/seals".into()),
+        second_place: Some(SecondPlace::File("/mnt/seals".into())),
         ..to_file(Some(Rotate { size: 1 << 20, keep: 3 }))
     };
+    let url = PostUrl::parse("https://seals.example/a").unwrap();
+    let second_place = Some(SecondPlace::Post { url, roots: Some("/r.pem".into()) });
+    let posted = Audit { to: AuditTarget::Stdout, second_place, ..to_file(None) };
     for (text, expected) in [
         ("", None),
         ("audit: { to: stdout }\n", Some(Audit { to: AuditTarget::Stdout, ..to_file(None) })),
@@ -41,6 +44,7 @@ fn what_is_written_is_what_is_done() {
         ("audit: { to: { file: ../var/log/audit }, decisions: all }\n", None),
         ("audit: { to: { file: /var/log/audit, rotate: {} } }\n", Some(to_file(Some(Rotate::default())))),
         (whole, Some(expected)),
+        ("audit: { to: stdout, second_place: { url: \"https://seals.example/a\", roots: /r.pem } }\n", Some(posted)),
     ] {
         let found = read(text).unwrap_or_else(|problems| panic!("{problems}"));
         match (&found, text.contains("..")) {
@@ -63,6 +67,10 @@ fn refuses_by_place_and_says_what_to_write() {
         ("audit: { to: stdout, decisions: { allows: 101% } }\n", "2:43: `allows: 101%`"),
         ("audit: { to: stdout, decisions: { denials: false, allows: 0% } }\n", "2:33: `decisions` has nothing"),
         ("audit: { to: { file: a }, second_place: { file: a } }\n", "2:49: `second_place` is the log itself"),
+        ("audit: { to: stdout, second_place: {} }\n", "`second_place` has no place"),
+        ("audit: { to: stdout, second_place: { file: a, url: \"https://a/\" } }\n", "has `file` and `url`"),
+        ("audit: { to: stdout, second_place: { file: a, roots: b } }\n", "`roots` is about the certificate"),
+        ("audit: { to: stdout, second_place: { url: \"http://seals.example/\" } }\n", "anybody on the way"),
         ("audit: { to: stdout, seal: { every: 0s } }\n", "2:37: `every: 0s`"),
     ] {
         let problems = read(text).expect_err(text);

@@ -1,7 +1,7 @@
 //! `audit:` as it is in force.
 
 use super::{path, put};
-use crate::audit::{Audit, AuditTarget, OnFull};
+use crate::audit::{Audit, AuditTarget, OnFull, SecondPlace};
 use crate::units::{print_duration, print_size};
 use serde_json::{Map, Value, json};
 
@@ -28,6 +28,11 @@ pub(super) fn audit(audit: &Audit) -> Value {
     section.insert("on_full".into(), json!(on_full));
     let seal = json!({ "every": print_duration(audit.seal.every), "records": audit.seal.records });
     section.insert("seal".into(), seal);
-    put(&mut section, "second_place", audit.second_place.as_deref().map(|file| json!({ "file": path(file) })));
+    let second_place = audit.second_place.as_ref().map(|place| match place {
+        SecondPlace::File(file) => json!({ "file": path(file) }),
+        SecondPlace::Post { url, roots: None } => json!({ "url": url.to_string() }),
+        SecondPlace::Post { url, roots: Some(roots) } => json!({ "url": url.to_string(), "roots": path(roots) }),
+    });
+    put(&mut section, "second_place", second_place);
     Value::Object(section)
 }

@@ -136,6 +136,8 @@ pub struct Record<'a> {
     pub before: Hash,
     pub log: LogId,
     pub kind: &'a str,
+    /// When it was made, if it begins with that, as records do.
+    pub time: Option<&'a str>,
     pub hash: Hash,
     /// The line, without its end.
     pub line: &'a str,
@@ -163,7 +165,8 @@ impl<'a> Record<'a> {
         let rest = rest.strip_prefix("\",\"log\":\"").ok_or(LineFault::Form)?;
         let (log, rest) = read_hex::<16>(rest)?;
         let rest = rest.strip_prefix("\",\"kind\":\"").ok_or(LineFault::Form)?;
-        let (kind, _) = rest.split_once('"').ok_or(LineFault::Form)?;
+        let (kind, rest) = rest.split_once('"').ok_or(LineFault::Form)?;
+        let time = rest.strip_prefix(",\"time\":\"").and_then(|rest| rest.split_once('"'));
         let hashed = line.len().checked_sub(TAIL_BYTES).ok_or(LineFault::Form)?;
         let tail = line.get(hashed..).ok_or(LineFault::Form)?;
         let tail = tail.as_bytes().strip_prefix(HASH).and_then(|tail| std::str::from_utf8(tail).ok());
@@ -174,7 +177,7 @@ impl<'a> Record<'a> {
         if hash(&line.as_bytes()[..hashed]) != said {
             return Err(LineFault::Hash);
         }
-        Ok(Self { number, before, log: LogId(log), kind, hash: said, line })
+        Ok(Self { number, before, log: LogId(log), kind, time: time.map(|(time, _)| time), hash: said, line })
     }
 
     /// Of a signed record: the bytes that the signature is about, and the signature.

@@ -73,14 +73,19 @@ impl Signer {
             archived: HashMap::new(),
             id: None,
             strictness: Strictness::Strict,
+            now: SystemTime::now(),
         }
     }
 
     pub fn seal(&self, chain: &mut Chain, lines: &mut Vec<u8>) {
+        self.seal_at(chain, lines, SystemTime::now());
+    }
+
+    pub fn seal_at(&self, chain: &mut Chain, lines: &mut Vec<u8>, now: SystemTime) {
         let sealer = Sealer::new(&self.svid).unwrap();
         let mut body = Vec::new();
         record::write(&mut body, KIND, |object| {
-            sealer.write(object, Cause::Interval, 1, None, SystemTime::now());
+            sealer.write(object, Cause::Interval, 1, None, now);
         });
         chain.append_signed(&body, lines, |line| sealer.sign(line)).unwrap();
     }

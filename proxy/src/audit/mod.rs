@@ -11,27 +11,32 @@ pub mod archive;
 pub mod chain;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod history;
 mod queue;
 pub mod record;
 pub mod seal;
+mod second_place;
 mod target;
 pub mod verify;
 pub mod watch;
 mod writer;
 
+pub use history::BROKEN_MARK;
 pub use queue::Place;
 pub use target::OpenError;
 
 use crate::identity::IdentityStore;
 use crate::telemetry::record::{ConnectionRecord, RequestRecord};
 use crate::telemetry::{Direction, Metrics};
+use crate::upstream::client::chain as chain_of;
 use postern_config::audit::Decisions;
 use postern_config::{Audit, SvidSelector};
 use queue::Queue;
 use record::{Decision, Event, Outcome, Process};
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use writer::Writer;
 
 /// A cheap handle; its clones write to the same log.
@@ -71,15 +76,18 @@ impl AuditLog {
         let Some(config) = config else { return Ok(Self::off()) };
         let decisions = config.decisions;
         let queue = Arc::new(Queue::new(config.on_full, start.metrics));
-        let process = Process {
-            boot: start.boot,
-            policy: start.policy,
-            denials: decisions.denials,
-            allows_percent: decisions.allows_percent,
+        let (config, svid, policy) = (config.clone(), start.svid.clone(), start.policy.to_owned());
+        let (boot, identity, metrics) = (start.boot, start.identity.clone(), start.metrics.clone());
+        let its = queue.clone();
+        let open = move || {
+            let (denials, allows_percent) = (decisions.denials, decisions.allows_percent);
+            let process = Process { boot, policy: &policy, denials, allows_percent };
+            Writer::open(&config, &svid, &identity, &process, &its, &metrics)
         };
-        let writer = Writer::open(config, start.svid, start.identity, &process, &queue, start.metrics)?;
+        let writer = open()?;
         let thread = std::thread::Builder::new().name("audit-log".to_owned());
-        thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
+        let its = queue.clone();
+        thread.spawn(move || keep_alive(&its, writer, Writer::run, open)).map_err(OpenError::Thread)?;
         Ok(Self(Some(Arc::new(Open { queue, decisions }))))
     }
 
@@ -93,7 +101,17 @@ impl AuditLog {
         self.0.as_ref().is_some_and(|open| open.queue.blocks())
     }
 
-    /// With `on_full: block`, waits until the record of a decision will have a place.
+    /// With `on_full: block`, waits until there is a place, which it leaves to others: nothing is begun that could not be
+    /// recorded now.
+    ///
+    /// # Cancellation
+    /// Gives its turn up.
+    pub async fn room(&self) {
+        drop(self.place().await);
+    }
+
+    /// With `on_full: block`, waits until the record of a decision will have a place. To be taken when the decision is made,
+    /// and not before: who holds one keeps it from others.
     ///
     /// # Cancellation
     /// Gives its turn up.
@@ -154,7 +172,7 @@ impl AuditLog {
 impl Open {
     fn wants(&self, outcome: Outcome) -> bool {
         match outcome {
-            Outcome::Refused | Outcome::Observed | Outcome::Cut => self.decisions.denials,
+            Outcome::Refused | Outcome::Observed | Outcome::Failed | Outcome::Cut => self.decisions.denials,
             Outcome::Allowed => match self.decisions.allows_percent {
                 0 => false,
                 share => share >= 100 || fastrand::u8(..100) < share,
@@ -172,6 +190,38 @@ impl Open {
             self.queue.push(place, body);
         });
     }
+}
+
+/// Between two attempts to begin again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs the writer until the end of the process. After a defect another one begins, with what is in the file; until then it is
+/// as with a disk that takes nothing.
+fn keep_alive<W, E: std::error::Error + 'static>(
+    queue: &Queue,
+    mut writer: W,
+    run: impl Fn(W),
+    open: impl Fn() -> Result<W, E>,
+) {
+    while catch_unwind(AssertUnwindSafe(|| run(writer))).is_err() {
+        queue.lose_in_hand();
+        tracing::error!("a defect ended the writer of the audit log; it begins again");
+        writer = loop {
+            queue.pause(BEGIN_AGAIN);
+            match open() {
+                Ok(writer) => break writer,
+                Err(error) => {
+                    let error = chain_of(&error);
+                    tracing::error!(error, "the writer of the audit log cannot begin again");
+                }
+            }
+            if queue.is_stopping() {
+                queue.abandon();
+                return queue.ended();
+            }
+        };
+    }
+    queue.ended();
 }
 
 impl Drop for Open {

@@ -1,8 +1,10 @@
 //! Between those who decide and the one who writes: a bounded number of records that wait.
 //!
-//! A place is a permit of a semaphore. With `on_full: block` a request takes one before it is decided, and waits for as
-//! long as there is none; with `gap`, and where nothing can wait, a record that finds no place is counted. A place is free
-//! again when its record has been written.
+//! A place is a permit of a semaphore, free again when its record has been written. With `on_full: block` whoever decides
+//! waits for as long as there is none, twice: before he begins, for there to be one, and with his decision made, for one that
+//! his record takes at once. Between the two he holds none: a slow caller or upstream keeps nobody from being recorded. A
+//! record that cannot wait (its request was given up) goes beyond the places. With `gap` a record that finds no place is
+//! counted.
 
 use crate::telemetry::Metrics;
 use postern_config::audit::OnFull;
@@ -46,6 +48,10 @@ struct Waiting {
     /// Bodies of records, each with a line break behind it.
     bodies: Vec<u8>,
     records: usize,
+    /// Of those, the ones that took places.
+    placed: usize,
+    /// Of the batch that the writer has.
+    in_hand: (usize, usize),
     lost: Lost,
     strangers: Strangers,
     flush: u64,
@@ -77,7 +83,8 @@ pub(super) struct Lost {
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) bodies: Vec<u8>,
-    records: usize,
+    pub(super) records: usize,
+    placed: usize,
     /// After those.
     pub(super) lost: Lost,
     /// Of callers whom nobody knows, besides.
@@ -107,7 +114,7 @@ impl Queue {
     /// # Cancellation
     /// Gives its turn up.
     pub(super) async fn place(&self) -> Place {
-        // It is never closed.
+        // Closed when nobody writes any more: the record is counted as lost then.
         Place(self.places.clone().acquire_owned().await.ok())
     }
 
@@ -130,28 +137,31 @@ impl Queue {
         let was_kept = place.0.is_some();
         let permit = place.0.or_else(|| self.places.clone().try_acquire_owned().ok());
         let mut waiting = self.waiting();
-        let has_room = was_kept || waiting.bodies.len() + body.len() <= BYTES_MAX;
         let was_idle = waiting.records == 0 && waiting.lost.count == 0;
-        match permit.filter(|_| has_room) {
-            Some(permit) => {
-                // The writer gives it back.
-                permit.forget();
-                waiting.bodies.extend_from_slice(body);
-                waiting.bodies.push(b'\n');
-                waiting.records += 1;
-            }
-            None => {
-                waiting.lost.count += 1;
-                if waiting.lost.since.is_none() {
-                    waiting.lost.since = Some(SystemTime::now());
-                    tracing::error!("the audit log cannot be written fast enough: records are being lost");
-                }
-                self.metrics.audit.lost(1);
-            }
+        let has_place = permit.is_some() || self.blocks();
+        let has_room = was_kept || waiting.bodies.len() + body.len() <= BYTES_MAX;
+        let is_taken = has_place && has_room && !waiting.has_ended;
+        let is_first_lost = !is_taken && waiting.lost.count == 0;
+        if is_taken {
+            waiting.placed += usize::from(permit.is_some());
+            // The writer gives it back.
+            permit.into_iter().for_each(OwnedSemaphorePermit::forget);
+            waiting.bodies.extend_from_slice(body);
+            waiting.bodies.push(b'\n');
+            waiting.records += 1;
+        } else {
+            waiting.lose(1);
         }
+        // Nothing is counted or logged with the lock held: all workers come by here.
         drop(waiting);
         if was_idle {
             self.wake.notify_one();
+        }
+        if !is_taken {
+            self.metrics.audit.lost(1);
+        }
+        if is_first_lost {
+            tracing::error!("the audit log cannot be written fast enough: records are being lost");
         }
     }
 
@@ -174,6 +184,8 @@ impl Queue {
         batch.bodies.shrink_to(BUFFER_KEPT_BYTES);
         std::mem::swap(&mut waiting.bodies, &mut batch.bodies);
         batch.records = std::mem::take(&mut waiting.records);
+        batch.placed = std::mem::take(&mut waiting.placed);
+        waiting.in_hand = (batch.records, batch.placed);
         batch.lost = std::mem::take(&mut waiting.lost);
         batch.left_out = Lost::default();
         let (now, is_last) = (Instant::now(), waiting.stop);
@@ -190,14 +202,37 @@ impl Queue {
 
     /// The records of `batch` are written, or will never be.
     pub(super) fn finished(&self, batch: &Batch) {
-        self.places.add_permits(batch.records);
-        self.waiting().flushed = batch.flush;
+        self.places.add_permits(batch.placed);
+        let mut waiting = self.waiting();
+        waiting.in_hand = (0, 0);
+        waiting.flushed = batch.flush;
+        drop(waiting);
         self.done.notify_all();
     }
 
-    /// The writer will take nothing more.
+    /// The writer will take nothing more. Returns how many records it has not taken.
+    pub(super) fn abandon(&self) -> u64 {
+        let mut waiting = self.waiting();
+        waiting.has_ended = true;
+        waiting.bodies = Vec::new();
+        std::mem::take(&mut waiting.records) as u64
+    }
+
+    /// The writer died of a defect: what it had in hand counts as lost, although some of it may have been written. Its places
+    /// are free again, so that whoever waits for one goes on.
+    pub(super) fn lose_in_hand(&self) {
+        let mut waiting = self.waiting();
+        let (records, placed) = std::mem::take(&mut waiting.in_hand);
+        waiting.lose(records as u64);
+        drop(waiting);
+        self.metrics.audit.lost(records as u64);
+        self.places.add_permits(placed);
+    }
+
+    /// Nobody will write any more: nobody is to wait for that.
     pub(super) fn ended(&self) {
         self.waiting().has_ended = true;
+        self.places.close();
         self.done.notify_all();
     }
 
@@ -253,6 +288,13 @@ impl Queue {
 }
 
 impl Waiting {
+    fn lose(&mut self, records: u64) {
+        self.lost.count += records;
+        if records > 0 {
+            self.lost.since.get_or_insert_with(SystemTime::now);
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.records == 0 && self.lost.count == 0 && !self.reopen && !self.stop && self.flush == self.flushed
     }

@@ -4,6 +4,7 @@
 //! Names are the access log's where both say the same. No header, body, query or key is ever in a record, every field is
 //! bounded, and what came from a peer is escaped (THREATS HD-19, HD-22).
 
+use super::chain::LogId;
 use crate::break_glass::Active;
 use crate::capture::Remote;
 use crate::identity::{Bundle, Svid};
@@ -28,6 +29,12 @@ pub const RESUMED: &str = "resumed";
 pub const GAP: &str = "gap";
 /// So many refusals of callers whom nobody knows have no records of their own.
 pub const LEFT_OUT: &str = "left_out";
+/// The clock was set back: records behind this one say times before those of records in front of it.
+pub const CLOCK: &str = "clock";
+/// What a process found where it was to go on was not what had been written: it lies beside, and this log is another one.
+pub const BROKEN: &str = "broken";
+/// So many seals did not come to the second place.
+pub const UNSENT: &str = "unsent";
 /// The last record of a process but for the seal.
 pub const CLOSED: &str = "closed";
 
@@ -40,6 +47,8 @@ pub enum Outcome {
     Refused,
     /// The rules refuse it, and it is let through: `mode: observe`.
     Observed,
+    /// It was allowed, and could not be done: `refusal` says why.
+    Failed,
     /// It had been allowed; then trust or permission ended.
     Cut,
 }
@@ -50,6 +59,7 @@ impl Outcome {
             Self::Allowed => "allowed",
             Self::Refused => "refused",
             Self::Observed => "observed",
+            Self::Failed => "failed",
             Self::Cut => "cut",
         }
     }
@@ -317,6 +327,40 @@ pub struct Resumed<'a> {
     pub was_closed: bool,
     /// SHA-256 and length of half a line that it left.
     pub torn: Option<(&'a [u8; 32], usize)>,
+    /// First and last number of the records before it that were verified.
+    pub verified: Option<(u64, u64)>,
+}
+
+/// A history that could not be gone on with.
+pub struct Broken<'a> {
+    /// Where it lies now.
+    pub file: &'a str,
+    /// What is wrong with it, and how often something is.
+    pub found: &'a str,
+    pub findings: usize,
+    pub log: Option<LogId>,
+    pub last: u64,
+}
+
+pub fn write_broken(broken: &Broken<'_>, buffer: &mut Vec<u8>, now: SystemTime) {
+    write(buffer, BROKEN, |object| {
+        object.time("time", now);
+        object.text("file", broken.file, DETAIL_BYTES_MAX);
+        object.text("found", broken.found, DETAIL_BYTES_MAX);
+        object.number("findings", broken.findings);
+        if let Some(log) = broken.log {
+            object.text("broken.log", &log.to_string(), NAME_BYTES_MAX);
+        }
+        object.number("broken.last", broken.last);
+    });
+}
+
+/// `before`: the time to which the log had come.
+pub fn write_clock(before: SystemTime, buffer: &mut Vec<u8>, now: SystemTime) {
+    write(buffer, CLOCK, |object| {
+        object.time("time", now);
+        object.time("before", before);
+    });
 }
 
 impl Process<'_> {
@@ -331,6 +375,10 @@ impl Process<'_> {
             if let Some((digest, bytes)) = found.torn {
                 object.text("torn.sha256", &hex(digest), NAME_BYTES_MAX);
                 object.number("torn.bytes", bytes);
+            }
+            if let Some((first, last)) = found.verified {
+                object.number("verified.first", first);
+                object.number("verified.last", last);
             }
         });
     }

@@ -1,8 +1,10 @@
 //! Where the log is written: a file with those that were full before it, or standard output. Whole lines in their order.
 
 use super::chain::{Chain, Hash, LINE_BYTES_MAX, Record, last_line};
+use super::history::{History, SetAside};
 use super::record::CLOSED;
 use super::seal;
+use super::verify::times::Stamp;
 use crate::tls::bundle::sha256;
 use postern_config::audit::{AuditTarget, Rotate};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -10,7 +12,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often we look whether the file was renamed or removed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +36,12 @@ pub(super) struct Found {
     pub(super) torn: Option<(Hash, usize)>,
     /// The last line was not ended: ours is not to continue it.
     pub(super) needs_line_break: bool,
+    /// When the last record was made.
+    pub(super) last_time: Option<SystemTime>,
+    /// First and last number of the records before, which were verified.
+    pub(super) verified: Option<(u64, u64)>,
+    /// What was there, and could not be gone on with.
+    pub(super) broken: Option<SetAside>,
 }
 
 /// Why there can be no log.
@@ -51,12 +59,14 @@ pub enum OpenError {
         path.display()
     )]
     NoRecord { path: PathBuf, source: super::chain::LineFault },
+    #[error("{} is not what was written, and cannot be set aside for another log", path.display())]
+    NotSetAside { path: PathBuf, source: io::Error },
     #[error("standard output cannot be used")]
     Stdout(#[source] io::Error),
     #[error("the writer cannot be started")]
     Thread(#[source] io::Error),
-    #[error("the second place for seals, {}, cannot be opened", path.display())]
-    SecondPlace { path: PathBuf, source: io::Error },
+    #[error("the second place for seals, {place}, cannot be used")]
+    SecondPlace { place: String, source: io::Error },
 }
 
 impl Target {
@@ -71,11 +81,11 @@ impl Target {
             }
             AuditTarget::File { path, rotate } => (path, *rotate),
         };
-        let (file, bytes) = open(path)?;
-        let mut found = find(&file, bytes, path)?;
-        if found.chain.is_none() && found.torn.is_none() {
-            // A process that was killed while it rotated, or somebody else who did: the chain goes on all the same.
-            found = find_rotated(path)?;
+        let (mut file, mut bytes) = open(path)?;
+        let mut found = go_on(&file, bytes, path)?;
+        if found.broken.is_some() {
+            (file, bytes) = open(path)?;
+            found.needs_line_break = false;
         }
         let look_at = Instant::now() + LOOK_EVERY;
         Ok((Self { file, place: Some((path.clone(), rotate)), bytes, look_at }, found))
@@ -102,15 +112,16 @@ impl Target {
             (self.file, self.bytes) = open(path).map_err(io::Error::other)?;
             return Ok(());
         }
-        for number in (1..rotate.keep).rev() {
-            match std::fs::rename(numbered(path, number), numbered(path, number + 1)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+        // Those behind a free number stay where they are: an attempt that failed shifts nothing the next time.
+        let is_there = |number: &u32| numbered(path, *number).symlink_metadata().is_ok();
+        let shifted = (1..rotate.keep).take_while(is_there).count() as u32;
+        for number in (1..=shifted).rev() {
+            std::fs::rename(numbered(path, number), numbered(path, number + 1))?;
         }
         std::fs::rename(path, numbered(path, 1))?;
         let (file, bytes) = open(path).map_err(io::Error::other)?;
         (self.file, self.bytes) = (file, bytes);
+        synchronize_folder(path);
         Ok(())
     }
 
@@ -161,6 +172,14 @@ impl Target {
     }
 }
 
+/// A power failure takes names as well as contents.
+pub(super) fn synchronize_folder(of: &Path) {
+    let folder = of.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        tracing::warn!(%error, folder = %folder.display(), "the audit log's folder cannot be synchronized with its disk");
+    }
+}
+
 fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
     let ours = file.metadata()?;
     Ok(std::fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
@@ -188,6 +207,37 @@ fn open(path: &Path) -> Result<(File, u64), OpenError> {
     }
 }
 
+/// Finds the end of the chain, and verifies what leads to it.
+fn go_on(file: &File, bytes: u64, path: &Path) -> Result<Found, OpenError> {
+    let unread = |source| OpenError::Unread { path: path.to_owned(), source };
+    let now = SystemTime::now();
+    let found = find(file, bytes, path).and_then(|found| match found.chain {
+        Some(_) => Ok(found),
+        // A process that was killed while it rotated, or somebody else who did: the chain goes on all the same.
+        None => find_rotated(path).map(|before| Found {
+            was_closed: before.was_closed && found.torn.is_none(),
+            torn: found.torn.or(before.torn),
+            needs_line_break: found.needs_line_break,
+            ..before
+        }),
+    });
+    if matches!(&found, Ok(found) if found.chain.is_none()) {
+        return found;
+    }
+    let torn = found.as_ref().ok().and_then(|found| found.torn).map_or(0, |(_, bytes)| bytes as u64);
+    let history = History::read(path, bytes, torn, now).map_err(unread)?;
+    match found {
+        Ok(found) if history.is_intact() => Ok(Found { verified: history.range(), ..found }),
+        Err(error) if history.is_foreign() => Err(error),
+        _ => {
+            let aside = history.set_aside(now);
+            let broken = aside.map_err(|source| OpenError::NotSetAside { path: path.to_owned(), source })?;
+            synchronize_folder(path);
+            Ok(Found { broken: Some(broken), ..Found::default() })
+        }
+    }
+}
+
 /// How a file of `bytes` ends.
 fn find(mut file: &File, bytes: u64, path: &Path) -> Result<Found, OpenError> {
     // The last line, and half a line behind it.
@@ -201,18 +251,26 @@ fn find(mut file: &File, bytes: u64, path: &Path) -> Result<Found, OpenError> {
     let needs_line_break = !torn.is_empty();
     if let Ok(record) = Record::read(torn) {
         // All of it but the line break.
-        let (chain, was_closed) = (Some(Chain::after(&record)), is_close(&record));
-        return Ok(Found { chain, was_closed, torn: None, needs_line_break });
+        return Ok(Found { needs_line_break, ..behind(&record) });
     }
     let torn = needs_line_break.then(|| (sha256(torn), torn.len()));
     if !end.contains(&b'\n') && bytes <= END_BYTES_MAX {
         // Nothing, or the first line of a log, which was never written to its end.
-        return Ok(Found { chain: None, was_closed: false, torn, needs_line_break });
+        return Ok(Found { torn, needs_line_break, ..Found::default() });
     }
     let no_record = |source| OpenError::NoRecord { path: path.to_owned(), source };
     let record = Record::read(&end[line]).map_err(no_record)?;
-    let was_closed = is_close(&record) && torn.is_none();
-    Ok(Found { chain: Some(Chain::after(&record)), was_closed, torn, needs_line_break })
+    let found = behind(&record);
+    Ok(Found { was_closed: found.was_closed && torn.is_none(), torn, needs_line_break, ..found })
+}
+
+fn behind(last: &Record<'_>) -> Found {
+    Found {
+        chain: Some(Chain::after(last)),
+        was_closed: is_close(last),
+        last_time: last.time.and_then(Stamp::read).and_then(|stamp| stamp.time()),
+        ..Found::default()
+    }
 }
 
 /// The newest of the full files.

@@ -8,9 +8,10 @@ use super::{AuditLog, OpenError, Start};
 use crate::identity::IdentityStore;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord};
 use crate::telemetry::{Direction, Metrics};
-use postern_config::audit::{Decisions, OnFull, Rotate, Seal};
+use postern_config::audit::{Decisions, OnFull, PostUrl, Rotate, Seal, SecondPlace};
 use postern_config::{Audit, AuditTarget, Mode, Place, SvidSelector};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -186,6 +187,7 @@ fn rotation_keeps_the_chain_seals_each_file_and_removes_the_oldest() {
 fn what_cannot_be_rotated_grows_and_loses_nothing() {
     let mut scene = Scene::new();
     scene.rotate(64 << 10, 3);
+    fs::write(numbered(&scene.path(), 1), "").unwrap();
     fs::create_dir(numbered(&scene.path(), 2)).unwrap();
     fs::write(numbered(&scene.path(), 3), "").unwrap();
     let log = scene.open().unwrap();
@@ -220,7 +222,7 @@ fn the_bundle_is_kept_beside_the_log_and_vouches_for_its_seals() {
 fn seals_come_after_so_many_records() {
     let mut scene = Scene::new();
     scene.config.seal.records = 4;
-    scene.config.second_place = Some(scene.folder.path().join("second"));
+    scene.config.second_place = Some(SecondPlace::File(scene.folder.path().join("second")));
     let log = scene.open().unwrap();
     decide(&log, Outcome::Refused, 0..3);
     log.flush();
@@ -382,4 +384,302 @@ fn follows_a_rename_with_the_same_chain() {
 fn make_room(path: &Path) {
     // The writer makes a file where there is none.
     fs::remove_file(path).unwrap();
+}
+
+/// Somebody changes the file while nobody writes it. The next process signs what it writes, and not that.
+#[test]
+fn what_was_changed_between_two_processes_is_set_aside_and_not_sealed() {
+    let forge = |lines: &mut Vec<String>| {
+        // Of the last processes' records: as one that never was a denial, in a chain that agrees with itself.
+        let mut forged = Vec::new();
+        let first = Record::read(lines[0].as_bytes()).unwrap();
+        let mut chain = super::chain::Chain::begin(first.log);
+        for line in &*lines {
+            let (from, to) = (line.find("\"kind\"").unwrap(), line.rfind(",\"hash\"").unwrap());
+            chain.append(line[from..to].replace("refused", "allowed").as_bytes(), &mut forged);
+        }
+        *lines = String::from_utf8(forged).unwrap().lines().map(str::to_owned).collect();
+    };
+    type Edit<'a> = (&'a str, &'a dyn Fn(&mut Vec<String>), &'a str);
+    let edits: [Edit<'_>; 5] = [
+        ("a letter", &|lines| lines[1] = lines[1].replace("refused", "allowed"), "record 2 was changed"),
+        ("removed", &|lines| drop(lines.remove(1)), "record 2 was removed"),
+        ("the last", &|lines| *lines.last_mut().unwrap() = "{}".to_owned(), "record 5 was changed"),
+        ("not the first", &|lines| drop(lines.drain(..1)), ""),
+        ("with its hashes", &forge, "the seal in record 5 proves nothing"),
+    ];
+    for (name, edit, expected) in edits {
+        let scene = Scene::new();
+        let log = scene.open().unwrap();
+        decide(&log, Outcome::Refused, 0..2);
+        log.close();
+        drop(log);
+        let mut lines: Vec<_> = fs::read_to_string(scene.path()).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 5);
+        edit(&mut lines);
+        fs::write(scene.path(), super::fixtures::text(&lines)).unwrap();
+        let log = scene.open().unwrap();
+        decide(&log, Outcome::Refused, 2..3);
+        log.close();
+        drop(log);
+        if expected.is_empty() {
+            // Its beginning may have been rotated away: whoever verifies it says whether it has to be there.
+            assert_eq!(scene.kinds()[4..], ["resumed", "connection", "closed", "seal"], "{name}");
+            continue;
+        }
+        assert_eq!(scene.kinds(), ["opened", "broken", "connection", "closed", "seal"], "{name}");
+        let text = fs::read_to_string(scene.path()).unwrap();
+        assert!(text.contains(expected), "{name}: {text}");
+        assert_eq!((scene.verified().findings.len(), scene.verified().unsealed()), (0, 0), "{name}");
+        let entries = fs::read_dir(scene.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let aside: Vec<_> = entries.filter(|path| path.to_string_lossy().contains(super::BROKEN_MARK)).collect();
+        assert_eq!(fs::read(&aside[0]).unwrap(), super::fixtures::text(&lines), "{name}: it is kept as it was found");
+        assert!(scene.metrics.render().contains("postern_audit_broken_total 1\n"), "{name}");
+    }
+}
+
+/// Who takes the seals away as well leaves a chain that agrees with itself: no later seal covers it.
+#[test]
+fn what_lay_unsealed_between_two_processes_is_vouched_for_by_nobody() {
+    let scene = Scene::new();
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.close();
+    drop(log);
+    let written = fs::read_to_string(scene.path()).unwrap();
+    let without_seal: Vec<_> = written.lines().take(4).map(str::to_owned).collect();
+    fs::write(scene.path(), super::fixtures::text(&without_seal)).unwrap();
+    scene.open().unwrap().close();
+    let report = scene.verified();
+    assert_eq!((report.findings.len(), report.unsealed()), (0, 0));
+    let spans: Vec<_> = report.spans.iter().map(|span| (span.first, span.last, span.by.is_some())).collect();
+    assert_eq!(spans, [(1, 4, false), (5, 7, true)]);
+    let text = fs::read_to_string(scene.path()).unwrap();
+    assert!(text.contains("\"verified.first\":1,\"verified.last\":4"), "{text}");
+}
+
+#[test]
+fn a_change_in_the_full_file_before_is_found_at_the_start_too() {
+    let mut scene = Scene::new();
+    scene.rotate(64 << 10, 3);
+    let log = scene.open().unwrap();
+    for number in 0..200 {
+        decide(&log, Outcome::Refused, number..number + 1);
+    }
+    log.close();
+    drop(log);
+    let full = numbered(&scene.path(), 1);
+    let text = fs::read_to_string(&full).unwrap();
+    fs::write(&full, text.replacen("refused", "allowed", 1)).unwrap();
+    scene.open().unwrap().close();
+    let lines = fs::read_to_string(scene.path()).unwrap();
+    assert!(lines.contains("\"kind\":\"broken\"") && lines.contains("audit.json.1: record 2 was changed"), "{lines}");
+    assert!(!full.exists(), "it is set aside as well");
+    // What is no log at all stays where it is.
+    fs::write(scene.path(), "not ours\n").unwrap();
+    assert!(matches!(scene.open(), Err(OpenError::NoRecord { .. })));
+}
+
+/// A process was killed while it wrote the first line of a file that it had just rotated.
+#[test]
+fn the_chain_goes_on_behind_half_a_first_line() {
+    let mut scene = Scene::new();
+    scene.rotate(64 << 10, 3);
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.flush();
+    let written = fs::read(scene.path()).unwrap();
+    log.close();
+    drop(log);
+    fs::write(numbered(&scene.path(), 1), &written).unwrap();
+    fs::write(scene.path(), "{\"seq\":4,\"prev\":\"00").unwrap();
+    scene.open().unwrap().close();
+    let report = scene.verified();
+    assert_eq!((report.findings.as_slice(), report.torn.len(), report.first, report.last), (&[][..], 1, 1, 6));
+    let text = fs::read_to_string(scene.path()).unwrap();
+    let report = verify(vec![text.as_bytes()], &scene.signer.judge(), &Expected::default()).unwrap();
+    assert_eq!((report.findings.as_slice(), report.first), (&[][..], 4), "also by itself");
+}
+
+#[test]
+fn a_rotation_that_fails_again_and_again_shifts_nothing_away() {
+    let scene = Scene::new();
+    let target = AuditTarget::File { path: scene.path(), rotate: Some(Rotate { size: 1 << 20, keep: 5 }) };
+    let (mut target, _) = super::target::Target::open(&target).unwrap();
+    fs::write(numbered(&scene.path(), 2), "two").unwrap();
+    target.rotate().unwrap();
+    assert_eq!(fs::read(numbered(&scene.path(), 2)).unwrap(), b"two", "it is behind a free number");
+    assert!(numbered(&scene.path(), 1).exists());
+}
+
+#[test]
+fn a_second_place_with_half_a_line_stays_readable() {
+    let mut scene = Scene::new();
+    let second = scene.folder.path().join("second");
+    fs::write(&second, "{\"seq\":3,\"pre").unwrap();
+    scene.config.second_place = Some(SecondPlace::File(second.clone()));
+    scene.open().unwrap().close();
+    let text = fs::read_to_string(&second).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(Record::read(lines[1].as_bytes()).unwrap().kind, "seal");
+}
+
+/// A pipe that nobody reads has room for 64 KiB.
+#[test]
+fn a_second_place_that_hangs_keeps_nobody() {
+    let mut scene = Scene::new();
+    let second = scene.folder.path().join("second");
+    make_pipe(&second);
+    scene.config.seal.records = 2;
+    scene.config.second_place = Some(SecondPlace::File(second));
+    let started = Instant::now();
+    let log = scene.open().unwrap();
+    for number in 0..400 {
+        decide(&log, Outcome::Refused, number..number + 1);
+        log.flush();
+    }
+    log.close();
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!((scene.verified().findings.len(), scene.metrics.audit.lost_so_far()), (0, 0));
+    let kinds = scene.kinds();
+    assert!(kinds.iter().filter(|kind| *kind == "connection").count() == 400);
+    assert!(kinds.iter().any(|kind| kind == "unsent"), "what did not arrive is recorded");
+    assert!(!scene.metrics.render().contains("postern_audit_seals_unsent_total 0\n"));
+}
+
+fn make_pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// What can be sealed only with a certificate that nobody would believe then waits.
+#[test]
+fn what_could_not_be_verified_at_its_time_is_not_sealed() {
+    let scene = Scene::new();
+    let other = Signer::new();
+    let foreign = crate::identity::Snapshot { bundles: other.snapshot().bundles, ..scene.signer.snapshot() };
+    scene.identity.publish(|_| foreign);
+    scene.open().unwrap().close();
+    assert_eq!(scene.kinds(), ["opened", "closed"]);
+    scene.identity.publish(|_| scene.signer.snapshot());
+    scene.open().unwrap().close();
+    assert_eq!(scene.kinds()[2..], ["resumed", "closed", "seal"]);
+}
+
+#[test]
+fn a_bundle_beside_the_log_is_what_its_name_says() {
+    let scene = Scene::new();
+    scene.open().unwrap().close();
+    let path = || {
+        let entries = fs::read_dir(scene.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.into_iter().find(|path| path.to_string_lossy().ends_with(".pem")).unwrap()
+    };
+    let (bundle, content) = (path(), fs::read(path()).unwrap());
+    let elsewhere = scene.folder.path().join("elsewhere");
+    for spoil in [&(|| fs::write(&bundle, vec![b'x'; content.len()]).unwrap()) as &dyn Fn(), &|| {
+        fs::remove_file(&bundle).unwrap();
+        fs::write(&elsewhere, "untouched").unwrap();
+        symlink(&elsewhere, &bundle).unwrap();
+        symlink(&elsewhere, bundle.with_extension("unfinished")).unwrap();
+    }] {
+        spoil();
+        scene.open().unwrap().close();
+        assert!(bundle.symlink_metadata().unwrap().is_file());
+        assert_eq!(fs::read(&bundle).unwrap(), content);
+    }
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"untouched");
+}
+
+#[test]
+fn what_waits_at_the_end_and_comes_after_it_is_counted_as_lost() {
+    let scene = Scene::new();
+    symlink("/dev/full", scene.path()).unwrap();
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..3000);
+    log.close();
+    decide(&log, Outcome::Refused, 0..5);
+    // The first record of the log was not written either.
+    assert_eq!(scene.metrics.audit.lost_so_far(), 3006);
+}
+
+/// A defect in the writer is as a disk that takes nothing: nobody hangs, and what it had in hand is counted.
+#[tokio::test]
+async fn a_writer_that_dies_is_replaced_and_what_it_had_is_counted() {
+    let metrics = Arc::new(Metrics::new());
+    let queue = Arc::new(super::queue::Queue::new(OnFull::Block, &metrics));
+    for _ in 0..RECORDS_MAX {
+        queue.push(queue.place().await, b"\"kind\":\"request\"");
+    }
+    let its = queue.clone();
+    let (end, ended) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let mut batch = super::queue::Batch::default();
+        let (die, live) = (0, 1);
+        let run = |life: u8| {
+            its.take(None, &mut super::queue::Batch::default());
+            assert_ne!(life, die, "a defect");
+            ended.recv().unwrap();
+        };
+        super::keep_alive(&its, die, run, || Ok::<_, std::io::Error>(live));
+        its.take(Some(Instant::now()), &mut batch);
+    });
+    let waiting = tokio::time::timeout(Duration::from_secs(20), queue.place()).await;
+    assert!(waiting.is_ok(), "nobody hangs");
+    end.send(()).unwrap();
+    assert_eq!(metrics.audit.lost_so_far(), RECORDS_MAX as u64);
+    thread.join().unwrap();
+}
+
+/// A server that fails at first, and keeps what comes then.
+#[test]
+fn seals_are_posted_until_they_are_kept() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let answers = ["500 Internal Server Error", "307 Temporary Redirect", "204 No Content", "200 OK"];
+        let request = |answer: &str| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut head, mut read) = (Vec::new(), [0; 1]);
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut read).unwrap();
+                head.push(read[0]);
+            }
+            let head = String::from_utf8(head).unwrap().to_lowercase();
+            let length = head.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap();
+            let mut body = vec![0; length.parse().unwrap()];
+            stream.read_exact(&mut body).unwrap();
+            let answer = format!("HTTP/1.1 {answer}\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+            (head, String::from_utf8(body).unwrap())
+        };
+        answers.map(request)
+    });
+    let mut scene = Scene::new();
+    let url = PostUrl::parse(&format!("http://{address}/seals?of=orders")).unwrap();
+    scene.config.second_place = Some(SecondPlace::Post { url, roots: None });
+    scene.config.seal.records = 2;
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..2);
+    log.flush();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !server.is_finished() {
+        assert!(Instant::now() < end, "{:?}", scene.kinds());
+        decide(&log, Outcome::Refused, 2..4);
+        log.flush();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let requests = server.join().unwrap();
+    for (head, _) in &requests {
+        assert!(head.starts_with("post /seals?of=orders http/1.1\r\n"), "{head}");
+        assert!(head.contains(&format!("host: {address}\r\n")) && head.contains("application/json"), "{head}");
+    }
+    let seals = requests.map(|(_, body)| (Record::read(body.trim_end().as_bytes()).unwrap().kind == "seal", body));
+    assert!(seals.iter().all(|(is_seal, _)| *is_seal));
+    assert_eq!((&seals[0].1, &seals[1].1), (&seals[2].1, &seals[2].1), "until it is kept, the same");
+    assert_ne!(seals[2].1, seals[3].1);
+    // Nobody is there any more: the end does not wait for long, and says what is missing.
+    let started = Instant::now();
+    log.close();
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(!scene.metrics.render().contains("postern_audit_seals_unsent_total 0\n"));
 }

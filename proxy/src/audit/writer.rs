@@ -6,21 +6,22 @@
 //! waited.
 
 use super::archive::Archive;
-use super::chain::{Chain, LogId};
+use super::chain::{Chain, LogId, Record};
+use super::history::SetAside;
 use super::queue::{Batch, Lost, Queue};
-use super::record::{self, Process, Resumed};
+use super::record::{self, Broken, Process, Resumed};
 use super::seal::{Cause, KIND, Sealer};
+use super::second_place::SecondPlace;
 use super::target::{Found, OpenError, Target};
-use crate::identity::IdentityStore;
+use super::verify::seals::Judge;
+use crate::identity::{IdentityStore, Snapshot, Svid};
 use crate::telemetry::Metrics;
+use crate::tls::Strictness;
 use crate::upstream::client::chain as with_causes;
 use aws_lc_rs::rand;
 use postern_config::SvidSelector;
 use postern_config::audit::{Audit, Seal};
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ROTATE_AGAIN: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for a target that takes nothing.
 const LAST_ATTEMPTS: Duration = Duration::from_secs(2);
+/// What a clock may go back by without a record of it: less than whoever verifies a seal's time lets pass.
+const CLOCK_STEP_MIN: Duration = Duration::from_secs(5);
 /// Lines are written when there are as many bytes, and at the end of a batch.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -45,7 +48,11 @@ pub(super) struct Writer {
     svid: SvidSelector,
     seal: Seal,
     archive: Archive,
-    second_place: Option<File>,
+    second_place: Option<SecondPlace>,
+    /// The latest time that is in the log.
+    newest: SystemTime,
+    /// Records of the batch in hand that are not appended yet.
+    in_hand: u64,
     /// Records since the last seal, and when they are to be sealed.
     unsealed: u64,
     seal_at: Option<Instant>,
@@ -72,22 +79,37 @@ impl Writer {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let (target, found) = Target::open(&config.to)?;
-        let second_place = config.second_place.as_deref().map(append_to).transpose()?;
+        let second_place = config.second_place.as_ref().map(|to| SecondPlace::open(to, metrics)).transpose()?;
         let (mut lines, mut body) = (Vec::new(), Vec::new());
-        let Found { chain, was_closed, torn, needs_line_break } = found;
+        let Found { chain, was_closed, torn, needs_line_break, last_time, verified, broken } = found;
         if needs_line_break {
             lines.push(b'\n');
         }
         let now = SystemTime::now();
+        let newest = last_time.unwrap_or(now);
         let is_new = chain.is_none() && torn.is_none();
         let mut chain = chain.unwrap_or_else(|| Chain::begin(random_id()));
         if is_new {
             process.write_opened(&mut body, now);
         } else {
             let torn = torn.as_ref().map(|(digest, bytes)| (digest, *bytes));
-            process.write_resumed(&Resumed { was_closed, torn }, &mut body, now);
+            process.write_resumed(&Resumed { was_closed, torn, verified }, &mut body, now);
         }
         chain.append(&body, &mut lines);
+        let mut unsealed = 1;
+        if let Some(broken) = broken {
+            metrics.audit.broken();
+            let (file, found) = (broken.file.display().to_string(), &*broken.found);
+            tracing::error!(
+                file,
+                found,
+                "the audit log was changed while nobody wrote it: it is kept, and another one begins"
+            );
+            let SetAside { findings, log, last, .. } = broken;
+            record::write_broken(&Broken { file: &file, found, findings, log, last }, &mut body, now);
+            chain.append(&body, &mut lines);
+            unsealed += 1;
+        }
         Ok(Self {
             queue: queue.clone(),
             target,
@@ -100,7 +122,9 @@ impl Writer {
             seal: config.seal,
             archive: Archive::beside(config.to.file()),
             second_place,
-            unsealed: 1,
+            newest,
+            in_hand: 0,
+            unsealed,
             seal_at: Some(Instant::now() + config.seal.every),
             is_unable_to_seal: false,
             rotate_at: None,
@@ -122,21 +146,25 @@ impl Writer {
             }
         }
         if let Err(GivenUp) = result {
-            let lines = self.lines[self.written..].iter().filter(|byte| **byte == b'\n').count();
-            self.metrics.audit.lost(lines as u64);
-            tracing::error!(records = lines, "the process ends, and the audit log takes nothing: these are lost");
+            let lines = self.lines[self.written..].split(|byte| *byte == b'\n');
+            let unwritten = lines.filter(|line| !line.is_empty() && !is_seal(line)).count() as u64;
+            let lost = unwritten + self.in_hand + self.queue.abandon();
+            self.metrics.audit.lost(lost);
+            tracing::error!(records = lost, "the process ends, and the audit log takes nothing: these are lost");
         }
-        let queue = self.queue.clone();
-        // Whoever opens the log next finds it unlocked.
-        drop(self);
-        queue.ended();
+        if let Some(second_place) = &self.second_place {
+            second_place.close(LAST_ATTEMPTS);
+        }
     }
 
     fn batch(&mut self, batch: &Batch) -> Result<(), GivenUp> {
         if batch.reopen {
             self.target.reopen_at_next_write();
         }
+        self.look_at_clock()?;
+        self.in_hand = batch.records as u64;
         for body in batch.bodies.split(|byte| *byte == b'\n').filter(|body| !body.is_empty()) {
+            self.in_hand -= 1;
             self.append(body)?;
         }
         if batch.lost.count > 0 {
@@ -146,11 +174,30 @@ impl Writer {
         if batch.left_out.count > 0 {
             self.count(record::LEFT_OUT, batch.left_out)?;
         }
+        if let Some(unsent) = self.second_place.as_ref().and_then(SecondPlace::take_unsent) {
+            self.count(record::UNSENT, unsent)?;
+        }
         self.flush()?;
         if self.seal_at.is_some_and(|at| at <= Instant::now()) {
             self.seal(Cause::Interval)?;
         }
         Ok(())
+    }
+
+    /// Whoever verifies seals compares what they say of when they were made with the records around them.
+    fn look_at_clock(&mut self) -> Result<(), GivenUp> {
+        let now = SystemTime::now();
+        let before = std::mem::replace(&mut self.newest, now);
+        if now + CLOCK_STEP_MIN >= before {
+            self.newest = now.max(before);
+            return Ok(());
+        }
+        tracing::warn!("the clock was set back; a record of the audit log says so");
+        let mut body = std::mem::take(&mut self.body);
+        record::write_clock(before, &mut body, now);
+        let appended = self.append(&body);
+        self.body = body;
+        appended
     }
 
     /// What has no records of its own is counted in one; what comes from now on is the next one's.
@@ -234,7 +281,7 @@ impl Writer {
             }
             return Ok(());
         }
-        let line = self.lines[start..].to_vec();
+        let line = self.second_place.is_some().then(|| self.lines[start..].to_vec());
         self.is_unable_to_seal = false;
         self.unsealed = 0;
         self.seal_at = None;
@@ -244,13 +291,16 @@ impl Writer {
             tracing::error!(%error, "the audit log cannot be synchronized with its disk");
         }
         self.metrics.audit.sealed(SystemTime::now());
-        self.send(&line);
+        if let (Some(second_place), Some(line)) = (&self.second_place, line) {
+            second_place.send(line);
+        }
         Ok(())
     }
 
     fn sign(&mut self, cause: Cause) -> Result<(), String> {
         let (snapshot, now) = (self.identity.load(), SystemTime::now());
         let svid = snapshot.select(&self.svid, now).map_err(|none| none.to_string())?;
+        verifies(&snapshot, svid, now)?;
         let sealer = Sealer::new(svid).ok_or("the SVID's key is of a kind that signs no seals")?;
         let bundle = self.archive.keep(&snapshot, svid);
         record::write(&mut self.body, KIND, |object| {
@@ -258,15 +308,6 @@ impl Writer {
         });
         let signed = self.chain.append_signed(&self.body, &mut self.lines, |line| sealer.sign(line));
         signed.map_err(|error| error.to_string())
-    }
-
-    /// A seal that does not arrive is missing there until the next one, which covers the same.
-    fn send(&mut self, seal: &[u8]) {
-        let Some(file) = &mut self.second_place else { return };
-        if let Err(error) = file.write_all(seal).and_then(|()| file.sync_data()) {
-            self.metrics.audit.failed();
-            tracing::error!(%error, "a seal of the audit log could not be written to its second place");
-        }
     }
 
     fn close(&mut self) -> Result<(), GivenUp> {
@@ -279,9 +320,25 @@ impl Writer {
     }
 }
 
-fn append_to(path: &Path) -> Result<File, OpenError> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    opened.map_err(|source| OpenError::SecondPlace { path: path.to_owned(), source })
+/// A seal that nobody could verify at the time that it says, because the clock is wrong or an authority has expired, waits for
+/// one that can be.
+fn verifies(snapshot: &Snapshot, svid: &Svid, now: SystemTime) -> Result<(), String> {
+    let trust_domain = svid.id.trust_domain();
+    let Some(bundle) = snapshot.bundles.get(&trust_domain) else { return Ok(()) };
+    let anchors = bundle.anchors.iter().map(|anchor| anchor.der.clone()).collect();
+    // Whether the leaf's form is strict is no matter of time; the data plane asks.
+    let judge = Judge {
+        trusted: Some((trust_domain, anchors)),
+        archived: HashMap::new(),
+        id: None,
+        strictness: Strictness::Compat,
+        now,
+    };
+    judge.believes(&svid.certified.cert, &svid.id, now)
+}
+
+fn is_seal(line: &[u8]) -> bool {
+    Record::read(line).is_ok_and(|record| record.kind == KIND)
 }
 
 fn random_id() -> LogId {

@@ -1,26 +1,28 @@
 //! `postern audit verify`: is this audit log what was written, who says so, and of how much of it?
 //!
-//! Everything is found out in [`crate::audit::verify`]; this file opens files and prints.
+//! Everything is found out in [`crate::audit::verify`]; this file opens files, and `describe` prints.
+
+mod describe;
 
 use super::output::print;
 use super::verify::{CannotTell as CertificatesUnread, read_pattern, read_pem, with_causes};
-use crate::audit::archive::MARK;
-use crate::audit::chain::{Hash, LINE_BYTES_MAX, Record, read_digits};
+use crate::audit::BROKEN_MARK;
+use crate::audit::archive::{BYTES_MAX, MARK};
+use crate::audit::chain::{Hash, Record, read_digits};
 use crate::audit::verify::seals::{Judge, Vouched};
-use crate::audit::verify::walk::{At, Finding};
-use crate::audit::verify::{Expected, Report, SecondPlace, verify};
+use crate::audit::verify::spans::Span;
+use crate::audit::verify::{Expected, Report, SecondPlace, first_number, read_line, verify_each};
 use crate::tls::Strictness;
 use crate::tls::bundle::sha256;
-use crate::tls::certificate::hex;
 use clap::{Args, Subcommand};
 use postern_config::{SpiffeIdError, TrustDomain};
 use rustls_pki_types::CertificateDer;
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// `postern audit …`
 #[derive(Args, Debug)]
@@ -31,7 +33,7 @@ pub struct AuditArgs {
 
 #[derive(Subcommand, Debug)]
 pub enum What {
-    /// Name every record that was changed, removed, inserted or moved: exit 0 none, 1 some, 2 could not tell
+    /// Name every record that was changed, removed, inserted or moved: exit 0 none, 1 some, 2 could not tell, 3 none but proven in part
     Verify(VerifyArgs),
 }
 
@@ -67,6 +69,11 @@ pub struct VerifyArgs {
 const INTACT: u8 = 0;
 const NOT_INTACT: u8 = 1;
 const COULD_NOT_TELL: u8 = 2;
+const PARTLY_PROVEN: u8 = 3;
+/// Above this, the lines that are no seals are no longer told apart.
+const BAD_SEALS_MAX: usize = 1000;
+/// Archived bundles that are read: one for each set of authorities.
+const BUNDLES_MAX: usize = 10_000;
 
 /// Verifies and prints.
 pub fn run(args: AuditArgs) -> ExitCode {
@@ -94,8 +101,6 @@ pub enum CannotTell {
     Empty(Vec<PathBuf>),
     #[error("`{0}` is no hash: write its 64 lower-case hexadecimal digits")]
     Hash(String),
-    #[error("line {line} of {} is no seal", path.display())]
-    NoSeal { path: PathBuf, line: usize },
     #[error("`{text}` is no trust domain: it")]
     TrustDomain { text: String, source: SpiffeIdError },
     #[error("the terms are not clear")]
@@ -108,6 +113,11 @@ pub struct Examined {
     files: Vec<PathBuf>,
     has_trusted: bool,
     has_second_place: bool,
+    /// Set aside at a start.
+    passed_over: Vec<PathBuf>,
+    /// Lines of the second place that are none.
+    bad_seals: Vec<u64>,
+    now: SystemTime,
 }
 
 /// The command without its printing.
@@ -115,25 +125,26 @@ pub struct Examined {
 /// # Errors
 /// [`CannotTell`]: nothing is known about the log.
 pub fn examine(args: &VerifyArgs) -> Result<Examined, CannotTell> {
-    let files = in_order(&args.files)?;
-    let expected = Expected {
-        head: args.expect_head.as_deref().map(read_hash).transpose()?,
-        seals: args.seals.as_deref().map(read_seals).transpose()?,
-        whole: args.whole,
-    };
+    let now = SystemTime::now();
+    let (named, passed_over) = without_broken(&args.files);
+    let files = in_order(&named)?;
+    let second_place = args.seals.as_deref().map(read_seals).transpose()?;
+    let (seals, bad_seals) = second_place.map_or((None, Vec::new()), |(seals, bad)| (Some(seals), bad));
+    let expected = Expected { head: args.expect_head.as_deref().map(read_hash).transpose()?, seals, whole: args.whole };
     let judge = Judge {
         trusted: trusted(args)?,
         archived: archived(&files),
         id: args.id.as_deref().map(read_pattern).transpose()?,
         strictness: if args.compat { Strictness::Compat } else { Strictness::Strict },
+        now,
     };
-    let readers = files.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    let report = verify(readers, &judge, &expected).map_err(CannotTell::Log)?;
+    let readers = files.iter().map(|path| open(path).map_err(io::Error::other));
+    let report = verify_each(readers, &judge, &expected).map_err(CannotTell::Log)?;
     if report.records == 0 && report.findings.is_empty() {
         return Err(CannotTell::Empty(files));
     }
     let (has_trusted, has_second_place) = (judge.trusted.is_some(), expected.seals.is_some());
-    Ok(Examined { report, files, has_trusted, has_second_place })
+    Ok(Examined { report, files, passed_over, bad_seals, has_trusted, has_second_place, now })
 }
 
 impl Examined {
@@ -141,8 +152,26 @@ impl Examined {
         match (self.report.findings.is_empty(), self.unknown()) {
             (false, _) => NOT_INTACT,
             (true, Some(_)) => COULD_NOT_TELL,
+            (true, None) if self.is_partly_proven() => PARTLY_PROVEN,
             (true, None) => INTACT,
         }
+    }
+
+    /// Records of which it is not known from a seal of those who wrote them, vouched for by somebody other than who could
+    /// write the log, that they are what was written. A head or a seal that is known from elsewhere proves all before it.
+    fn weak_spans(&self) -> impl Iterator<Item = &Span> {
+        let report = &self.report;
+        let proven = report.head_number().max(report.last_elsewhere).unwrap_or_default();
+        // What is behind the last seal is told apart.
+        let end = report.sealed.last.unwrap_or_default();
+        let is_weak = move |span: &&Span| {
+            span.by != Some(Vouched::ByTrusted) && span.last > proven && (span.by.is_some() || span.first < end)
+        };
+        report.spans.iter().filter(is_weak)
+    }
+
+    fn is_partly_proven(&self) -> bool {
+        self.weak_spans().next().is_some()
     }
 
     /// What keeps an unbroken chain from being proven. An expected head proves all that is before it, whoever sealed that.
@@ -166,131 +195,6 @@ impl Examined {
         let by_nobody = sealed.last_by_nobody.filter(|number| *number > trusted.max(head));
         by_nobody.map(|number| format!("the bundle that vouches for the seal in record {number} is not here"))
     }
-
-    fn describe(&self) -> String {
-        let mut text = String::new();
-        let report = &self.report;
-        for finding in &report.findings {
-            self.describe_finding(&mut text, finding);
-        }
-        let unknown = self.unknown();
-        let verdict = match (report.findings.len(), &unknown) {
-            (0, None) => "intact".to_owned(),
-            (0, Some(why)) => format!("unbroken, but not proven: {why}"),
-            (1, _) => "not intact: 1 finding".to_owned(),
-            (count, _) => format!("not intact: {count} findings"),
-        };
-        // Writing into a String cannot fail.
-        let _ = writeln!(text, "{verdict}");
-        let log = report.log.map(|log| log.to_string()).unwrap_or_default();
-        let _ = writeln!(text, "  log: {log}");
-        let _ = writeln!(text, "  records: {} to {}, {} in place", report.first, report.last, report.records);
-        if report.first > 1 {
-            let _ = writeln!(text, "  records before {} are in no file given", report.first);
-        }
-        let _ = writeln!(text, "  head: {}", report.head.map(|head| hex(&head)).unwrap_or_default());
-        if let Some(after) = report.after_head {
-            let _ = writeln!(text, "  the expected head is there, with {after} records behind it");
-        }
-        self.describe_seals(&mut text);
-        for (number, lost) in &report.gaps {
-            let _ = writeln!(text, "  gap: {} lost before record {number}, which says so", counted(*lost, "record"));
-        }
-        for at in &report.torn {
-            let _ = writeln!(text, "  half a line at {}, which the record behind it accounts for", self.place(*at));
-        }
-        if report.resumed > 0 {
-            let _ = writeln!(text, "  processes that went on with it: {}", report.resumed);
-        }
-        text
-    }
-
-    fn describe_seals(&self, text: &mut String) {
-        let sealed = &self.report.sealed;
-        let by = match sealed.last_vouched {
-            None => "nothing is sealed".to_owned(),
-            Some(vouched) => {
-                let signers: Vec<_> = sealed.signers.iter().map(String::as_str).collect();
-                let by = match vouched {
-                    Vouched::ByTrusted => "vouched for by the bundle given",
-                    Vouched::ByArchive => {
-                        "vouched for by the bundle archived beside the log, as good as whoever could write it"
-                    }
-                    Vouched::ByNobody => "vouched for by nobody whose bundle is here",
-                };
-                format!("{} by {}, {by}", counted(sealed.seals, "seal"), signers.join(", "))
-            }
-        };
-        let _ = writeln!(text, "  {by}");
-        let _ = match self.report.unsealed() {
-            0 => Ok(()),
-            1 => writeln!(text, "  the last record is not sealed: it could be changed without a trace"),
-            count => {
-                writeln!(text, "  the last {count} records are not sealed: they could be changed without a trace")
-            }
-        };
-    }
-
-    fn describe_finding(&self, text: &mut String, finding: &Finding) {
-        let place = finding.at().map_or_else(|| "at the end".to_owned(), |at| self.place(at));
-        let _ = match finding {
-            Finding::Changed { number, fault, .. } => writeln!(text, "{place}: record {number} was changed: {fault}"),
-            Finding::Rewritten { number, .. } => {
-                writeln!(text, "{place}: record {number} was replaced: the next one was written behind another")
-            }
-            Finding::Removed { first, last, before: Some(_) } if first == last => {
-                writeln!(text, "{place}: record {first} was removed before this line")
-            }
-            Finding::Removed { first, last, before: Some(_) } => {
-                writeln!(text, "{place}: records {first} to {last} were removed before this line")
-            }
-            Finding::Removed { first, last, before: None } => {
-                writeln!(text, "{place}: the log was cut: records {first} to {last} at least are missing")
-            }
-            Finding::Inserted { number: Some(number), .. } => {
-                writeln!(text, "{place}: a record {number} was inserted here")
-            }
-            Finding::Inserted { number: None, .. } => writeln!(text, "{place}: a line that is no record was inserted"),
-            Finding::Moved { number, .. } => writeln!(text, "{place}: record {number} was moved here"),
-            Finding::OtherLog { number, log, .. } => {
-                writeln!(text, "{place}: record {number} is of another log, {log}")
-            }
-            Finding::Seal { number, since, why, .. } => {
-                writeln!(
-                    text,
-                    "{place}: the seal in record {number} proves nothing of records {since} to {number}: {why}"
-                )
-            }
-            Finding::NotAsSealed { number, .. } => {
-                writeln!(text, "{place}: record {number} is not the one that the second place has")
-            }
-            Finding::SealedTwice { number } => {
-                writeln!(
-                    text,
-                    "{place}: the second place has two seals of record {number}: somebody with the key made one later"
-                )
-            }
-            Finding::UnknownElsewhere { log } => {
-                writeln!(
-                    text,
-                    "{place}: the second place has no seal of log {log}: it was written anew, or is another one"
-                )
-            }
-            Finding::HeadMissing => {
-                writeln!(text, "{place}: the expected head is not there: the log was cut, or written anew")
-            }
-        };
-    }
-
-    fn place(&self, at: At) -> String {
-        let file = self.files.get(at.file).map(|path| path.display().to_string()).unwrap_or_default();
-        format!("{file}:{}", at.line)
-    }
-}
-
-/// `1 seal`, `2 seals`.
-fn counted(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn open(path: &Path) -> Result<BufReader<File>, CannotTell> {
@@ -299,32 +203,30 @@ fn open(path: &Path) -> Result<BufReader<File>, CannotTell> {
     Ok(BufReader::with_capacity(BUFFER_BYTES, file))
 }
 
+/// What was set aside at a start is of another log: read by itself, and passed over beside others.
+fn without_broken(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let is_broken = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(BROKEN_MARK));
+    let (broken, named): (Vec<_>, Vec<_>) = paths.iter().cloned().partition(is_broken);
+    let is_alone = named.iter().all(|path| is_bundle(path));
+    if is_alone { (paths.to_vec(), Vec::new()) } else { (named, broken) }
+}
+
+/// Archived, or being archived.
+fn is_bundle(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    hash_in_name(path).is_some() || (name.contains(MARK) && name.ends_with(".unfinished"))
+}
+
 /// As they were written: by the first number in each. What holds none comes where it was named.
 fn in_order(paths: &[PathBuf]) -> Result<Vec<PathBuf>, CannotTell> {
     let mut files = Vec::new();
-    for path in paths.iter().filter(|path| hash_in_name(path).is_none()) {
-        files.push((first_number(path)?, path.clone()));
+    for path in paths.iter().filter(|path| !is_bundle(path)) {
+        let number = first_number(&mut open(path)?);
+        let number = number.map_err(|source| CannotTell::Unreadable { path: path.clone(), source })?;
+        files.push((number, path.clone()));
     }
     files.sort_by_key(|(number, _)| *number);
     Ok(files.into_iter().map(|(_, path)| path).collect())
-}
-
-fn first_number(path: &Path) -> Result<Option<u64>, CannotTell> {
-    /// One of the first lines may have been changed.
-    const LINES_MAX: usize = 100;
-    let mut reader = open(path)?;
-    for _ in 0..LINES_MAX {
-        let mut line = Vec::new();
-        let read = reader.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line);
-        read.map_err(|source| CannotTell::Unreadable { path: path.to_owned(), source })?;
-        if line.is_empty() {
-            break;
-        }
-        if let Ok(record) = Record::read(line.trim_ascii_end()) {
-            return Ok(Some(record.number));
-        }
-    }
-    Ok(None)
 }
 
 fn read_hash(text: &str) -> Result<Hash, CannotTell> {
@@ -332,17 +234,21 @@ fn read_hash(text: &str) -> Result<Hash, CannotTell> {
     bytes.ok_or_else(|| CannotTell::Hash(text.to_owned()))
 }
 
-/// The second place may have those of several logs.
-fn read_seals(path: &Path) -> Result<SecondPlace, CannotTell> {
-    let text = std::fs::read(path).map_err(|source| CannotTell::Unreadable { path: path.to_owned(), source })?;
-    let mut place = SecondPlace::default();
-    for (index, line) in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
-        match Record::read(line) {
+/// The second place may have those of several logs. A line that is no seal (its disk was full, its writer killed) is passed
+/// over, and its number returned.
+fn read_seals(path: &Path) -> Result<(SecondPlace, Vec<u64>), CannotTell> {
+    let (mut place, mut bad, mut number) = (SecondPlace::default(), Vec::new(), 0);
+    let mut reader = open(path)?;
+    let unreadable = |source| CannotTell::Unreadable { path: path.to_owned(), source };
+    while let Some((line, _)) = read_line(&mut reader).map_err(unreadable)? {
+        number += 1;
+        match Record::read(&line) {
             Ok(record) if record.kind == crate::audit::seal::KIND => place.add(record.log, record.number, record.hash),
-            _ => return Err(CannotTell::NoSeal { path: path.to_owned(), line: index + 1 }),
+            _ if line.is_empty() || bad.len() >= BAD_SEALS_MAX => {}
+            _ => bad.push(number),
         }
     }
-    Ok(place)
+    Ok((place, bad))
 }
 
 fn trusted(args: &VerifyArgs) -> Result<Option<(TrustDomain, Vec<CertificateDer<'static>>)>, CannotTell> {
@@ -361,12 +267,21 @@ fn archived(files: &[PathBuf]) -> HashMap<Hash, Vec<CertificateDer<'static>>> {
     for entry in folders.into_iter().filter_map(|folder| folder.read_dir().ok()).flatten().flatten() {
         let path = entry.path();
         let Some(named) = hash_in_name(&path) else { continue };
-        let is_named = std::fs::read(&path).is_ok_and(|content| sha256(&content) == named);
-        if let (true, Ok(certificates)) = (is_named, read_pem(&path)) {
+        let is_named = read_bounded(&path).is_ok_and(|content| sha256(&content) == named);
+        if let (true, true, Ok(certificates)) = (archived.len() < BUNDLES_MAX, is_named, read_pem(&path)) {
             archived.insert(named, certificates);
         }
     }
     archived
+}
+
+/// A file, not what a link leads to, of a size that a bundle has.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = path.symlink_metadata()?;
+    if !metadata.is_file() || metadata.len() > BYTES_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    std::fs::read(path)
 }
 
 fn folder_of(file: &Path) -> &Path {

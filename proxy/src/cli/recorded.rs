@@ -81,6 +81,7 @@ struct Line {
     route: Option<String>,
     rule: Option<String>,
     refusal: Option<String>,
+    observed: Option<String>,
 }
 
 /// Refusals that rules and routes decide. Others would be the same whatever the rules say.
@@ -141,6 +142,9 @@ impl Line {
         let was = match (self.outcome.as_str(), self.refusal.as_deref()) {
             ("allowed", None) => Was::Allowed,
             ("observed", _) => Was::Observed,
+            // What became of it afterwards is another matter.
+            ("failed", _) if self.observed.is_some() => Was::Observed,
+            ("failed", _) => Was::Allowed,
             ("refused", Some(refusal)) if BY_RULES.contains(&refusal) => Was::Refused,
             // What was cut had been decided before, and has a record of that.
             _ => return None,

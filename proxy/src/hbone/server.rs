@@ -6,7 +6,7 @@ use super::{
     TINY_FRAMES_BUDGET, TunnelStream,
 };
 use crate::capture::Accepted;
-use crate::connection::{Connection, Place, turn_away, turn_away_as};
+use crate::connection::{Connection, Place, turn_away, turn_away_stream};
 use crate::http::frames::WatchedFrames;
 use crate::http::respond::{Asker, refuse_stream};
 use crate::inbound::{self, Shown};
@@ -48,6 +48,7 @@ pub async fn serve(worker: Rc<Worker>, door: Door, accepted: Accepted, place: Pl
     let io = connection.io(accepted.stream);
     if let Err(refused) = carry(&connection, &plan, io).await {
         tracing::debug!(remote = %accepted.remote, reason = refused.refusal.code(), detail = %refused.detail, "tunnel refused");
+        connection.audit_place().await;
         connection.refused(refused);
     }
 }
@@ -171,7 +172,7 @@ async fn stream(carrier: ActiveStream, request: Request<RecvStream>, answer: Sen
     let trust = trust.of_stream(plan.config.on_expiry);
     let peer = trust.peer.clone();
     connection.session.establish(trust, &worker.identity());
-    connection.audit_place().await;
+    connection.audit_room().await;
 
     // 3 what a connection to that port is.
     let receive = request.into_body();
@@ -182,6 +183,7 @@ async fn stream(carrier: ActiveStream, request: Request<RecvStream>, answer: Sen
     let carried = inbound::carry_stream(&connection, &plan, &peer, accept).await;
     if let Err(refused) = carried {
         tracing::debug!(listener = %plan.name, %remote, reason = refused.refusal.code(), detail = %refused.detail, "stream refused");
+        connection.audit_place().await;
         answer.refuse(&refused, &worker.decision_id(connection.session.id));
         connection.refused(refused);
     }
@@ -198,7 +200,7 @@ impl Answer<'_> {
         let worker = &self.carrier.worker;
         let refusal = refused.clone();
         let number = worker.next_id();
-        turn_away_as(number, worker, door, self.carrier.session.remote, refused);
+        turn_away_stream(number, self.carrier, door, refused);
         self.refuse(&refusal, &worker.decision_id(number));
     }
 

@@ -69,12 +69,13 @@ struct Logged {
     /// Digest of the policy that decides; for the audit log alone, because to count who holds it costs all workers.
     policy: Option<Arc<str>>,
     audited: Audited,
+    /// What the audit log keeps for its next record.
+    place: Place,
 }
 
 impl Recorder {
-    /// `place`: what the audit log keeps for it.
-    pub fn open(connection: &Rc<Connection>, policy: &Policy, request: &Request<Received>, place: Place) -> Self {
-        Self::begin(connection, policy, place, |logged| Logged {
+    pub fn open(connection: &Rc<Connection>, policy: &Policy, request: &Request<Received>) -> Self {
+        Self::begin(connection, policy, |logged| Logged {
             method: Some(request.method().clone()),
             uri: Some(request.uri().clone()),
             version: Some(request.version()),
@@ -84,13 +85,13 @@ impl Recorder {
 
     /// For a head that cannot be read, as far as it can be read: `head` is its beginning, if that is known.
     pub fn of_refused_head(connection: &Rc<Connection>, head: &[u8]) -> Self {
-        Self::begin(connection, &connection.worker.policy(), Place::default(), |logged| {
+        Self::begin(connection, &connection.worker.policy(), |logged| {
             let (method, uri) = read_request_line(head);
             Logged { method, uri, ..logged }
         })
     }
 
-    fn begin(connection: &Rc<Connection>, policy: &Policy, place: Place, fill: impl FnOnce(Logged) -> Logged) -> Self {
+    fn begin(connection: &Rc<Connection>, policy: &Policy, fill: impl FnOnce(Logged) -> Logged) -> Self {
         let session = &connection.session;
         session.requests_active.fetch_add(1, Relaxed);
         session.requests_total.fetch_add(1, Relaxed);
@@ -99,7 +100,7 @@ impl Recorder {
         let shared = &connection.worker.shared;
         let is_audited = shared.audit.enabled();
         let logged = (is_audited || shared.access_log.enabled()).then(|| {
-            let audited = if is_audited { Audited::Waiting(place) } else { Audited::Done };
+            let audited = if is_audited { Audited::Waiting } else { Audited::Done };
             let decision = connection.worker.decision_id(decision);
             let policy = is_audited.then(|| policy.digest.clone());
             Box::new(fill(Logged { decision, policy, audited, ..Logged::default() }))
@@ -117,6 +118,13 @@ impl Recorder {
             refused: None,
             logged,
             is_complete: false,
+        }
+    }
+
+    /// It is decided, and this is where its record goes, at once.
+    pub fn place(&mut self, place: Place) {
+        if let Some(logged) = &mut self.logged {
+            logged.place = place;
         }
     }
 

@@ -39,7 +39,7 @@ pub struct Aborted;
 /// # Cancellation
 /// Dropping it ends the request at the upstream too; the record is written all the same.
 pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> Result<Response<ResponseBody>, Aborted> {
-    let place = connection.worker.shared.audit.place().await;
+    connection.worker.shared.audit.room().await;
     let policy = connection.worker.policy();
     // What follows a CONNECT that is refused was meant for a tunnel (THREATS SM-22).
     let is_connect = request.method() == Method::CONNECT;
@@ -50,11 +50,13 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> R
         close: connection.is_closing(),
     };
     let has_body = !request.body().is_end_stream();
-    let mut recorder = Recorder::open(&connection, &policy, &request, place);
+    let mut recorder = Recorder::open(&connection, &policy, &request);
     if form.is_grpc {
         recorder.is_grpc();
     }
-    match proxy(&connection, &policy, request, &mut recorder).await {
+    let outcome = proxy(&connection, &policy, request, &mut recorder).await;
+    recorder.place(connection.worker.shared.audit.place().await);
+    match outcome {
         Ok(answered) => Ok(answered.into_response(&connection, recorder)),
         Err(_) if connection.session.is_cut() => {
             recorder.ended_early("cut");

@@ -12,6 +12,8 @@ pub struct AuditCounters {
     pub(super) seals: AtomicU64,
     pub(super) sealed_at: AtomicU64,
     pub(super) unsealed: AtomicU64,
+    pub(super) unsent: AtomicU64,
+    pub(super) broken: AtomicU64,
 }
 
 impl AuditCounters {
@@ -35,6 +37,16 @@ impl AuditCounters {
         self.seals.fetch_add(1, Relaxed);
         self.sealed_at.store(unix_seconds(now), Relaxed);
         self.unsealed(0);
+    }
+
+    /// Seals that did not come to the second place.
+    pub fn unsent(&self, seals: u64) {
+        self.unsent.fetch_add(seals, Relaxed);
+    }
+
+    /// A history was found changed.
+    pub fn broken(&self) {
+        self.broken.fetch_add(1, Relaxed);
     }
 
     /// Records since the last seal.

@@ -41,6 +41,8 @@ fn process_and_configuration(page: &mut Page, source: &Metrics) {
     page.value(&metrics::AUDIT_SEALS, &[], count(&audit.seals));
     page.value(&metrics::AUDIT_SEALED_AT, &[], count(&audit.sealed_at));
     page.value(&metrics::AUDIT_UNSEALED, &[], count(&audit.unsealed));
+    page.value(&metrics::AUDIT_UNSENT, &[], count(&audit.unsent));
+    page.value(&metrics::AUDIT_BROKEN, &[], count(&audit.broken));
     page.value(&metrics::OVER_LIMIT, &[], count(&global.over_limit));
     page.value(&metrics::MEMORY_PRESSURE, &[], f64::from(u8::from(global.memory_pressure.load(Relaxed))));
     page.value(&metrics::ACCEPT_ERRORS, &[], count(&global.accept_errors));

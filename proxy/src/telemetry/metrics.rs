@@ -96,6 +96,8 @@ families! {
     AUDIT_SEALS = "postern_audit_seals_total" Counter &[], "Seals of the audit log.";
     AUDIT_SEALED_AT = "postern_audit_last_seal_timestamp_seconds" Gauge &[], "When the audit log was last sealed; 0: never.";
     AUDIT_UNSEALED = "postern_audit_unsealed_records" Gauge &[], "Records of the audit log behind its last seal.";
+    AUDIT_UNSENT = "postern_audit_seals_unsent_total" Counter &[], "Seals that did not come to the second place; a later one that does covers the same, and a record of the kind `unsent` counts them.";
+    AUDIT_BROKEN = "postern_audit_broken_total" Counter &[], "Histories of the audit log that were found changed at the start; each was set aside, and another log begun.";
     OVER_LIMIT = "postern_connections_over_limit_total" Counter &[], "Connections closed at once because `limits.connections` were open.";
     ACCEPT_ERRORS = "postern_accept_errors_total" Counter &[], "Connections that could not be accepted.";
     MEMORY_PRESSURE = "postern_memory_pressure" Gauge &[], "1 while no new connection is taken because of `limits.memory`.";

@@ -68,6 +68,7 @@ where
     let Reached { endpoint, mut connected, .. } = reached;
     let _active = Active::at(&endpoint);
     let trust = connected.session.as_ref().and_then(|session| session.trust());
+    connection.audit_place().await;
     connection.upstream(endpoint.address.to_string(), connected.peer.clone(), trust.map(|trust| trust.own.clone()));
     let timeouts = connection.worker.policy().timeouts.clone();
     let counters = tunnel::Counters::default();

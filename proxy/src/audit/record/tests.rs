@@ -132,9 +132,12 @@ fn events_and_the_log_s_own_records_read_as_documented() {
             r#""boot":"00000abc","policy.digest":"d1","decisions.denials":true,"decisions.allows_percent":1"#
         )
     );
-    let resumed = Resumed { was_closed: false, torn: Some((&[0xab; 32], 12)) };
+    let resumed = Resumed { was_closed: false, torn: Some((&[0xab; 32], 12)), verified: Some((1, 4)) };
     let resumed = text(|body| process.write_resumed(&resumed, body, at(0)));
-    assert!(resumed.ends_with(&format!(r#""was_closed":false,"torn.sha256":"{}","torn.bytes":12"#, "ab".repeat(32))));
+    assert!(resumed.ends_with(&format!(
+        r#""was_closed":false,"torn.sha256":"{}","torn.bytes":12,"verified.first":1,"verified.last":4"#,
+        "ab".repeat(32)
+    )));
     let gap = text(|body| write_missing(GAP, 3, at(1), body, at(2)));
     let expected =
         r#""kind":"gap","time":"2026-11-22T01:02:05.000000Z","count":3,"since":"2026-11-22T01:02:04.000000Z""#;

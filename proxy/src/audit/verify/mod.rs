@@ -1,17 +1,24 @@
 //! Verifies an audit log offline: that the chain is whole, whom its seals are from, and how much of it they cover.
 //!
-//! [`walk`] follows the chain, [`seals`] judges seals; this file reads lines and puts both together.
+//! [`walk`] follows the chain, [`seals`] judges seals and [`times`] what they say of when, [`spans`] says what each vouches
+//! for; this file reads lines and puts all together.
 
+pub mod finding;
 pub mod seals;
+pub mod spans;
 #[cfg(test)]
 mod tests;
+pub mod times;
 pub mod walk;
 
 use super::chain::{Hash, LINE_BYTES_MAX, LogId, Record};
+use finding::{At, FINDINGS_MAX, Finding};
 use seals::{Judge, Sealed};
+use spans::{Span, Spans};
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
-use walk::{At, Entry, FINDINGS_MAX, Finding, Kind, Link, Step, Walk};
+use times::Times;
+use walk::{Entry, Kind, Link, Step, Walk};
 
 /// What the log is compared with.
 #[derive(Clone, Debug, Default)]
@@ -56,11 +63,20 @@ pub struct Report {
     pub gaps: Vec<(u64, u64)>,
     /// Half lines that a later record accounts for.
     pub torn: Vec<At>,
+    /// Half a line at the very end: it is being written, or its writer was killed.
+    pub unfinished: Option<At>,
     /// How often a process went on with the log.
     pub resumed: u64,
+    /// Numbers of records that say that the clock was set back.
+    pub clock_set_back: Vec<u64>,
+    /// Numbers of records that say that another log before this one was found changed.
+    pub broken: Vec<u64>,
     pub sealed: Sealed,
-    /// Seals in these files that the second place has too.
+    /// All records in order, by who vouches for them.
+    pub spans: Vec<Span>,
+    /// Seals in these files that the second place has too, and the number of the last one.
     pub seen_elsewhere: u64,
+    pub last_elsewhere: Option<u64>,
     /// Records behind the one that [`Expected::head`] names.
     pub after_head: Option<u64>,
 }
@@ -82,9 +98,30 @@ impl Report {
 /// # Errors
 /// One of them cannot be read.
 pub fn verify<R: BufRead>(files: Vec<R>, judge: &Judge, expected: &Expected) -> io::Result<Report> {
-    let mut verifier = Verifier { judge, expected, walk: None, findings: Vec::new(), report: Report::default() };
+    verify_each(files.into_iter().map(Ok), judge, expected)
+}
+
+/// The same, of files that are opened when their turn comes.
+///
+/// # Errors
+/// One of them cannot be opened or read.
+pub fn verify_each<R: BufRead>(
+    files: impl Iterator<Item = io::Result<R>>,
+    judge: &Judge,
+    expected: &Expected,
+) -> io::Result<Report> {
+    let mut verifier = Verifier {
+        judge,
+        expected,
+        walk: None,
+        times: Times::default(),
+        spans: Spans::default(),
+        findings: Vec::new(),
+        report: Report::default(),
+    };
     let mut waiting: Option<Entry> = None;
-    for (file, mut reader) in files.into_iter().enumerate() {
+    for (file, reader) in files.enumerate() {
+        let mut reader = reader?;
         let mut line = 0;
         while let Some((text, is_ended)) = read_line(&mut reader)? {
             line += 1;
@@ -104,6 +141,8 @@ struct Verifier<'a> {
     judge: &'a Judge,
     expected: &'a Expected,
     walk: Option<Walk>,
+    times: Times,
+    spans: Spans,
     /// Of seals, and of what is expected.
     findings: Vec<Finding>,
     report: Report,
@@ -118,6 +157,7 @@ impl Verifier<'_> {
         match (walk.step(this, next), &this.link) {
             (Step::InPlace, Ok(link)) => self.in_place(this, link),
             (Step::Torn, _) => self.report.torn.push(this.at),
+            (Step::Unfinished, _) => self.report.unfinished = Some(this.at),
             (Step::InPlace | Step::Wrong, _) => {}
         }
     }
@@ -135,15 +175,24 @@ impl Verifier<'_> {
         }
         let elsewhere = self.expected.seals.as_ref().and_then(|place| place.seals.get(&(link.log, link.number)));
         match elsewhere {
-            Some(hash) if *hash == link.hash => report.seen_elsewhere += 1,
+            Some(hash) if *hash == link.hash => {
+                report.seen_elsewhere += 1;
+                report.last_elsewhere = Some(link.number);
+            }
             Some(_) if self.findings.len() < FINDINGS_MAX => {
                 self.findings.push(Finding::NotAsSealed { at: entry.at, number: link.number });
             }
             Some(_) | None => {}
         }
+        if report.records == 1 || link.kind == Kind::Resumed {
+            self.spans.process(link.number);
+        }
+        self.times.step(entry.at, link, self.judge.now, &mut self.findings);
         match link.kind {
             Kind::Other => {}
             Kind::Resumed => report.resumed += 1,
+            Kind::Clock => report.clock_set_back.push(link.number),
+            Kind::Broken => report.broken.push(link.number),
             Kind::Gap => report.gaps.push((link.number, lost(&entry.text))),
             Kind::Seal => self.seal(entry, link.number),
         }
@@ -152,13 +201,15 @@ impl Verifier<'_> {
     fn seal(&mut self, entry: &Entry, number: u64) {
         let since = self.report.sealed.last.map_or(self.walk.as_ref().map_or(1, |walk| walk.first), |last| last + 1);
         let judged = match Record::read(&entry.text) {
-            Ok(record) => self.judge.judge(&record, &mut self.report.sealed).map(drop),
+            Ok(record) => self.judge.judge(&record, &mut self.report.sealed),
             Err(fault) => Err(fault.to_string()),
         };
-        if let Err(why) = judged
-            && self.findings.len() < FINDINGS_MAX
-        {
-            self.findings.push(Finding::Seal { at: entry.at, number, since, why });
+        match judged {
+            Ok(vouched) => self.spans.seal(number, vouched),
+            Err(why) if self.findings.len() < FINDINGS_MAX => {
+                self.findings.push(Finding::Seal { at: entry.at, number, since, why });
+            }
+            Err(_) => {}
         }
     }
 
@@ -186,9 +237,28 @@ impl Verifier<'_> {
         findings.sort_by_key(|finding| (finding.at().is_none(), finding.at()));
         findings.truncate(FINDINGS_MAX);
         self.report.first = first;
+        self.report.spans = self.spans.finish(self.report.last);
         self.report.findings = findings;
         self.report
     }
+}
+
+/// The number of the first record that can be read. One of the first lines may have been changed.
+///
+/// # Errors
+/// It cannot be read.
+pub fn first_number(reader: &mut impl BufRead) -> io::Result<Option<u64>> {
+    const LINES_MAX: usize = 100;
+    for _ in 0..LINES_MAX {
+        match read_line(reader)? {
+            None => break,
+            Some((line, _)) => match Record::read(&line) {
+                Ok(record) => return Ok(Some(record.number)),
+                Err(_) => continue,
+            },
+        }
+    }
+    Ok(None)
 }
 
 fn lost(line: &[u8]) -> u64 {
@@ -197,7 +267,10 @@ fn lost(line: &[u8]) -> u64 {
 }
 
 /// A line without its end, and whether it had one. What is longer than any record is cut into pieces, none of which is one.
-fn read_line(reader: &mut impl BufRead) -> io::Result<Option<(Vec<u8>, bool)>> {
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_line(reader: &mut impl BufRead) -> io::Result<Option<(Vec<u8>, bool)>> {
     let mut text = Vec::new();
     reader.take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut text)?;
     if text.is_empty() {

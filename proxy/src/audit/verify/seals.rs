@@ -4,10 +4,11 @@ use crate::audit::chain::{Hash, Record};
 use crate::audit::seal::Seal;
 use crate::tls::bundle::load_bundle;
 use crate::tls::{Role, Strictness, SvidError, verify_svid};
-use postern_config::{SpiffePattern, TrustDomain};
+use postern_config::{SpiffeId, SpiffePattern, TrustDomain};
 use rustls_pki_types::CertificateDer;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// What seals are judged by.
 pub struct Judge {
@@ -18,6 +19,8 @@ pub struct Judge {
     /// Who may have sealed it.
     pub id: Option<SpiffePattern>,
     pub strictness: Strictness,
+    /// When it is verified: a seal of later than that is none.
+    pub now: SystemTime,
 }
 
 /// Who vouches for a seal.
@@ -36,6 +39,8 @@ pub struct Sealed {
     /// Number of the last one that somebody vouches for, and so of the last record that is sealed.
     pub last: Option<u64>,
     pub last_vouched: Option<Vouched>,
+    /// When the last one was made, as it says.
+    pub last_time: Option<SystemTime>,
     /// The last one that `--bundle` vouches for, and with it for everything before.
     pub last_trusted: Option<u64>,
     /// The last for which nobody vouches.
@@ -56,6 +61,7 @@ impl Judge {
         let vouched = self.vouch(&seal)?;
         sealed.seals += 1;
         sealed.last_vouched = Some(vouched);
+        sealed.last_time = Some(seal.time);
         match vouched {
             Vouched::ByTrusted => {
                 sealed.last = Some(seal.number);
@@ -90,17 +96,39 @@ impl Judge {
         trust_domain: &TrustDomain,
         bundle: &[CertificateDer<'static>],
     ) -> Result<(), String> {
-        let (bundle, _passed_over) = load_bundle(trust_domain.clone(), bundle.iter().cloned(), seal.time);
+        self.verify_chain(&seal.chain, &seal.id, seal.time, trust_domain, bundle)
+    }
+
+    /// Whether a seal made at `time` with the key of this chain would be believed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn believes(&self, chain: &[CertificateDer<'static>], id: &SpiffeId, time: SystemTime) -> Result<(), String> {
+        match &self.trusted {
+            Some((trust_domain, bundle)) => self.verify_chain(chain, id, time, trust_domain, bundle),
+            None => Ok(()),
+        }
+    }
+
+    fn verify_chain(
+        &self,
+        chain: &[CertificateDer<'static>],
+        id: &SpiffeId,
+        time: SystemTime,
+        trust_domain: &TrustDomain,
+        bundle: &[CertificateDer<'static>],
+    ) -> Result<(), String> {
+        let (bundle, _passed_over) = load_bundle(trust_domain.clone(), bundle.iter().cloned(), time);
         let bundles = HashMap::from([(trust_domain.clone(), Arc::new(bundle))]);
         // X509-SVID §4.4 lets an issuer restrict an SVID to one of the two roles; a seal is in neither.
-        let in_role = |role| verify_svid(&seal.chain, &bundles, 0, role, seal.time, self.strictness);
+        let in_role = |role| verify_svid(chain, &bundles, 0, role, time, self.strictness);
         let verdict = in_role(Role::Client).or_else(|error| match error {
             SvidError::WrongUsage { .. } => in_role(Role::Server),
             other => Err(other),
         });
         let signer = verdict.map_err(|error| with_causes(&error))?;
-        if signer.id != seal.id {
-            return Err(format!("it says that {} sealed it, and its certificate is that of {}", seal.id, signer.id));
+        if signer.id != *id {
+            return Err(format!("it says that {id} sealed it, and its certificate is that of {}", signer.id));
         }
         Ok(())
     }

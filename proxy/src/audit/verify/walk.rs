@@ -3,80 +3,13 @@
 //! One line is looked ahead: whether a number that is too high means that records are missing before it, or that this one
 //! stands in the wrong place, is told by the line behind it.
 
+use super::finding::{At, FINDINGS_MAX, Finding};
+use super::times::Stamp;
 use crate::audit::chain::{Hash, LineFault, LogId, Record, read_digits};
 use crate::audit::{record, seal};
 use crate::tls::bundle::sha256;
+use crate::tls::certificate::hex;
 use std::collections::BTreeMap;
-
-/// Whoever made more edits than this learns how many there are.
-pub const FINDINGS_MAX: usize = 1000;
-
-/// A line of one of the files. Lines count from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At {
-    pub file: usize,
-    pub line: u64,
-}
-
-/// What is wrong with the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// The line is not what was written. `number`: of the record that should be there.
-    Changed { at: At, number: u64, fault: LineFault },
-    /// It agrees with itself, but the record behind it was made after another one.
-    Rewritten { at: At, number: u64 },
-    /// `before`: the line in front of which they should be. `None`: at the end.
-    Removed { first: u64, last: u64, before: Option<At> },
-    /// It was not there: a copy of another record, or none at all.
-    Inserted { at: At, number: Option<u64> },
-    /// It was written at another place.
-    Moved { at: At, number: u64 },
-    /// Here another log goes on.
-    OtherLog { at: At, number: u64, log: LogId },
-    /// A seal that proves nothing. `since`: the first record that it should have sealed.
-    Seal { at: At, number: u64, since: u64, why: String },
-    /// The second place has another record of this number.
-    NotAsSealed { at: At, number: u64 },
-    /// The second place has two seals of this number: one of them was made later, by somebody who has the key.
-    SealedTwice { number: u64 },
-    /// The second place has no seal of this log.
-    UnknownElsewhere { log: LogId },
-    /// `--expect-head` names a record that is not here.
-    HeadMissing,
-}
-
-impl Finding {
-    /// Where to look; what is missing at the end has no place.
-    pub fn at(&self) -> Option<At> {
-        match self {
-            Self::Changed { at, .. }
-            | Self::Rewritten { at, .. }
-            | Self::Inserted { at, .. }
-            | Self::Moved { at, .. }
-            | Self::OtherLog { at, .. }
-            | Self::Seal { at, .. }
-            | Self::NotAsSealed { at, .. } => Some(*at),
-            Self::Removed { before, .. } => *before,
-            Self::SealedTwice { .. } | Self::UnknownElsewhere { .. } | Self::HeadMissing => None,
-        }
-    }
-
-    /// The number of the record, or of the first one.
-    pub fn number(&self) -> Option<u64> {
-        match self {
-            Self::Changed { number, .. }
-            | Self::Rewritten { number, .. }
-            | Self::Moved { number, .. }
-            | Self::OtherLog { number, .. }
-            | Self::Seal { number, .. }
-            | Self::NotAsSealed { number, .. }
-            | Self::SealedTwice { number } => Some(*number),
-            Self::Inserted { number, .. } => *number,
-            Self::Removed { first, .. } => Some(*first),
-            Self::UnknownElsewhere { .. } | Self::HeadMissing => None,
-        }
-    }
-}
 
 /// One line, as it was read.
 pub struct Entry {
@@ -94,6 +27,8 @@ pub struct Link {
     pub log: LogId,
     pub hash: Hash,
     pub kind: Kind,
+    /// When it was made, as it says.
+    pub time: Option<Stamp>,
     before: Hash,
     /// SHA-256 of half a line before it, which a killed process left.
     names_torn: Option<Hash>,
@@ -105,6 +40,10 @@ pub enum Kind {
     Seal,
     Gap,
     Resumed,
+    /// The clock was set back.
+    Clock,
+    /// The history before this log was found changed.
+    Broken,
     Other,
 }
 
@@ -118,8 +57,11 @@ impl Entry {
                 seal::KIND => Kind::Seal,
                 record::GAP => Kind::Gap,
                 record::RESUMED => Kind::Resumed,
+                record::CLOCK => Kind::Clock,
+                record::BROKEN => Kind::Broken,
                 _ => Kind::Other,
             },
+            time: read.time.and_then(Stamp::read),
             before: read.before,
             names_torn: (read.kind == record::RESUMED).then(|| torn_of(read.line)).flatten(),
         });
@@ -144,6 +86,8 @@ pub enum Step {
     InPlace,
     /// Half a line that a later record accounts for.
     Torn,
+    /// Half a line at the end of all: it is being written, or its writer was killed.
+    Unfinished,
     /// Something is wrong with it.
     Wrong,
 }
@@ -157,6 +101,8 @@ pub struct Walk {
     /// The hash that the next record should name; `None`: that of a record which could not be read.
     head: Option<Hash>,
     last: Option<At>,
+    /// The line before was half a line that the next record names.
+    is_behind_torn: bool,
     /// First of a range of numbers that were passed over → its last, and the line behind it.
     missing: BTreeMap<u64, (u64, At)>,
     aside: Vec<(At, u64)>,
@@ -166,12 +112,14 @@ pub struct Walk {
 impl Walk {
     /// Begins with `first`, unless the line behind it says that it does not belong there.
     pub fn begin(first: &Entry, second: Option<&Entry>) -> Self {
+        let is_torn = second.is_some_and(|second| accounts_for(second, first));
         let second = second.and_then(|second| second.link.as_ref().ok());
         let (log, begins) = match (first.link.as_ref().ok(), second) {
             (Some(first), Some(second)) if first.log == second.log && second.number < first.number => {
                 (Some(first.log), second.number)
             }
             (Some(first), _) => (Some(first.log), first.number),
+            (None, Some(second)) if is_torn => (Some(second.log), second.number),
             // It cannot be read: the second follows it.
             (None, Some(second)) => (Some(second.log), second.number.saturating_sub(1).max(1)),
             (None, None) => (None, 1),
@@ -182,6 +130,7 @@ impl Walk {
             expected: begins,
             head: None,
             last: None,
+            is_behind_torn: false,
             missing: BTreeMap::new(),
             aside: Vec::new(),
             findings: Vec::new(),
@@ -239,6 +188,12 @@ impl Walk {
     }
 
     fn accept(&mut self, this: &Entry, link: &Link) -> Step {
+        if link.number == 1 && link.before != [0; 32] {
+            self.find(Finding::NotFirst { at: this.at });
+        }
+        if !std::mem::take(&mut self.is_behind_torn) && link.names_torn.is_some() {
+            self.find(Finding::HalfLineRemoved { at: this.at, number: link.number });
+        }
         self.expected = link.number.saturating_add(1);
         self.head = Some(link.hash);
         self.last = Some(this.at);
@@ -253,14 +208,12 @@ impl Walk {
     }
 
     fn unreadable(&mut self, this: &Entry, fault: LineFault, next: Option<&Entry>) -> Step {
-        let is_named = |next: &Entry| {
-            let digest = next.link.as_ref().ok().and_then(|link| link.names_torn);
-            digest.is_some_and(|digest| digest == sha256(&this.text))
-        };
-        // A writer that goes on in another file writes the line there whole.
-        let is_whole_there = |next: &Entry| !this.is_ended && next.link.is_ok() && next.text.starts_with(&this.text);
-        if next.is_some_and(|next| is_named(next) || is_whole_there(next)) {
+        if next.is_some_and(|next| accounts_for(next, this)) {
+            self.is_behind_torn = true;
             return Step::Torn;
+        }
+        if next.is_none() && self.is_unfinished(this) {
+            return Step::Unfinished;
         }
         if next.and_then(Entry::number) == Some(self.expected) {
             self.find(Finding::Inserted { at: this.at, number: None });
@@ -271,6 +224,18 @@ impl Walk {
             self.last = Some(this.at);
         }
         Step::Wrong
+    }
+
+    /// As far as it goes, it is the next record. A whole one of which only the end was changed is not.
+    fn is_unfinished(&self, this: &Entry) -> bool {
+        let head = self.head.map_or_else(String::new, |head| hex(&head));
+        let begin = match self.head {
+            Some(_) => format!("{{\"seq\":{},\"prev\":\"{head}\",\"log\":\"", self.expected),
+            None => "{\"seq\":".to_owned(),
+        };
+        let common = begin.len().min(this.text.len());
+        let is_whole = this.text.split_last().is_some_and(|(_, line)| Record::read(line).is_ok());
+        !this.is_ended && this.text[..common] == begin.as_bytes()[..common] && !is_whole
     }
 
     fn other_log(&mut self, this: &Entry, link: &Link, next: Option<&Entry>) -> Step {
@@ -309,6 +274,14 @@ impl Walk {
         self.settle();
         self.findings
     }
+}
+
+/// Whether `this` is half a line that the record behind it names, or that a writer which goes on in another file wrote there
+/// whole.
+fn accounts_for(next: &Entry, this: &Entry) -> bool {
+    let Ok(link) = &next.link else { return false };
+    let is_named = link.names_torn.is_some_and(|digest| digest == sha256(&this.text));
+    is_named || (!this.is_ended && next.text.starts_with(&this.text))
 }
 
 /// Whether `number` was in one of the ranges, of which it is no more.

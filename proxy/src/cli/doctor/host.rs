@@ -4,6 +4,7 @@ use super::Report;
 use crate::admin::own_uid;
 use crate::capture::local_users::unknown_users;
 use postern_config::Config;
+use postern_config::audit::SecondPlace;
 use postern_config::telemetry::AccessLog;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
@@ -26,7 +27,7 @@ pub(super) fn examine(report: &mut Report, config: Option<&Config>) {
         log_file(report, "access log", file);
     }
     if let Some(audit) = &config.audit {
-        for file in audit.to.file().into_iter().chain(audit.second_place.as_deref()) {
+        for file in audit.to.file().into_iter().chain(audit.second_place.as_ref().and_then(SecondPlace::file)) {
             log_file(report, "audit log", file);
         }
     }

@@ -80,10 +80,11 @@ fn what_rules_did_not_decide_is_left_out() {
         r#"{"kind":"opened","time":"2026-11-22T01:00:00Z"}"#.to_owned(),
         request("refused", "GET", "/a", r#","refusal":"bad_path""#),
         request("cut", "GET", "/a", ""),
+        request("failed", "GET", "/a", r#","refusal":"app_unreachable""#),
         request("allowed", "GET", "/a", ""),
         line("request", r#""listener":"orders","outcome":"allowed""#).replace("inbound", "outbound"),
     ]);
-    assert_eq!((records.len(), tally.records, tally.not_by_rules), (1, 1, 2));
+    assert_eq!((records.len(), tally.records, tally.not_by_rules), (2, 2, 2));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use super::{Logged, Recorder};
 use crate::audit::Place;
 use crate::audit::record::{Decision, Outcome};
+use crate::refusal::Refusal;
 use crate::session::{Direction, EndCause};
 
 /// How far the audit log knows of it.
@@ -12,8 +13,8 @@ pub(super) enum Audited {
     /// Not at all, or for good.
     #[default]
     Done,
-    /// Its record will have this place.
-    Waiting(Place),
+    /// It is not decided yet.
+    Waiting,
     /// It was allowed, and may yet be cut.
     Allowed,
 }
@@ -24,8 +25,16 @@ impl Recorder {
         self.audit(self.allowed(), Audited::Allowed, None);
     }
 
+    /// It was not answered. What was decided, and what came of it, are two things.
     pub(super) fn audit_refused(&mut self) {
-        self.audit(Outcome::Refused, Audited::Done, None);
+        let cause = self.cut_cause().unwrap_or(EndCause::PolicyChanged).as_str();
+        match self.refused.as_ref().map(|refused| refused.refusal) {
+            Some(Refusal::TrustEnded) => self.audit(Outcome::Cut, Audited::Done, Some(cause)),
+            Some(refusal) if refusal.is_failure() && self.in_flight.is_some() => {
+                self.audit(Outcome::Failed, Audited::Done, None)
+            }
+            Some(_) | None => self.audit(Outcome::Refused, Audited::Done, None),
+        }
     }
 
     /// At its end, whatever happened before.
@@ -49,19 +58,16 @@ impl Recorder {
     }
 
     fn is_waiting(&self) -> bool {
-        self.logged.as_ref().is_some_and(|logged| matches!(logged.audited, Audited::Waiting(_)))
+        self.logged.as_ref().is_some_and(|logged| matches!(logged.audited, Audited::Waiting))
     }
 
     fn audit(&mut self, outcome: Outcome, audited: Audited, end: Option<&str>) {
         let Some(logged) = &mut self.logged else { return };
-        let place = match std::mem::replace(&mut logged.audited, audited) {
-            Audited::Done => {
-                logged.audited = Audited::Done;
-                return;
-            }
-            Audited::Waiting(place) => place,
-            Audited::Allowed => Place::default(),
-        };
+        if matches!(logged.audited, Audited::Done) {
+            return;
+        }
+        logged.audited = audited;
+        let place = std::mem::take(&mut logged.place);
         if let Some(logged) = &self.logged {
             self.write_decision(logged, outcome, place, end);
         }
