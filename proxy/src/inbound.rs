@@ -141,6 +141,7 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
         strictness: policy.strictness,
         on_expiry: shown.on_expiry,
         negotiated: Negotiated::of(tls.get_ref().1),
+        server_name: tls.get_ref().1.server_name().map(Box::from),
     };
     connection.session.establish(trust, &connection.worker.identity());
     Ok((Box::new(tls), peer))
@@ -305,10 +306,12 @@ fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
     if plan.has_l7_rules {
         return Err(Refused::new(Refusal::ProtocolRefused, "not HTTP, on a port whose rules are about requests"));
     }
-    let decision = plan.rules.decide(None, &connection.session.asked(&policy, None));
+    let asked = connection.session.asked(&policy, None);
+    let decision = plan.rules.decide(None, &asked);
     if let Some(rule) = decision.rule() {
         connection.rule(rule.clone());
     }
-    decision.into_result()?;
+    let fault = plan.rules.condition_fault(None, &asked, &decision);
+    decision.into_result().map_err(|refused| plan.undecided(refused, fault))?;
     connection.app(&plan, &policy)
 }

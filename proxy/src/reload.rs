@@ -15,14 +15,14 @@ use tokio::sync::mpsc;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
-/// What a configuration is read from: its own files, and those of Web PKI roots that it names. (PEM files of our identity
+/// What a configuration is read from: its own files, and those of Web PKI roots and labels that it names. (PEM files of our identity
 /// are watched by their source.)
 pub fn watched(config: &Config) -> Vec<PathBuf> {
     let roots = config.outbound.services.iter().filter_map(|service| match &service.transport {
         Transport::WebTls { roots, .. } => roots.clone(),
         Transport::Mesh { .. } | Transport::Plaintext => None,
     });
-    config.sources.iter().cloned().chain(roots).collect()
+    config.sources.iter().cloned().chain(roots).chain(config.workload.labels_file.clone()).collect()
 }
 
 pub struct Watcher {

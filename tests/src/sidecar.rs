@@ -74,7 +74,13 @@ async fn serve(
 ) {
     let mut app = match App::start(
         config,
-        Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None, hardened: None },
+        Surroundings {
+            endpoint: None,
+            log: LogHandle::detached(),
+            log_filter: None,
+            variable: |_| None,
+            hardened: None,
+        },
     )
     .await
     {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request;
-use postern::authz::{Asked, Principal, RequestFacts, RuleSet};
+use postern::authz::{Asked, ConnectionFacts, Principal, RequestFacts, RuleSet};
 use postern::detect::{Detected, Verdict, classify};
 use postern::http::headers::{check_framing, strip_request};
 use postern::http::identity_headers::{RenderedIdentity, X_FORWARDED_CLIENT_CERT};
@@ -138,7 +138,14 @@ fn routes_and_rules() -> anyhow::Result<[Part; 2]> {
             let principal = Principal::Spiffe(black_box(&caller));
             rules
                 .next()
-                .decide(&Asked { principal, source: Some(Ipv4Addr::LOCALHOST.into()), now: 0, request: Some(facts) })
+                .decide(&Asked {
+                    principal,
+                    source: Some(Ipv4Addr::LOCALHOST.into()),
+                    port: None,
+                    connection: ConnectionFacts::default(),
+                    now: 0,
+                    request: Some(facts),
+                })
                 .is_allowed()
         })?,
     ])

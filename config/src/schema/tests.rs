@@ -14,6 +14,7 @@ use crate::tunnel::RawTunnel;
 use crate::upstream::{
     RawCredentialKinds, RawEndpoints, RawJwtSvid, RawOutbound, RawOutliers, RawRetries, RawService, RawServiceLimits,
 };
+use crate::workload::RawWorkload;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -73,6 +74,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawTimeouts>();
     check::<RawLimits>();
     check::<RawHardening>();
+    check::<RawWorkload>();
 }
 
 /// Every section of the schema has been checked above: a new one has to be added there.
@@ -81,7 +83,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 38);
+    assert_eq!(objects + 1, 39);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -105,11 +105,15 @@ fn decide_inbound(
     };
     let shown = token.as_ref().map(|admitted| &*admitted.token);
     let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers), shown);
-    let decision = plan.rules.decide(route, &connection.session.asked(policy, Some(facts)));
+    let asked = connection.session.asked(policy, Some(facts));
+    let decision = plan.rules.decide(route, &asked);
     if let Some(rule) = decision.rule() {
         recorder.rule(rule.clone());
     }
-    decision.into_result()?;
+    if !decision.is_allowed() {
+        let fault = plan.rules.condition_fault(route, &asked, &decision);
+        decision.into_result().map_err(|refused| plan.undecided(refused, fault))?;
+    }
     Ok(Allowed {
         upstream: connection.app(plan, policy)?,
         version: match plan.config.app_http {

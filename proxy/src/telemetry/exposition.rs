@@ -82,6 +82,7 @@ fn ports(page: &mut Page, source: &Metrics) {
         page.histogram(&metrics::HANDSHAKE_DURATION, &labels, figures.handshake_duration);
         page.value(&metrics::DETECT_TIMEOUTS, &labels, figures.detect_timeouts as f64);
         page.value(&metrics::EXPIRED_KEPT, &labels, figures.expired_kept as f64);
+        page.value(&metrics::CONDITIONS_FAILED, &labels, figures.conditions_failed as f64);
         for retry in Retry::ALL {
             page.value(&metrics::RETRIES, &with(retry.as_str()), figures.upstream.retries(retry) as f64);
         }
