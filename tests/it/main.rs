@@ -3,6 +3,7 @@
 mod audit;
 mod bursts;
 mod concurrency;
+mod conditions;
 mod deadlines;
 mod dependencies;
 mod exchanges;

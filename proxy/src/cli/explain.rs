@@ -12,7 +12,7 @@ use crate::policy::{PortRules, TokenPlan};
 use crate::refusal::Refused;
 use crate::token::{Origin, Presenter, RememberedTokens, Verified};
 use anyhow::{Context as _, anyhow, bail};
-use clap::Args;
+use clap::{Args, FromArgMatches as _};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request};
 use postern_config::authz::Effect;
@@ -93,6 +93,16 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<ExitCode> {
         false => print(&explanation.to_text()),
     }
     Ok(if explanation.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+}
+
+/// The answer to a question that is put as on the command line, as `--json` prints it.
+///
+/// # Errors
+/// The arguments make no question, or there is no saying.
+pub fn answer(arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
+    let command = ExplainArgs::augment_args(clap::Command::new("explain").no_binary_name(true));
+    let arguments = ExplainArgs::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
+    Ok(explain(&arguments)?.to_json())
 }
 
 struct Explanation {

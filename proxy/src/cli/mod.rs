@@ -7,7 +7,7 @@ pub mod demo;
 mod dev_identity;
 mod doctor;
 mod environment;
-mod explain;
+pub mod explain;
 mod output;
 mod redirect;
 mod run;

@@ -155,6 +155,7 @@ fn what_can_be_wrong_is_found_when_it_is_read() {
         ("captures[request.method] == 'a'", 8, "whose name is not written out"),
         ("token.scopes.exists(x, token.scopes.exists(y, x == y))", 42, "within another"),
         ("token.scopes.exists(request, request == 'a')", 19, "stands for something else"),
+        ("request.headers == workload.labels", 16, "compares maps"),
         ("Message{a: 1} == 1", 7, "makes a message"),
     ] {
         let (found_at, found) = fault(text);

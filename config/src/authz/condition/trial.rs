@@ -46,6 +46,10 @@ impl Trial<'_> {
         if is_wrong || has_claims(node) {
             return is_wrong;
         }
+        if self.compares_maps(node) {
+            self.fault(node, "compares maps".to_owned(), "compare what is in them, such as `token.claims.tenant`");
+            return true;
+        }
         if let Some((one, other)) = self.unlike(node) {
             let what = format!("compares a {one} with a {other}, and they are never equal");
             self.fault(node, what, "write text in quotes and numbers without");
@@ -73,19 +77,29 @@ impl Trial<'_> {
         }
     }
 
+    /// What is lent is looked up, and has no equal.
+    fn compares_maps(&self, node: &IdedExpr) -> bool {
+        let Some([one, other]) = compared(node) else { return false };
+        let is_map = |node| self.lent.evaluate(node, |value| value.get_type().name() == "map").unwrap_or(false);
+        is_map(one) || is_map(other)
+    }
+
     /// The types of two sides that are compared, where they have nothing to do with each other.
     fn unlike(&self, node: &IdedExpr) -> Option<(String, String)> {
-        let Expr::Call(call) = &node.expr else { return None };
-        let [one, other] = call.args.as_slice() else { return None };
-        if call.func_name != operators::EQUALS && call.func_name != operators::NOT_EQUALS {
-            return None;
-        }
+        let [one, other] = compared(node)?;
         let kind = |node| self.lent.evaluate(node, |value| value.get_type().name().to_owned()).ok();
         let (one, other) = kind(one).zip(kind(other))?;
         let numbers = ["int", "uint", "double"];
         let are_numbers = numbers.contains(&one.as_str()) && numbers.contains(&other.as_str());
         (one != other && !are_numbers).then_some((one, other))
     }
+}
+
+/// The two sides of `==` or `!=`.
+fn compared(node: &IdedExpr) -> Option<&[IdedExpr; 2]> {
+    let Expr::Call(call) = &node.expr else { return None };
+    let is_comparison = call.func_name == operators::EQUALS || call.func_name == operators::NOT_EQUALS;
+    is_comparison.then(|| call.args.as_slice().try_into().ok()).flatten()
 }
 
 fn shown_call(name: &str) -> String {
