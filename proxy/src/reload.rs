@@ -172,14 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn roots_are_watched_with_the_files_that_name_them() {
+    fn roots_and_labels_are_watched_with_the_files_that_name_them() {
         let directory = tempfile::tempdir().unwrap();
         let (file, roots) = (directory.path().join("postern.yaml"), directory.path().join("roots.pem"));
         let service = "{ name: a, hosts: a.example, tls: web, roots: roots.pem }";
         let service = service.replace("roots.pem", roots.to_str().unwrap());
-        let text = format!("identity: {{ workload_api: \"unix:///a\" }}\noutbound:\n  services:\n    - {service}\n");
+        let labels = directory.path().join("labels");
+        let workload = format!("workload: {{ labels_file: {} }}", labels.display());
+        let text = format!(
+            "identity: {{ workload_api: \"unix:///a\" }}\n{workload}\noutbound:\n  services:\n    - {service}\n"
+        );
         fs::write(&file, text).unwrap();
         let config = Config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        assert_eq!(watched(&config), [file, roots]);
+        assert_eq!(watched(&config), [file, roots, labels]);
     }
 }
