@@ -1,5 +1,6 @@
 //! `deny:`, `require:` and `allow:`: who may do what.
 
+mod condition;
 mod conditions;
 mod raw;
 mod time_window;
@@ -9,7 +10,10 @@ use crate::network::Network;
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
 use crate::problem::Place;
 
-pub use conditions::{FieldMatch, TextPattern};
+pub(crate) use condition::environment;
+pub use condition::{Condition, ConditionError, Fact, Facts, NamedTexts, Variable};
+pub(crate) use conditions::Fields;
+pub use conditions::{FieldMatch, TextPattern, is_hidden_header};
 pub(crate) use raw::{RawRule, check_rules};
 #[cfg(test)]
 pub(crate) use time_window::RawTimeWindow;
@@ -69,6 +73,11 @@ pub struct Rule {
     /// What it says of the connection and the moment.
     pub source: Vec<Network>,
     pub time: Option<TimeWindow>,
+    /// The name that the caller asked for when TLS began.
+    pub sni: Vec<HostPattern>,
+    /// What it says of us: the port of the application, and the labels of our workload.
+    pub ports: Vec<u16>,
+    pub labels: Vec<FieldMatch>,
     /// What it says of the request. Empty, each: any.
     pub methods: Vec<String>,
     pub hosts: Vec<HostPattern>,
@@ -77,6 +86,8 @@ pub struct Rule {
     pub query: Vec<FieldMatch>,
     /// `None`: nothing is asked of the caller's token.
     pub token: Option<TokenMatch>,
+    /// `None`: no condition besides.
+    pub when: Option<Condition>,
     pub place: Place,
 }
 
@@ -88,12 +99,16 @@ impl Rule {
             who,
             source: Vec::new(),
             time: None,
+            sni: Vec::new(),
+            ports: Vec::new(),
+            labels: Vec::new(),
             methods: Vec::new(),
             hosts: Vec::new(),
             paths: Vec::new(),
             headers: Vec::new(),
             query: Vec::new(),
             token: None,
+            when: None,
             place,
         }
     }
@@ -105,7 +120,8 @@ impl Rule {
             && self.paths.is_empty()
             && self.headers.is_empty()
             && self.query.is_empty()
-            && self.token.is_none())
+            && self.token.is_none()
+            && !self.when.as_ref().is_some_and(Condition::is_about_requests))
     }
 }
 

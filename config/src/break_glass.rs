@@ -84,7 +84,7 @@ impl Override {
     /// All problems of the file.
     pub fn from_str(name: &Path, text: &str) -> Result<Self, Problems> {
         let sources = include::read_text(name, text);
-        let mut reader = Reader::with(sources.problems);
+        let mut reader = Reader::with(sources.problems, sources.texts);
         let raw = sources.root.and_then(|root| RawOverrideFile::from_node(&root, &mut reader));
         let read = raw.and_then(|raw| raw.section.into_option()).and_then(|raw| raw.check(&mut reader));
         match read {

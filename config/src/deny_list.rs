@@ -105,7 +105,7 @@ impl DenyList {
     }
 
     fn from_sources(sources: include::Sources) -> Result<Self, Problems> {
-        let mut reader = Reader::with(sources.problems);
+        let mut reader = Reader::with(sources.problems, sources.texts);
         let raw = sources.root.and_then(|root| RawDenyList::from_node(&root, &mut reader));
         let entries = raw.map(|raw| raw.check(&mut reader));
         match entries {

@@ -46,6 +46,7 @@ impl Config {
         put(&mut root, "drain_timeout", self.drain_timeout.map(|span| json!(print_duration(span))));
         root.insert("timeouts".into(), bounds::timeouts(&self.timeouts));
         root.insert("limits".into(), bounds::limits(&self.limits));
+        put(&mut root, "workload", self.workload.has_labels().then(|| self.workload.effective_json()));
         root.insert("hardening".into(), self.hardening.effective_json());
         Value::Object(root)
     }

@@ -25,6 +25,8 @@ pub(crate) struct Sources {
     /// Every file and directory, in the order of reading.
     pub paths: Vec<PathBuf>,
     pub problems: Vec<Problem>,
+    /// The text of each file.
+    pub texts: Vec<(Arc<PathBuf>, String)>,
 }
 
 /// Reads the file `path` and what it includes.
@@ -50,11 +52,13 @@ struct FileReader {
     bytes: usize,
     incomplete: bool,
     problems: Vec<Problem>,
+    texts: Vec<(Arc<PathBuf>, String)>,
 }
 
 impl FileReader {
     fn into_sources(self, root: Option<Node>) -> Sources {
-        Sources { incomplete: self.incomplete || root.is_none(), root, paths: self.paths, problems: self.problems }
+        let incomplete = self.incomplete || root.is_none();
+        Sources { incomplete, root, paths: self.paths, problems: self.problems, texts: self.texts }
     }
 
     /// `None`: a problem has been told.
@@ -110,6 +114,7 @@ impl FileReader {
             return None;
         }
         let root = yaml::parse(&file, text, &mut self.problems);
+        self.texts.push((file, text.to_owned()));
         let mut root = match root {
             Some(root) => root,
             None => {

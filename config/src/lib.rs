@@ -36,6 +36,7 @@ pub mod tunnel;
 pub mod units;
 pub mod upstream;
 mod values;
+pub mod workload;
 mod yaml;
 
 use include::Sources;
@@ -70,6 +71,7 @@ pub use upstream::{
     AppToken, Credential, Endpoints, LocalUser, Outbound, Outliers, Resilience, Retries, Service, ServiceLimits,
     ServiceProtocol, Transport,
 };
+pub use workload::Workload;
 
 /// A whole, checked configuration: what the program runs, not what was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +90,7 @@ pub struct Config {
     /// `None`: nobody can override the rules.
     pub break_glass: Option<BreakGlass>,
     pub admin: Admin,
+    pub workload: Workload,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.
     pub workers: Option<NonZeroUsize>,
     /// How long a drain may take after SIGTERM. `None`: `TERMINATION_GRACE_PERIOD_SECONDS` (30 s) less a margin.
@@ -117,7 +120,7 @@ impl Config {
     }
 
     fn from_sources(sources: Sources) -> Result<Self, Problems> {
-        let mut reader = Reader::with(sources.problems);
+        let mut reader = Reader::with(sources.problems, sources.texts);
         let raw = sources.root.and_then(|root| RawConfig::from_node(&root, &mut reader));
         let config = raw.map(|raw| raw.check(&mut reader));
         // What stands in a file that could not be read might be what the others lack or agree with.

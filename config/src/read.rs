@@ -5,12 +5,15 @@
 //! type. A value that was written but could not be read is an empty [`Field`] that says it was written, so that nobody
 //! is told that it is missing.
 
+use crate::authz::environment;
 use crate::identity::SvidSelector;
 use crate::listen::ListenAddress;
 use crate::problem::{Place, Problem};
 use crate::yaml::{Entry, Node, Value};
 use schemars::JsonSchema;
 use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Problems beyond this many are not listed: nobody reads them, and a broken 1 MiB file could make them endless.
 const PROBLEMS_MAX: usize = 500;
@@ -25,6 +28,9 @@ pub(crate) struct Reader {
     pub svid: SvidSelector,
     /// Is there a `capture.dns`, so that a connection's address tells which host was asked for?
     pub names_have_addresses: bool,
+    /// The text of each file, to say where in a value something is wrong.
+    pub sources: Vec<(Arc<PathBuf>, String)>,
+    conditions: Option<Arc<cel::Env>>,
     key: &'static str,
 }
 
@@ -213,8 +219,13 @@ impl<T: JsonSchema> JsonSchema for Field<T> {
 
 impl Reader {
     /// Goes on after `problems` that have been met already.
-    pub fn with(problems: Vec<Problem>) -> Self {
-        Self { problems, ..Self::default() }
+    pub fn with(problems: Vec<Problem>, sources: Vec<(Arc<PathBuf>, String)>) -> Self {
+        Self { problems, sources, ..Self::default() }
+    }
+
+    /// What conditions can call: made where there is one.
+    pub fn environment(&mut self) -> Arc<cel::Env> {
+        self.conditions.get_or_insert_with(|| Arc::new(environment())).clone()
     }
 
     pub fn problem(&mut self, place: &Place, what: impl Into<String>, hint: impl Into<String>) {
@@ -297,7 +308,7 @@ impl Reader {
 }
 
 /// The name that a misspelt one was probably meant to be.
-fn nearest(text: &str, names: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn nearest(text: &str, names: &[&'static str]) -> Option<&'static str> {
     let text = text.to_ascii_lowercase().replace('-', "_");
     let near = names.iter().map(|name| (strsim::normalized_damerau_levenshtein(&text, name), *name));
     let (likeness, name) = near.max_by(|one, other| one.0.total_cmp(&other.0))?;

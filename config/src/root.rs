@@ -13,6 +13,7 @@ use crate::telemetry::{RawAdmin, RawTelemetry};
 use crate::tunnel::RawTunnel;
 use crate::upstream::RawOutbound;
 use crate::values::{FilePath, OneOrMany, Span};
+use crate::workload::{RawWorkload, Workload};
 use crate::{Admin, Config, Hardening, Identity, Revocation};
 use schemars::JsonSchema;
 use std::num::NonZeroUsize;
@@ -51,6 +52,8 @@ pub(crate) struct RawConfig {
     timeouts: Field<RawTimeouts>,
     /// Bounds that hold for every listener and service.
     limits: Field<RawLimits>,
+    /// What our own workload is, for rules that ask.
+    workload: Field<RawWorkload>,
     /// What the process gives up at its start.
     hardening: Field<RawHardening>,
     /// Further files, or directories of `*.yaml` and `*.yml` (in the order of their names). Their ports and services
@@ -78,6 +81,7 @@ impl Section for RawConfig {
             drain_timeout: keys.optional("drain_timeout"),
             timeouts: keys.optional("timeouts"),
             limits: keys.optional("limits"),
+            workload: keys.optional("workload"),
             hardening: keys.optional("hardening"),
             include: keys.optional("include"),
         }
@@ -115,6 +119,7 @@ impl RawConfig {
             drain_timeout: self.drain_timeout.into_option().map(|span| span.0),
             timeouts: self.timeouts.into_option().map_or_else(Timeouts::default, RawTimeouts::check),
             limits: self.limits.into_option().map_or_else(Limits::default, |limits| limits.check(reader)),
+            workload: self.workload.into_option().map_or_else(Workload::default, |section| section.check(reader)),
             hardening: self.hardening.into_option().map_or_else(Hardening::default, |section| section.check(reader)),
             sources: Vec::new(),
         }

@@ -189,6 +189,14 @@ fn inbound_ports_that_make_no_sense_are_problems() {
         ("{ port: 1, allow: [{ spiffe: spiffe://td/a, methods: get }] }", "1:64 `methods: get` is not a method"),
         ("{ port: 1, allow: [{ spiffe: spiffe://td/a, methods: \"*\" }] }", "1:64 `methods: \"*\"` is no method"),
         ("{ port: 1, allow: [{ spiffe: spiffe://td/a, paths: a }] }", "1:62 `paths: a` does not start with `/`"),
+        ("{ port: 1, allow: [{ spiffe: spiffe://td/a, when: nobody }] }", "1:61 `when`: nothing is called `nobody`"),
+        ("{ port: 1, allow: [{ spiffe: spiffe://td/a, sni: [] }] }", "1:60 `sni` has nothing that could fit"),
+        ("{ port: 1, allow: [{ spiffe: spiffe://td/a, ports: [] }] }", "1:62 `ports` has nothing that could fit"),
+        ("{ port: 1, allow: [{ spiffe: spiffe://td/a, labels: {} }] }", "1:63 `labels` has nothing that could fit"),
+        (
+            "{ port: 1, allow: [{ spiffe: spiffe://td/a, when: captures.ns == 'a' }] }",
+            "1:30 `when` asks for `captures.ns`, and nothing captures it",
+        ),
         ("{ port: 1, allow: [{ spiffe: \"spiffe://td/{ns}\" }] }", "1:40 `spiffe://td/{ns}` has the capture `{ns}`"),
         (
             "{ port: 1, allow: [{ spiffe: \"spiffe://td/{ns}\", paths: [\"/{ns}\", /x] }] }",
@@ -383,5 +391,26 @@ proptest! {
                 Err(problems) => prop_assert!(!problems.0.is_empty()),
             }
         }
+    }
+}
+
+#[test]
+fn labels_have_one_value_and_one_place() {
+    let read = |section: &str| {
+        let text = format!("workload: {section}\ninbound: [{{ port: 1, allow: [{{ spiffe: spiffe://td/a }}] }}]\n");
+        Config::from_str(Path::new("f"), &text).map_err(|problems| problems.to_string())
+    };
+    let config = read("{ labels: { a: b }, labels_file: /l, labels_env: { c: D } }").unwrap();
+    assert_eq!(config.workload.labels, [("a".to_owned(), "b".to_owned())]);
+    assert_eq!(config.workload.labels_env, [("c".to_owned(), "D".to_owned())]);
+    for (section, words) in [
+        ("{}", "`workload` says nothing"),
+        ("{ labels: { a: [b, c] } }", "the label `a` has more than one value"),
+        ("{ labels: { a: b* } }", "the label `a` has more than one value"),
+        ("{ labels: { a: b }, labels_env: { a: C } }", "stands in `labels` as well"),
+        ("{ labels_env: { a: \"B=C\" } }", "is no variable of the environment"),
+    ] {
+        let problems = read(section).unwrap_err();
+        assert!(problems.contains(words), "{section}: {problems}");
     }
 }

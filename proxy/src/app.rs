@@ -15,6 +15,7 @@ use crate::dns::server as dns_server;
 use crate::hardening::Hardened;
 use crate::identity::tokens::OwnTokens;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
+use crate::policy::labels;
 use crate::policy::{Policy, TUNNEL_NAME, UNROUTED};
 use crate::pressure;
 use crate::revocation::guard::Change;
@@ -45,6 +46,8 @@ pub struct Surroundings {
     pub log: LogHandle,
     /// `$RUST_LOG`; it wins over the file, also when that changes.
     pub log_filter: Option<String>,
+    /// A variable of the environment, for labels.
+    pub variable: labels::ReadVariable,
     /// What the process gave up. `None`: nothing, where it is somebody else's process.
     pub hardened: Option<Hardened>,
 }
@@ -88,7 +91,8 @@ impl App {
             AccessLog::start(&config.telemetry.access_log, &metrics).context("the access log cannot be opened")?;
         let identity = Arc::new(IdentityStore::default());
         let discovery = Arc::new(Discovery::new(Handle::current()));
-        let policy = Policy::compile(&config, None, &metrics)?;
+        let labels = labels::read(&config.workload, surroundings.variable)?;
+        let policy = Policy::compile_labelled(&config, labels, None, &metrics)?;
         let readiness = Arc::new(Readiness::new(identity.clone()));
         readiness.set(Condition::Configuration, Ok(()));
         let own_tokens = OwnTokens::new(Handle::current(), metrics.identity_counters());
@@ -190,7 +194,8 @@ impl App {
         // 1 what can fail.
         self.surroundings.hardened.as_ref().map_or(Ok(()), |hardened| hardened.permits(&config))?;
         let before = self.shared.policy().load_full();
-        let policy = Arc::new(Policy::compile(&config, Some(&before), &self.shared.metrics)?);
+        let labels = labels::read(&config.workload, self.surroundings.variable)?;
+        let policy = Arc::new(Policy::compile_labelled(&config, labels, Some(&before), &self.shared.metrics)?);
         let revocations = self.taking_back.load_changed(&config.revocation)?;
         TakingBack::check_break_glass(config.break_glass.as_ref())?;
         if ask == AskGuard::Yes {
@@ -272,7 +277,11 @@ impl App {
     /// Would applying `config` change nothing? It may say the same, and name files that do not.
     pub fn is_current(&self, config: &Config) -> bool {
         let policy = self.shared.policy().load();
-        config.same_as(&self.config) && policy.roots_are_current(config) && policy.names_are_current(config)
+        let labels = labels::read(&config.workload, self.surroundings.variable);
+        config.same_as(&self.config)
+            && policy.roots_are_current(config)
+            && policy.names_are_current(config)
+            && labels.is_ok_and(|labels| labels == *policy.labels)
     }
 
     pub fn config(&self) -> &Config {

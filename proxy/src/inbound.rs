@@ -143,6 +143,7 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
         strictness: policy.strictness,
         on_expiry: shown.on_expiry,
         negotiated: Negotiated::of(tls.get_ref().1),
+        server_name: tls.get_ref().1.server_name().map(Box::from),
     };
     connection.session.establish(trust, &connection.worker.identity());
     Ok((Box::new(tls), peer))
@@ -317,7 +318,8 @@ fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
         connection.rule(rule.clone());
     }
     connection.judged_in(plan.rules.mode);
-    if let Some(refused) = judged.into_result()? {
+    let fault = judged.refusal().and_then(|decision| plan.rules.condition_fault(None, &asked, decision));
+    if let Some(refused) = judged.into_result().map_err(|refused| plan.undecided(refused, fault))? {
         connection.observed(refused);
     }
     connection.app(&plan, &policy)

@@ -1,20 +1,23 @@
 //! The immutable plan that one request sees whole: everything that configuration time can do once is done here.
 
+mod compile_error;
 mod descriptors;
+mod digest;
 mod inbound_plan;
+pub mod labels;
 mod ourselves;
 mod port_rules;
 mod token_plan;
 
-use crate::authz::windows_of;
+use crate::authz::{Labels, Site, some_condition_asks_time, windows_of};
 use crate::break_glass::InForce;
-use crate::capture::local_users::{self, UserError};
-use crate::dns::{DnsError, DnsPlan};
+use crate::capture::local_users;
+use crate::dns::DnsPlan;
 use crate::lookup::Lookup;
 use crate::session::Direction;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::verifier::Strictness;
-use crate::tls::web::{WebRoots, WebRootsError};
+use crate::tls::web::WebRoots;
 use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::{WebClients, client_of};
 use postern_config::authz::TimeWindow;
@@ -28,7 +31,8 @@ use std::path::Path;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-use descriptors::connections_max;
+pub use compile_error::CompileError;
+use digest::digest;
 pub use inbound_plan::InboundPlan;
 use ourselves::OwnListeners;
 pub use port_rules::{Judged, PortRules, RoutePlan};
@@ -131,6 +135,9 @@ pub struct Policy {
     /// Overrides what rules refuse.
     pub break_glass: InForce,
     windows: Vec<TimeWindow>,
+    asks_time: bool,
+    /// Of our own workload.
+    pub labels: Arc<Labels>,
 }
 
 /// What the application meant, as far as is known.
@@ -141,35 +148,30 @@ pub struct Destined {
     pub host: Option<Arc<str>>,
 }
 
-/// Why a checked configuration could not be compiled into a policy.
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    #[error("service {service}: the Web PKI roots cannot be used")]
-    WebRoots {
-        service: String,
-        #[source]
-        source: WebRootsError,
-    },
-    #[error("service {service}: `users` names somebody who cannot be found")]
-    LocalUser {
-        service: String,
-        #[source]
-        source: UserError,
-    },
-    #[error(transparent)]
-    Dns(#[from] DnsError),
-}
-
 impl Policy {
+    /// As [`Policy::compile_labelled`], of a workload without labels.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compile(config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Result<Self, CompileError> {
+        Self::compile_labelled(config, Labels::default(), previous, metrics)
+    }
+
     /// Builds the whole plan; what did not change since `previous` keeps its connections' pools.
     ///
     /// # Errors
     /// What needs files of the system, and did not find them.
-    pub fn compile(config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Result<Self, CompileError> {
+    pub fn compile_labelled(
+        config: &Config,
+        labels: Labels,
+        previous: Option<&Policy>,
+        metrics: &Metrics,
+    ) -> Result<Self, CompileError> {
+        let site = Site { labels: Arc::new(labels) };
         let mut doors = Lookup::default();
         let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
         for inbound in &config.inbound {
-            let plan = Arc::new(InboundPlan::compile(inbound, config, previous, metrics));
+            let plan = Arc::new(InboundPlan::compile(inbound, config, &site, previous, metrics));
             if config.tunnel.is_some() || config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
                 doors.insert(Door::Port(inbound.port), DoorPlan::Inbound(plan.clone()));
             }
@@ -219,7 +221,7 @@ impl Policy {
         let moved = previous.map_or_else(Lookup::default, |previous| moved(previous, &doors));
         Ok(Self {
             generation: previous.map_or(1, |previous| previous.generation + 1),
-            digest: digest(config).into(),
+            digest: digest(config, &site.labels).into(),
             doors,
             moved,
             restricts_users: services.iter().any(|service| !service.users.is_all()),
@@ -228,19 +230,21 @@ impl Policy {
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),
             strictness,
-            connections_max: config.limits.connections.unwrap_or_else(connections_max),
+            connections_max: config.limits.connections.unwrap_or_else(descriptors::connections_max),
             unrouted: metrics.outbound(UNROUTED),
             transparent: config.capture.as_ref().is_some_and(|capture| capture.mode == CaptureMode::Tproxy),
             mark: config.capture.as_ref().map(|capture| capture.redirect.mark),
             own: OwnListeners::of(config),
             break_glass: previous.map_or_else(InForce::default, |previous| previous.break_glass.clone()),
             windows: windows_of(config.inbound.iter().flat_map(Inbound::rule_sets)),
+            asks_time: some_condition_asks_time(config.inbound.iter().flat_map(Inbound::rule_sets)),
+            labels: site.labels,
         })
     }
 
     /// Seconds since 1970, where some rule asks for the time; else nobody looks.
     pub fn now(&self) -> i64 {
-        match self.windows.is_empty() {
+        match self.windows.is_empty() && !self.asks_time {
             true => 0,
             false => OffsetDateTime::now_utc().unix_timestamp(),
         }
@@ -375,12 +379,6 @@ fn any(port: u16) -> SocketAddr {
 
 fn any_v6(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
-}
-
-fn digest(config: &Config) -> String {
-    let text = config.effective_json().to_string();
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The application's address, for messages.

@@ -15,14 +15,14 @@ use tokio::sync::mpsc;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
-/// What a configuration is read from: its own files, and those of Web PKI roots that it names. (PEM files of our identity
+/// What a configuration is read from: its own files, and those of Web PKI roots and labels that it names. (PEM files of our identity
 /// are watched by their source.)
 pub fn watched(config: &Config) -> Vec<PathBuf> {
     let roots = config.outbound.services.iter().filter_map(|service| match &service.transport {
         Transport::WebTls { roots, .. } => roots.clone(),
         Transport::Mesh { .. } | Transport::Plaintext => None,
     });
-    config.sources.iter().cloned().chain(roots).collect()
+    config.sources.iter().cloned().chain(roots).chain(config.workload.labels_file.clone()).collect()
 }
 
 pub struct Watcher {
@@ -172,14 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn roots_are_watched_with_the_files_that_name_them() {
+    fn roots_and_labels_are_watched_with_the_files_that_name_them() {
         let directory = tempfile::tempdir().unwrap();
         let (file, roots) = (directory.path().join("postern.yaml"), directory.path().join("roots.pem"));
         let service = "{ name: a, hosts: a.example, tls: web, roots: roots.pem }";
         let service = service.replace("roots.pem", roots.to_str().unwrap());
-        let text = format!("identity: {{ workload_api: \"unix:///a\" }}\noutbound:\n  services:\n    - {service}\n");
+        let labels = directory.path().join("labels");
+        let workload = format!("workload: {{ labels_file: {} }}", labels.display());
+        let text = format!(
+            "identity: {{ workload_api: \"unix:///a\" }}\n{workload}\noutbound:\n  services:\n    - {service}\n"
+        );
         fs::write(&file, text).unwrap();
         let config = Config::load(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        assert_eq!(watched(&config), [file, roots]);
+        assert_eq!(watched(&config), [file, roots, labels]);
     }
 }

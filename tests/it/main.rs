@@ -4,6 +4,7 @@ mod audit;
 mod break_glass;
 mod bursts;
 mod concurrency;
+mod conditions;
 mod deadlines;
 mod dependencies;
 mod exchanges;

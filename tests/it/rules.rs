@@ -36,6 +36,7 @@ routes:
 async fn each_refusal_names_its_rule_and_nothing_of_it_reaches_the_application() {
     let app = HttpApp::start().await;
     let pair = Pair::with(Mesh::start(), app.address, LINES, "protocol: http").await;
+    let section = inbound_section(pair.inbound, &app.address.to_string(), LINES);
     let mut client = H2Client::connect(pair.outbound).await;
     // Path, header, status, refusal, rule.
     let cases = [
@@ -63,6 +64,12 @@ async fn each_refusal_names_its_rule_and_nothing_of_it_reaches_the_application()
         assert_eq!(record.get("refusal").and_then(|it| it.as_str()), refusal, "{path}: {record:#}");
         assert_eq!(record.get("rule").and_then(|it| it.as_str()), rule, "{path}: {record:#}");
         assert_eq!(app.seen().len(), seen + usize::from(refusal.is_none()), "{path}");
+        if refusal.is_some() {
+            let query = path.find('?').map_or("", |at| &path[at..]);
+            let header = format!("x-purpose: {}", purpose.unwrap_or_default());
+            let more = ["--header", &header];
+            pair.orders.explains(&section, record, query, if purpose.is_some() { &more } else { &[] });
+        }
     }
 }
 
@@ -92,6 +99,9 @@ async fn when_its_time_is_over_a_rule_lets_go_of_what_lives() {
     assert!(tunnel.until_ended().await.is_empty());
     assert!(OffsetDateTime::now_utc() >= OffsetDateTime::parse(&until, &Rfc3339).unwrap(), "not before");
     assert_eq!(H1Client::connect(http.outbound).await.get("/late").await.unwrap().status, 403);
+    let late = http.orders.record("request", |record| record["url.path"] == "/late").await;
+    let lines = format!("protocol: http\n{}", allow(&until));
+    http.orders.explains(&inbound_section(http.inbound, &app.address.to_string(), &lines), &late, "", &[]);
     let record = tcp.orders.record("connection", |record| record["end"] == "policy_changed").await;
     assert_eq!(record["rule"], "allow-1");
 }

@@ -4,6 +4,7 @@ use crate::client_raw::RawClient;
 use crate::wait::{BOUND, eventually, within};
 use postern::admin::ConnectionInfo;
 use postern::app::{App, Surroundings};
+use postern::cli::explain;
 use postern::identity::Snapshot;
 use postern::shared::Shared;
 use postern::telemetry::LogHandle;
@@ -78,7 +79,13 @@ async fn serve(
 ) {
     let mut app = match App::start(
         config,
-        Surroundings { endpoint: None, log: LogHandle::detached(), log_filter: None, hardened: None },
+        Surroundings {
+            endpoint: None,
+            log: LogHandle::detached(),
+            log_filter: None,
+            variable: |_| None,
+            hardened: None,
+        },
     )
     .await
     {
@@ -218,6 +225,45 @@ impl Sidecar {
         let (reply, answer) = oneshot::channel();
         drop(self.orders.send(Order::Drain(at_most, reply)));
         answer
+    }
+
+    /// What `postern explain` says about a request that was recorded, with these sections in force: `more` is what a record does not
+    /// have, such as headers; a query goes with the path.
+    ///
+    /// # Panics
+    /// It cannot tell.
+    pub fn explain(&self, sections: &str, record: &Value, query: &str, more: &[&str]) -> Value {
+        let file = self.directory.join("explained.yaml");
+        std::fs::write(&file, format!("{}{sections}", self.preamble)).expect("a file");
+        let field = |key: &str| record[key].as_str().unwrap_or_default();
+        let (file, path) = (file.display().to_string(), format!("{}{query}", field("url.path")));
+        let mut arguments = vec!["--config", &file, "--method", field("http.request.method")];
+        arguments.extend([
+            "--path",
+            &path,
+            "--host",
+            field("server.address"),
+            "--source",
+            field("network.peer.address"),
+        ]);
+        if let Some(peer) = record["peer.spiffe_id"].as_str() {
+            arguments.extend(["--peer", peer]);
+        }
+        let answer = explain::answer(&[&arguments, more].concat());
+        answer.unwrap_or_else(|error| panic!("{error:#}: {record:#}"))
+    }
+
+    /// As [`Sidecar::explain`], of a request that was refused: the same words in the same places.
+    ///
+    /// # Panics
+    /// It says something else than the record.
+    pub fn explains(&self, sections: &str, record: &Value, query: &str, more: &[&str]) -> Value {
+        let explained = self.explain(sections, record, query, more);
+        for key in ["refusal", "rule", "route"] {
+            assert_eq!(explained[key], record.get(key).cloned().unwrap_or_default(), "{key}: {record:#} {explained:#}");
+        }
+        assert!(!explained["nearest"].is_null(), "{explained:#}");
+        explained
     }
 
     /// Everything that it has recorded so far, in order.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request;
-use postern::authz::{Asked, Principal, RequestFacts, RuleSet};
+use postern::authz::{Asked, ConnectionFacts, Principal, RequestFacts, RuleSet};
 use postern::detect::{Detected, Verdict, classify};
 use postern::http::headers::{check_framing, strip_request};
 use postern::http::identity_headers::{RenderedIdentity, X_FORWARDED_CLIENT_CERT};
@@ -64,6 +64,7 @@ pub fn all() -> anyhow::Result<Vec<Part>> {
     parts.push(detect()?);
     parts.extend(paths()?);
     parts.extend(routes_and_rules()?);
+    parts.extend(conditions()?);
     parts.push(headers(rendered)?);
     Ok(parts)
 }
@@ -138,9 +139,59 @@ fn routes_and_rules() -> anyhow::Result<[Part; 2]> {
             let principal = Principal::Spiffe(black_box(&caller));
             rules
                 .next()
-                .decide(&Asked { principal, source: Some(Ipv4Addr::LOCALHOST.into()), now: 0, request: Some(facts) })
+                .decide(&Asked {
+                    principal,
+                    source: Some(Ipv4Addr::LOCALHOST.into()),
+                    port: None,
+                    connection: ConnectionFacts::default(),
+                    now: 0,
+                    request: Some(facts),
+                })
                 .is_allowed()
         })?,
+    ])
+}
+
+const CONDITIONS: usize = 50;
+
+/// Fifty rules with a condition each: for a caller that all of them name, of which the last one fits, and for one that none names.
+fn conditions() -> anyhow::Result<[Part; 2]> {
+    let mut text = String::from(
+        "inbound:\n  - port: 8080\n    protocol: http\n    allow:\n      - spiffe: spiffe://shop.example/ns/ops/sa/admin\n",
+    );
+    for index in 1..=CONDITIONS {
+        text.push_str(&format!(
+            "      - spiffe: \"spiffe://shop.example/ns/web/sa/*\"\n        when: request.method == 'GET' && request.headers['x-shard'] == '{index}' && request.url_path.matches('^/orders/[0-9]+')\n"
+        ));
+    }
+    let config = Config::from_str(Path::new("bench.yaml"), &text)?;
+    let inbound = config.inbound.first().context("the text above has a port")?;
+    let rules = RuleSet::compile(&inbound.rules);
+    let readings = read_path("/orders/7/items", false)?;
+    let headers: HeaderMap =
+        [(HeaderName::from_static("x-shard"), HeaderValue::from(CONDITIONS))].into_iter().collect();
+    let part = |name, title, timed, caller: &str| {
+        let caller = SpiffeId::parse(caller)?;
+        let (rules, readings, headers) = (rules.clone(), readings.clone(), headers.clone());
+        Part::new(name, title, timed, move || {
+            let facts = RequestFacts {
+                method: &Method::GET,
+                host: "orders.shop",
+                readings: &readings,
+                headers: Some(&headers),
+                query: None,
+                token: None,
+            };
+            let principal = Principal::Spiffe(black_box(&caller));
+            let connection = ConnectionFacts::default();
+            rules
+                .decide(&Asked { principal, source: None, port: None, connection, now: 0, request: Some(facts) })
+                .is_allowed()
+        })
+    };
+    Ok([
+        part("conditions", "decide by 50 conditions", 2_000, "spiffe://shop.example/ns/web/sa/frontend")?,
+        part("conditions-of-others", "decide beside 50 conditions", 200_000, "spiffe://shop.example/ns/ops/sa/admin")?,
     ])
 }
 

@@ -59,6 +59,14 @@ impl TextPattern {
         Ok(pattern)
     }
 
+    /// The only text that it fits, where it is one.
+    pub fn exact(&self) -> Option<&str> {
+        match self {
+            Self::Exact(text) => Some(text),
+            Self::Any | Self::Prefix(_) | Self::Suffix(_) => None,
+        }
+    }
+
     pub fn matches(&self, text: &[u8]) -> bool {
         match self {
             Self::Any => true,
@@ -155,14 +163,25 @@ const NOT_FOR_RULES: &[(&str, &str)] = &[
     ("client-cert-chain", "write `spiffe`: what callers say there is not believed"),
 ];
 
+/// Why no rule can ask for the header of this name, in lower case, and what to write instead.
+pub(super) fn not_for_rules(name: &str) -> Option<&'static str> {
+    let spelt = name.replace(['_', '.'], "-");
+    NOT_FOR_RULES.iter().find(|(other, _)| *other == spelt).map(|(_, instead)| *instead)
+}
+
+/// Whether no rule may see the header of this name, in lower case: a caller's claim, a credential, or the host, which HTTP/2 says
+/// elsewhere.
+pub fn is_hidden_header(name: &str) -> bool {
+    not_for_rules(name).is_some()
+}
+
 /// RFC 9110 §5.1; names are compared in lower case.
 pub(super) fn check_headers(fields: Fields, reader: &mut Reader) -> Vec<FieldMatch> {
     let mut checked: Vec<FieldMatch> = Vec::new();
     for (written, place, values) in fields.0 {
         let name = written.to_ascii_lowercase();
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        let spelt = name.replace(['_', '.'], "-");
-        let instead = NOT_FOR_RULES.iter().find(|(other, _)| *other == spelt).map(|(_, instead)| *instead);
+        let instead = not_for_rules(&name);
         if name.is_empty() || !name.bytes().all(is_token) {
             reader.problem(&place, format!("`{}` is not a header's name", shown(&written)), "write such as `x-tenant`");
         } else if let Some(instead) = instead {

@@ -3,7 +3,7 @@
 use super::conditions::{Fields, check_headers, check_query};
 use super::time_window::RawTimeWindow;
 use super::token_match::RawTokenMatch;
-use super::{Effect, Principal, Rule};
+use super::{Condition, Effect, FieldMatch, Principal, Rule};
 use crate::network::Network;
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
 use crate::problem::Place;
@@ -34,6 +34,17 @@ pub(crate) struct RawRule {
     /// Only at these times.
     #[schemars(extend("x-default" = "always"))]
     time: Field<RawTimeWindow>,
+    /// Only when the caller asked for one of these names when TLS began (SNI). Callers in a mesh often ask for none: then a rule
+    /// that allows does not fit, and one that denies does.
+    #[schemars(extend("x-default" = "any"))]
+    sni: Field<OneOrMany<HostPattern>>,
+    /// Only on these ports, as `port` of an inbound port has them: for rules that several ports include.
+    #[schemars(extend("x-default" = "any"))]
+    ports: Field<OneOrMany<u16>>,
+    /// Only where our own workload has these labels: `name: value`, or a list of values; `abc*`, `*abc` and `*` as for `headers`.
+    /// Decided when the file is read; see `workload`.
+    #[schemars(extend("x-default" = "any"))]
+    labels: Field<Fields>,
     /// Only these methods. HTTP only.
     #[schemars(extend("x-default" = "any"))]
     methods: Field<OneOrMany<Method>>,
@@ -55,6 +66,10 @@ pub(crate) struct RawRule {
     /// Only when the caller's token says this. Only on routes with an `audience`.
     #[schemars(extend("x-default" = "any token"))]
     token: Field<RawTokenMatch>,
+    /// Only when this condition holds: CEL over what is known of request, connection, caller and token. What it asks for and is
+    /// not known counts against the request.
+    #[schemars(extend("x-default" = "none"))]
+    when: Field<Condition>,
     #[schemars(skip)]
     place: Place,
 }
@@ -70,12 +85,16 @@ impl Section for RawRule {
             anonymous: keys.optional("anonymous"),
             source: keys.optional("source"),
             time: keys.optional("time"),
+            sni: keys.optional("sni"),
+            ports: keys.optional("ports"),
+            labels: keys.optional("labels"),
             methods: keys.optional("methods"),
             hosts: keys.optional("hosts"),
             paths: keys.optional("paths"),
             headers: keys.optional("headers"),
             query: keys.optional("query"),
             token: keys.optional("token"),
+            when: keys.optional("when"),
             place: keys.place(),
         }
     }
@@ -95,21 +114,30 @@ impl RawRule {
             true => Some(self.token.into_option()?.check(reader)?),
             false => None,
         };
+        let when = match self.when.is_written() {
+            true => Some(self.when.into_option()?),
+            false => None,
+        };
         let rule = Rule {
             name: self.name.into_option().map_or_else(default_name, |name| name.0),
             who,
             source: read_or_nothing(self.source)?.0,
             time,
+            sni: read_or_nothing(self.sni)?.0,
+            ports: read_or_nothing(self.ports)?.0,
+            labels: field_matches(read_or_nothing(self.labels)?),
             methods: read_or_nothing(self.methods)?.0.into_iter().map(|method| method.0).collect(),
             hosts: read_or_nothing(self.hosts)?.0,
             paths: read_or_nothing(self.paths)?.0,
             headers: check_headers(read_or_nothing(self.headers)?, reader),
             query: check_query(read_or_nothing(self.query)?, reader),
             token,
+            when,
             place: self.place,
         };
         if effect != Effect::Allow && rule.who == Principal::Anyone && !rule.is_about_requests() {
-            let says_nothing = rule.source.is_empty() && rule.time.is_none();
+            let says_nothing = rule.source.is_empty() && rule.time.is_none() && rule.when.is_none();
+            let says_nothing = says_nothing && rule.sni.is_empty() && rule.ports.is_empty() && rule.labels.is_empty();
             if says_nothing {
                 let hint = "say what it is about: `spiffe`, `source`, `paths`, …";
                 reader.problem(&rule.place, format!("a rule of `{}` fits everything", effect.as_str()), hint);
@@ -124,6 +152,9 @@ impl RawRule {
         for (key, is_empty, place) in [
             ("trust_domain", self.trust_domain.get().is_some_and(|it| it.0.is_empty()), self.trust_domain.place()),
             ("source", self.source.get().is_some_and(|it| it.0.is_empty()), self.source.place()),
+            ("sni", self.sni.get().is_some_and(|it| it.0.is_empty()), self.sni.place()),
+            ("ports", self.ports.get().is_some_and(|it| it.0.is_empty()), self.ports.place()),
+            ("labels", self.labels.get().is_some_and(|it| it.0.is_empty()), self.labels.place()),
             ("methods", self.methods.get().is_some_and(|it| it.0.is_empty()), self.methods.place()),
             ("hosts", self.hosts.get().is_some_and(|it| it.0.is_empty()), self.hosts.place()),
             ("paths", self.paths.get().is_some_and(|it| it.0.is_empty()), self.paths.place()),
@@ -186,16 +217,28 @@ pub(super) fn read_or_nothing<T: Default>(field: Field<T>) -> Option<T> {
     }
 }
 
+fn field_matches(fields: Fields) -> Vec<FieldMatch> {
+    fields.0.into_iter().map(|(name, _, values)| FieldMatch { name, values }).collect()
+}
+
 /// What a caller's ID captures has to be asked for elsewhere in the rule, or it would be a `*` that looks like more.
 fn check_captures(callers: &[At<SpiffePattern>], rule: &Rule, reader: &mut Reader) -> bool {
     let in_all_paths =
         |name: &str| !rule.paths.is_empty() && rule.paths.iter().all(|path| path.captures().contains(&name));
     let in_all_hosts =
         |name: &str| !rule.hosts.is_empty() && rule.hosts.iter().all(|host| host.captures().contains(&name));
+    let asked = rule.when.as_ref().map_or(&[][..], Condition::captures);
     let mut is_right = true;
+    for name in asked {
+        if !callers.iter().any(|caller| caller.value.captures().contains(&name.as_str())) {
+            let what = format!("`when` asks for `captures.{name}`, and nothing captures it");
+            reader.problem(&rule.place, what, format!("write `{{{name}}}` into the rule's `spiffe`"));
+            is_right = false;
+        }
+    }
     for At { value: pattern, place } in callers {
         for name in pattern.captures() {
-            if !in_all_paths(name) && !in_all_hosts(name) {
+            if !in_all_paths(name) && !in_all_hosts(name) && !asked.iter().any(|asked| asked == name) {
                 let what =
                     format!("`{pattern}` has the capture `{{{name}}}`, and not every path or host of the rule has it");
                 let hint =

@@ -21,12 +21,16 @@ fn rule(rule: &Rule) -> Value {
     }
     put(&mut section, "source", (!rule.source.is_empty()).then(|| words(&rule.source)));
     put(&mut section, "time", rule.time.as_ref().map(time));
+    put(&mut section, "sni", (!rule.sni.is_empty()).then(|| words(&rule.sni)));
+    put(&mut section, "ports", (!rule.ports.is_empty()).then(|| json!(rule.ports)));
+    put(&mut section, "labels", (!rule.labels.is_empty()).then(|| fields(&rule.labels)));
     put(&mut section, "methods", (!rule.methods.is_empty()).then(|| words(&rule.methods)));
     put(&mut section, "hosts", (!rule.hosts.is_empty()).then(|| words(&rule.hosts)));
     put(&mut section, "paths", (!rule.paths.is_empty()).then(|| words(&rule.paths)));
     put(&mut section, "headers", (!rule.headers.is_empty()).then(|| fields(&rule.headers)));
     put(&mut section, "query", (!rule.query.is_empty()).then(|| fields(&rule.query)));
     put(&mut section, "token", rule.token.as_ref().map(token));
+    put(&mut section, "when", rule.when.as_ref().map(|when| json!(when.text())));
     Value::Object(section)
 }
 

@@ -17,6 +17,7 @@ use crate::tunnel::RawTunnel;
 use crate::upstream::{
     RawCredentialKinds, RawEndpoints, RawJwtSvid, RawOutbound, RawOutliers, RawRetries, RawService, RawServiceLimits,
 };
+use crate::workload::RawWorkload;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -79,6 +80,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawTimeouts>();
     check::<RawLimits>();
     check::<RawHardening>();
+    check::<RawWorkload>();
     // Of a file of its own.
     check::<RawDenyList>();
     check::<RawDenyEntry>();
@@ -92,7 +94,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 41);
+    assert_eq!(objects + 1, 42);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

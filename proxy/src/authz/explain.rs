@@ -1,8 +1,10 @@
 //! Why a decision is as it is: every rule that was there to be asked, whether it fits, and what it lacks. The same code
 //! decides ([`super::rule::Rule::fits_part`]). Pure.
 
+use super::condition::seen;
 use super::rule::{Captured, PARTS, Part, Rule};
 use super::{Asked, Decision, Principal, RuleSet};
+use postern_config::authz::ConditionError;
 use postern_config::authz::{Effect, Principal as Who, TokenMatch};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -36,6 +38,39 @@ impl RuleSet {
     }
 }
 
+/// A condition that could not be decided, and so refused a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionFault {
+    pub rule: Arc<str>,
+    pub error: ConditionError,
+}
+
+impl RuleSet {
+    /// Of a request that was refused by `decision`: the condition that could not be decided, if that is why. `None` at once where
+    /// no rule has one.
+    pub fn condition_fault(&self, asked: &Asked<'_>, decision: &Decision) -> Option<ConditionFault> {
+        if !self.has_conditions {
+            return None;
+        }
+        let (rules, effect) = match decision {
+            Decision::Allowed { .. } => return None,
+            Decision::Denied { .. } => (&self.deny.rules, Effect::Deny),
+            Decision::Unmet { .. } => (&self.require, Effect::Require),
+            Decision::NotAllowed => (&self.allow.rules, Effect::Allow),
+        };
+        let by_name = |rule: &&Rule| decision.rule().is_none_or(|name| *name == rule.name);
+        rules.iter().filter(|rule| rule.when.is_some()).filter(by_name).find_map(|rule| {
+            let captures = rule.captures(asked.principal);
+            let others = PARTS.iter().filter(|part| **part != Part::When);
+            let fits = |captured: &&Vec<(String, &str)>| {
+                others.clone().all(|part| rule.fits_part(*part, asked, captured, effect))
+            };
+            let error = captures.iter().filter(fits).find_map(|captured| rule.condition(asked, captured, effect).err());
+            error.map(|error| ConditionFault { rule: rule.name.clone(), error })
+        })
+    }
+}
+
 /// Of the rules that could have let a refused request through, the one that lacks least.
 pub fn nearest<'a>(explained: &'a [Explained], decision: &Decision) -> Option<&'a Explained> {
     let could = |it: &&Explained| match decision {
@@ -51,7 +86,7 @@ fn lacks(rule: &Rule, asked: &Asked<'_>, effect: Effect) -> Vec<Lack> {
     let captured = rule.captures(asked.principal);
     let of_parts = |captured: &Vec<(String, &str)>| -> Vec<Lack> {
         let missing = PARTS.iter().filter(|part| !rule.fits_part(**part, asked, captured, effect));
-        missing.map(|part| lack(rule, *part, captured)).collect()
+        missing.map(|part| lack(rule, *part, asked, captured, effect)).collect()
     };
     // By the way of naming the caller that comes nearest.
     match captured.iter().map(of_parts).min_by_key(Vec::len) {
@@ -68,11 +103,18 @@ fn caller(rule: &Rule) -> Lack {
     }
 }
 
-fn lack(rule: &Rule, part: Part, captured: &Captured<'_>) -> Lack {
+fn lack(rule: &Rule, part: Part, asked: &Asked<'_>, captured: &Captured<'_>, effect: Effect) -> Lack {
     let fields = |fields: &mut dyn Iterator<Item = (String, String)>| {
         fields.map(|(name, values)| format!("{name}: {values}")).collect::<Vec<_>>().join(", ")
     };
     let (key, wants) = match part {
+        Part::Port => ("ports", one_of(&rule.ports)),
+        Part::Labels => {
+            let mut labels = rule.labels.iter().map(|label| (label.name.clone(), one_of(&label.values)));
+            ("labels", fields(&mut labels))
+        }
+        Part::Sni => ("sni", one_of(&rule.sni)),
+        Part::When => ("when", condition(rule, asked, captured, effect)),
         Part::Source => ("source", one_of(&rule.source)),
         Part::Time => ("time", rule.time.map(|time| time.to_string()).unwrap_or_default()),
         Part::Request => ("methods", "a request".to_owned()),
@@ -90,6 +132,21 @@ fn lack(rule: &Rule, part: Part, captured: &Captured<'_>) -> Lack {
         Part::Token => ("token", rule.token.as_ref().map(token).unwrap_or_default()),
     };
     Lack { key, wants }
+}
+
+/// The condition, and what it came to.
+fn condition(rule: &Rule, asked: &Asked<'_>, captured: &Captured<'_>, effect: Effect) -> String {
+    let Some((when, labels)) = &rule.when else { return String::new() };
+    let seen = seen(when, asked, captured, labels).into_iter().map(|(name, value)| format!("{name} = {value}"));
+    let mut text = [when.to_string()]
+        .into_iter()
+        .chain(seen.reduce(|all, one| format!("{all}, {one}")))
+        .collect::<Vec<_>>()
+        .join(" where ");
+    if let Err(error) = rule.condition(asked, captured, effect) {
+        text.push_str(&format!(" ({error})"));
+    }
+    text
 }
 
 fn token(wanted: &TokenMatch) -> String {

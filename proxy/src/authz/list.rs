@@ -2,7 +2,7 @@
 
 use super::prefix_index::PrefixIndex;
 use super::rule::Rule;
-use super::{Asked, Principal};
+use super::{Asked, Principal, Site};
 use crate::lookup::Lookup;
 use postern_config::authz::{Effect, Principal as Who, Rule as Written};
 use postern_config::{SpiffeId, SpiffePattern};
@@ -20,9 +20,9 @@ pub struct RuleList {
 }
 
 impl RuleList {
-    pub fn add(&mut self, rule: &Written) {
+    pub fn add(&mut self, rule: &Written, site: &Site) {
         let index = self.rules.len();
-        self.rules.push(Rule::compile(rule));
+        self.rules.push(Rule::compile(rule, site));
         match &rule.who {
             Who::Anonymous => self.anonymous.push(index),
             Who::Anyone => self.anyone.push(index),

@@ -4,7 +4,9 @@
 //! Nothing is allowed that no rule allows, and nothing that a rule denies. Pure: a compiled rule set, what is known of a
 //! request, a verdict.
 
+mod condition;
 pub mod explain;
+mod labels;
 mod list;
 pub mod prefix_index;
 mod rule;
@@ -13,9 +15,11 @@ mod token_rule;
 use crate::http::normalize::Readings;
 use crate::refusal::{Refusal, Refused};
 use crate::token::Verified;
+pub use condition::{ConnectionFacts, TlsFacts};
 use http::{HeaderMap, Method, Uri};
+pub use labels::Labels;
 use list::RuleList;
-use postern_config::authz::{Effect, Rules, TimeWindow};
+use postern_config::authz::{Effect, Rules, TimeWindow, Variable};
 use postern_config::{PathPattern, SpiffeId};
 use rule::Rule;
 use std::net::IpAddr;
@@ -36,6 +40,9 @@ pub struct Asked<'a> {
     pub principal: Principal<'a>,
     /// The other end of the connection. `None`: it has no address.
     pub source: Option<IpAddr>,
+    /// The port of the application that it is meant for. `None`: not known.
+    pub port: Option<u16>,
+    pub connection: ConnectionFacts<'a>,
     /// Seconds since 1970. Means something only where a rule has a `time`.
     pub now: i64,
     /// `None`: it is about a connection whose bytes are not read.
@@ -112,6 +119,13 @@ impl Decision {
     }
 }
 
+/// Where rules are compiled for.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// Of our own workload.
+    pub labels: Arc<Labels>,
+}
+
 /// The rules of one port or route, compiled: a caller meets only the rules that can name it.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
@@ -119,15 +133,16 @@ pub struct RuleSet {
     require: Vec<Rule>,
     allow: RuleList,
     needs_headers: bool,
+    has_conditions: bool,
 }
 
 impl RuleSet {
     pub fn compile(rules: &Rules) -> Self {
-        Self::compile_route(&Rules::default(), rules)
+        Self::compile_at(&Site::default(), &Rules::default(), rules)
     }
 
     /// The rules of a route: what its port denies and requires holds there too.
-    pub fn compile_route(port: &Rules, route: &Rules) -> Self {
+    pub fn compile_at(site: &Site, port: &Rules, route: &Rules) -> Self {
         let mut compiled = Self::default();
         let port_rules = port.deny.iter().map(|rule| (Effect::Deny, rule));
         let port_rules = port_rules.chain(port.require.iter().map(|rule| (Effect::Require, rule)));
@@ -136,10 +151,14 @@ impl RuleSet {
         let allow = route.allow.iter().map(|rule| (Effect::Allow, rule));
         for (effect, rule) in port_rules.chain(route_rules).chain(allow) {
             compiled.needs_headers |= !rule.headers.is_empty();
+            if let Some(when) = &rule.when {
+                compiled.has_conditions = true;
+                compiled.needs_headers |= when.needs_headers();
+            }
             match effect {
-                Effect::Deny => compiled.deny.add(rule),
-                Effect::Require => compiled.require.push(Rule::compile(rule)),
-                Effect::Allow => compiled.allow.add(rule),
+                Effect::Deny => compiled.deny.add(rule, site),
+                Effect::Require => compiled.require.push(Rule::compile(rule, site)),
+                Effect::Allow => compiled.allow.add(rule, site),
             }
         }
         compiled
@@ -165,6 +184,12 @@ impl RuleSet {
             None => Decision::NotAllowed,
         }
     }
+}
+
+/// Whether some `when` asks what time it is.
+pub fn some_condition_asks_time<'a>(rules: impl IntoIterator<Item = &'a Rules>) -> bool {
+    let mut conditions = rules.into_iter().flat_map(Rules::all).filter_map(|rule| rule.when.as_ref());
+    conditions.any(|when| when.asks_for(Variable::Time))
 }
 
 /// The windows in which rules fit, each once: when one opens or closes, what lives has to be decided again.

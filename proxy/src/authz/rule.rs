@@ -1,9 +1,12 @@
 //! One rule, ready to be asked.
 
-use super::{Asked, Principal, RequestFacts, token_rule};
+use super::condition::holds;
+use super::{Asked, Labels, Principal, RequestFacts, Site, token_rule};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, Method};
-use postern_config::authz::{Effect, FieldMatch, Principal as Who, Rule as Written, TimeWindow, TokenMatch};
+use postern_config::authz::{
+    Condition, ConditionError, Effect, FieldMatch, Principal as Who, Rule as Written, TimeWindow, TokenMatch,
+};
 use postern_config::{HostPattern, Network, PathPattern};
 use std::sync::Arc;
 
@@ -17,6 +20,11 @@ pub struct Rule {
     /// Empty, as in all that follow: any.
     pub source: Vec<Network>,
     pub time: Option<TimeWindow>,
+    pub sni: Vec<HostPattern>,
+    pub ports: Vec<u16>,
+    pub labels: Vec<FieldMatch>,
+    /// Whether this is a place of which it speaks: decided when it was compiled.
+    is_here: bool,
     is_about_requests: bool,
     pub methods: Vec<Method>,
     /// Methods or headers were written of which one is none: the rule allows nothing rather than everything.
@@ -26,6 +34,7 @@ pub struct Rule {
     pub headers: Vec<(HeaderName, FieldMatch)>,
     pub query: Vec<FieldMatch>,
     pub token: Option<TokenMatch>,
+    pub when: Option<(Condition, Arc<Labels>)>,
     /// What it asks for, of [`PARTS`] and in their order.
     asks: Vec<Part>,
 }
@@ -33,8 +42,12 @@ pub struct Rule {
 /// What a rule may ask for besides who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// That it speaks of our port, and of a workload like ours.
+    Port,
+    Labels,
     Source,
     Time,
+    Sni,
     /// That there is a request, and that the rule means something.
     Request,
     Method,
@@ -43,12 +56,16 @@ pub enum Part {
     Headers,
     Query,
     Token,
+    When,
 }
 
 /// What costs least comes first.
-pub const PARTS: [Part; 9] = [
+pub const PARTS: [Part; 13] = [
+    Part::Port,
+    Part::Labels,
     Part::Source,
     Part::Time,
+    Part::Sni,
     Part::Request,
     Part::Method,
     Part::Host,
@@ -56,15 +73,20 @@ pub const PARTS: [Part; 9] = [
     Part::Headers,
     Part::Query,
     Part::Token,
+    Part::When,
 ];
 
 impl Rule {
-    pub fn compile(rule: &Written) -> Self {
+    pub fn compile(rule: &Written, site: &Site) -> Self {
         let methods: Vec<Method> = rule.methods.iter().filter_map(|method| method.parse().ok()).collect();
         let headers = rule.headers.iter().filter_map(|field| Some((field.name.parse().ok()?, field.clone())));
         let headers: Vec<_> = headers.collect();
         let never = methods.len() < rule.methods.len() || headers.len() < rule.headers.len();
         let is_asked = |part: &&Part| match part {
+            Part::Port => !rule.ports.is_empty(),
+            Part::Labels => !rule.labels.is_empty(),
+            Part::Sni => !rule.sni.is_empty(),
+            Part::When => rule.when.is_some(),
             Part::Source => !rule.source.is_empty(),
             Part::Time => rule.time.is_some(),
             Part::Request => never || rule.is_about_requests(),
@@ -81,6 +103,10 @@ impl Rule {
             who: rule.who.clone(),
             source: rule.source.clone(),
             time: rule.time,
+            sni: rule.sni.clone(),
+            ports: rule.ports.clone(),
+            labels: rule.labels.clone(),
+            is_here: site.labels.fit(&rule.labels),
             is_about_requests: rule.is_about_requests(),
             never,
             asks: PARTS.iter().filter(is_asked).copied().collect(),
@@ -90,6 +116,7 @@ impl Rule {
             headers,
             query: rule.query.clone(),
             token: rule.token.clone(),
+            when: rule.when.clone().map(|when| (when, site.labels.clone())),
         }
     }
 
@@ -119,6 +146,17 @@ impl Rule {
     pub fn fits_part(&self, part: Part, asked: &Asked<'_>, captured: &Captured<'_>, effect: Effect) -> bool {
         let of_request = |fits: &dyn Fn(&RequestFacts<'_>) -> bool| asked.request.as_ref().is_none_or(fits);
         match part {
+            Part::Port => {
+                let fits = |port| self.ports.contains(&port);
+                self.ports.is_empty() || asked.port.map_or(effect == Effect::Deny, fits)
+            }
+            Part::Labels => self.is_here,
+            Part::Sni => {
+                let asked_for = asked.connection.tls.and_then(|tls| tls.server_name);
+                let fits = |name: &str| self.sni.iter().any(|pattern| pattern.matches_given(name, captured));
+                self.sni.is_empty() || asked_for.map_or(effect == Effect::Deny, fits)
+            }
+            Part::When => self.condition(asked, captured, effect).unwrap_or(effect == Effect::Deny),
             Part::Source => {
                 let fits = |source| self.source.iter().any(|network| network.contains(source));
                 self.source.is_empty() || asked.source.map_or(effect == Effect::Deny, fits)
@@ -141,6 +179,19 @@ impl Rule {
                 (Some(wanted), Some(token)) => token_rule::fits(wanted, token, effect),
             }),
         }
+    }
+
+    /// Whether its `when` holds, which a rule without one has met.
+    ///
+    /// # Errors
+    /// It could not be decided.
+    pub fn condition(
+        &self,
+        asked: &Asked<'_>,
+        captured: &Captured<'_>,
+        effect: Effect,
+    ) -> Result<bool, ConditionError> {
+        self.when.as_ref().map_or(Ok(true), |(when, labels)| holds(when, asked, captured, labels, effect))
     }
 
     /// Compared exactly (RFC 9110 §9.1: case-sensitive).
@@ -185,7 +236,7 @@ impl Rule {
 }
 
 /// RFC 9110 §7.6.1: what `Connection` names does not go on.
-fn ends_here(headers: &HeaderMap, name: &HeaderName) -> bool {
+pub(super) fn ends_here(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(CONNECTION).iter().any(|value| {
         let mut options = value.as_bytes().split(|byte| *byte == b',');
         options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))

@@ -1,7 +1,8 @@
 mod conditions;
 mod tokens;
+mod when;
 
-use super::{Asked, Decision, Principal, RequestFacts, RuleSet};
+use super::{Asked, ConnectionFacts, Decision, Principal, RequestFacts, RuleSet};
 use crate::http::normalize::{Readings, read_path};
 use http::Method;
 use postern_config::authz::{Principal as Who, Rule, Rules};
@@ -36,7 +37,14 @@ fn compile(allow: &[Rule]) -> RuleSet {
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 
 fn connection<'a>(principal: &Principal<'a>) -> Asked<'a> {
-    Asked { principal: *principal, source: Some(HERE), now: 0, request: None }
+    Asked {
+        principal: *principal,
+        source: Some(HERE),
+        port: None,
+        connection: ConnectionFacts::default(),
+        now: 0,
+        request: None,
+    }
 }
 
 fn request<'a>(principal: &Principal<'a>, method: &'a Method, readings: &'a Readings<'a>) -> Asked<'a> {

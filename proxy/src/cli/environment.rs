@@ -31,6 +31,11 @@ pub fn termination_grace() -> Option<Duration> {
     seconds.ok().map(Duration::from_secs)
 }
 
+/// Any other: labels of our workload may stand there.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// `$RUST_LOG` wins over the file.
 pub fn log_filter(of_file: Option<&str>) -> Option<String> {
     rust_log().or_else(|| of_file.map(str::to_owned))

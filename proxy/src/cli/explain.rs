@@ -4,7 +4,7 @@
 use super::output::print;
 use super::verify::jwt;
 use crate::authz::explain::{Explained, nearest, principal_text};
-use crate::authz::{Asked, Decision, Principal, RequestFacts};
+use crate::authz::{Asked, ConnectionFacts, Decision, Labels, Principal, RequestFacts, Site, TlsFacts};
 use crate::http::bearer;
 use crate::http::target::read_target;
 use crate::identity::TokenKeys;
@@ -12,7 +12,7 @@ use crate::policy::{PortRules, TokenPlan};
 use crate::refusal::Refused;
 use crate::token::{Origin, Presenter, RememberedTokens, Verified};
 use anyhow::{Context as _, anyhow, bail};
-use clap::Args;
+use clap::{Args, FromArgMatches as _};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request};
 use postern_config::authz::Effect;
@@ -63,6 +63,12 @@ pub struct ExplainArgs {
     /// Where the caller is
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     source: IpAddr,
+    /// The name that the caller asks for when TLS begins (SNI)
+    #[arg(long, value_name = "NAME", requires = "peer")]
+    sni: Option<String>,
+    /// A label of our own workload that stands in a file or the environment, as NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    label: Vec<String>,
     /// When, such as 2026-11-22T01:00:00Z; now when absent
     #[arg(long, value_name = "RFC3339")]
     at: Option<String>,
@@ -89,6 +95,16 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(if explanation.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
 }
 
+/// The answer to a question that is put as on the command line, as `--json` prints it.
+///
+/// # Errors
+/// The arguments make no question, or there is no saying.
+pub fn answer(arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
+    let command = ExplainArgs::augment_args(clap::Command::new("explain").no_binary_name(true));
+    let arguments = ExplainArgs::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
+    Ok(explain(&arguments)?.to_json())
+}
+
 struct Explanation {
     port: String,
     caller: String,
@@ -105,7 +121,7 @@ struct Explanation {
 fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     let config = Config::load(&arguments.config).map_err(|problems| anyhow!("{problems}"))?;
     let inbound = port(&config, arguments.port.as_deref())?;
-    let rules = PortRules::compile(inbound);
+    let rules = PortRules::compile(inbound, &Site { labels: Arc::new(labels(&config, &arguments.label)?) });
     let peer = arguments
         .peer
         .as_deref()
@@ -117,7 +133,17 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
         Some(text) => OffsetDateTime::parse(text, &Rfc3339)
             .with_context(|| format!("`{text}` is no time; write it like 2026-11-22T01:00:00Z"))?,
     };
-    let connection = Asked { principal, source: Some(arguments.source), now: now.unix_timestamp(), request: None };
+    let server_name = arguments.sni.as_deref().map(str::to_ascii_lowercase);
+    let fingerprint = arguments.certificate.as_deref().map(jwt::fingerprint).transpose()?;
+    let tls = TlsFacts { server_name: server_name.as_deref(), own: None, fingerprint: fingerprint.as_ref() };
+    let connection = Asked {
+        principal,
+        source: Some(arguments.source),
+        port: None,
+        connection: ConnectionFacts { source_port: None, tls: peer.as_ref().map(|_| tls), version: None },
+        now: now.unix_timestamp(),
+        request: None,
+    };
     let mut explanation = Explanation {
         port: inbound.name.clone(),
         caller: principal_text(&principal),
@@ -193,6 +219,19 @@ fn present_token(
         Ok(token)
     });
     Ok(judged)
+}
+
+/// Those that stand in the configuration itself, and what was said besides: this host is not where it is to run.
+fn labels(config: &Config, said: &[String]) -> anyhow::Result<Labels> {
+    let mut labels = Labels::default();
+    for text in said {
+        let (name, value) = text.split_once('=').with_context(|| format!("`{text}` is not of the form NAME=VALUE"))?;
+        labels.add(name.to_owned(), value.to_owned());
+    }
+    for (name, value) in &config.workload.labels {
+        labels.add(name.clone(), value.clone());
+    }
+    Ok(labels)
 }
 
 fn port<'a>(config: &'a Config, wanted: Option<&str>) -> anyhow::Result<&'a Inbound> {

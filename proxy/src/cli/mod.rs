@@ -8,7 +8,7 @@ mod deny;
 mod dev_identity;
 mod doctor;
 mod environment;
-mod explain;
+pub mod explain;
 mod output;
 mod recorded;
 mod redirect;

@@ -3,7 +3,7 @@
 use super::output::{print, table};
 use super::recorded::{self, Recorded, RecordedRequest, Was};
 use crate::authz::explain::principal_text;
-use crate::authz::{Asked, Principal, RequestFacts};
+use crate::authz::{Asked, ConnectionFacts, Principal, RequestFacts, Site};
 use crate::http::target::read_target;
 use crate::policy::{Judged, PortRules};
 use crate::refusal::Refused;
@@ -38,7 +38,7 @@ enum Would {
     Allow,
     Observe(String),
     Refuse(String),
-    /// Its rules ask for what is not recorded: headers, the query, tokens.
+    /// Its rules ask for what is not recorded: headers, the query, tokens, server names, labels, conditions.
     CannotTell,
 }
 
@@ -103,7 +103,7 @@ struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     fn compile(config: &'a Config) -> Self {
-        let port = |port: &'a Inbound| (port.name.as_str(), (port, PortRules::compile(port)));
+        let port = |port: &'a Inbound| (port.name.as_str(), (port, PortRules::compile(port, &Site::default())));
         Self { ports: config.inbound.iter().map(port).collect() }
     }
 
@@ -122,10 +122,15 @@ impl<'a> Candidate<'a> {
             return Would::Refuse("the port is gone".to_owned());
         };
         let principal = record.peer.as_ref().map_or(Principal::Anonymous, Principal::Spiffe);
-        let asked = Asked { principal, source: record.source, now: record.at, request: None };
+        let connection = ConnectionFacts::default();
+        let (source, now) = (record.source, record.at);
+        let asked = Asked { principal, source, port: Some(port.port), connection, now, request: None };
         let Some(request) = &record.request else {
             if port.is_about_requests() {
                 return Would::Refuse("the port carries HTTP alone".to_owned());
+            }
+            if asks_for_more(port, None) {
+                return Would::CannotTell;
             }
             return judged(rules.judge(None, &asked));
         };
@@ -163,7 +168,10 @@ fn judged(judged: Judged) -> Would {
 fn asks_for_more(port: &Inbound, route: Option<&Rules>) -> bool {
     let own = route.unwrap_or(&port.rules);
     let of_port = port.rules.deny.iter().chain(&port.rules.require);
-    own.all().chain(of_port).any(|rule| !rule.headers.is_empty() || !rule.query.is_empty() || rule.token.is_some())
+    own.all().chain(of_port).any(|rule| {
+        let of_request = !rule.headers.is_empty() || !rule.query.is_empty() || rule.token.is_some();
+        of_request || !rule.sni.is_empty() || !rule.labels.is_empty() || rule.when.is_some()
+    })
 }
 
 fn head(request: &RecordedRequest) -> Option<http::request::Parts> {

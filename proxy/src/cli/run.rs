@@ -47,6 +47,7 @@ pub fn run_config(config: Config, path: Option<&Path>) -> anyhow::Result<ExitCod
         endpoint: environment::endpoint()?,
         log,
         log_filter: environment::rust_log(),
+        variable: environment::variable,
         hardened: Some(hardened),
     };
     environment::block_on(serve(config, path, surroundings))

@@ -7,7 +7,7 @@ use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
     Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
     ListenAddress, Mode, OnExpiry, Outbound, Place, Protocol, Resilience, Revocation, Service, ServiceProtocol,
-    SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport,
+    SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport, Workload,
 };
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -165,6 +165,7 @@ impl Common {
             drain_timeout: None,
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            workload: Workload::default(),
             hardening: if self.no_hardening { Hardening::NONE } else { Hardening::default() },
             sources: Vec::new(),
         })

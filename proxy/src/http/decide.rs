@@ -125,7 +125,8 @@ fn decide_inbound(
     if let Some(rule) = judged.rule() {
         recorder.rule(rule.clone());
     }
-    if let Some(refused) = judged.into_result()? {
+    let fault = judged.refusal().and_then(|decision| plan.rules.condition_fault(route, &asked, decision));
+    if let Some(refused) = judged.into_result().map_err(|refused| plan.undecided(refused, fault))? {
         recorder.observed(refused);
     }
     let allowed = admitted(connection, policy, plan, head, target, route)?;

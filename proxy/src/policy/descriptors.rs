@@ -1,4 +1,4 @@
-//! How many connections this process can have.
+//! How many connections the system has room for.
 
 /// 80 % of the descriptor limit (PEERS D2), two sockets a connection.
 pub(super) fn connections_max() -> usize {

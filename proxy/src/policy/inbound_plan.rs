@@ -2,6 +2,9 @@
 
 use super::Policy;
 use super::port_rules::{PortRules, RoutePlan};
+use crate::authz::Site;
+use crate::authz::explain::ConditionFault;
+use crate::refusal::Refused;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::upstream::plan::ServicePlan;
 use postern_config::{Config, Inbound};
@@ -20,20 +23,37 @@ pub struct InboundPlan {
 }
 
 impl InboundPlan {
-    pub(super) fn compile(inbound: &Inbound, config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Self {
+    pub(super) fn compile(
+        inbound: &Inbound,
+        config: &Config,
+        site: &Site,
+        previous: Option<&Policy>,
+        metrics: &Metrics,
+    ) -> Self {
         let name: Arc<str> = Arc::from(inbound.name.as_str());
         let app = previous
             .and_then(|previous| previous.doors.values().find_map(|door| door.app_of(&inbound.name)))
             .filter(|before| before.same_app(&inbound.app, &config.timeouts))
             .unwrap_or_else(|| Arc::new(ServicePlan::app(&name, &inbound.app, &config.timeouts, metrics)));
         Self {
-            rules: PortRules::compile(inbound),
+            rules: PortRules::compile(inbound, site),
             has_l7_rules: inbound.is_about_requests(),
             app,
             metrics: metrics.inbound(&inbound.name),
             name,
             config: inbound.clone(),
         }
+    }
+
+    /// A refusal by a condition that could not be decided is counted, and says why.
+    pub fn undecided(&self, refused: Refused, fault: Option<ConditionFault>) -> Refused {
+        let Some(ConditionFault { rule, error }) = fault else { return refused };
+        let so_far = self.metrics.condition_failed();
+        // Callers may cause it as often as they like: after the first, only each doubling is worth a line.
+        if so_far.is_power_of_two() {
+            tracing::warn!(port = %self.name, %rule, %error, so_far, "the `when` of a rule could not be decided, and refused");
+        }
+        Refused::new(refused.refusal, format!("the `when` of rule `{rule}` could not be decided: {error}"))
     }
 
     /// From the head of a request on `route` to the end of its answer.

@@ -1,8 +1,8 @@
 //! The routes and rules of one inbound port, ready to decide.
 
 use super::token_plan::TokenPlan;
-use crate::authz::explain::Explained;
-use crate::authz::{Asked, Decision, RuleSet};
+use crate::authz::explain::{ConditionFault, Explained};
+use crate::authz::{Asked, Decision, RuleSet, Site};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
 use crate::http::target::Target;
@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// The routes and rules of one inbound port, ready to decide.
 pub struct PortRules {
+    /// The application's.
+    port: u16,
     rules: RuleSet,
     pub mode: Mode,
     routes: RouteTable,
@@ -53,6 +55,14 @@ impl Judged {
         }
     }
 
+    /// What the rules said, where it holds and is no.
+    pub fn refusal(&self) -> Option<&Decision> {
+        match self {
+            Self::By(decision) => Some(decision).filter(|decision| !decision.is_allowed()),
+            Self::Observed(_) | Self::Overridden { .. } | Self::Off => None,
+        }
+    }
+
     /// The rule that spoke, if one did.
     pub fn rule(&self) -> Option<&Arc<str>> {
         match self {
@@ -76,25 +86,26 @@ impl Judged {
 }
 
 impl RoutePlan {
-    fn compile(route: &Route, port: &Rules) -> Self {
+    fn compile(route: &Route, port: &Rules, site: &Site) -> Self {
         Self {
             name: Arc::from(route.name.as_str()),
             request_timeout: route.request_timeout,
             token: route.token.as_ref().map(TokenPlan::compile),
             mode: route.mode,
             lax_path: route.lax_path,
-            rules: RuleSet::compile_route(port, &route.rules),
+            rules: RuleSet::compile_at(site, port, &route.rules),
         }
     }
 }
 
 impl PortRules {
-    pub fn compile(inbound: &Inbound) -> Self {
+    pub fn compile(inbound: &Inbound, site: &Site) -> Self {
         Self {
-            rules: RuleSet::compile(&inbound.rules),
+            port: inbound.port,
+            rules: RuleSet::compile_at(site, &Rules::default(), &inbound.rules),
             mode: inbound.mode,
             routes: RouteTable::compile(&inbound.routes),
-            route_plans: inbound.routes.iter().map(|route| RoutePlan::compile(route, &inbound.rules)).collect(),
+            route_plans: inbound.routes.iter().map(|route| RoutePlan::compile(route, &inbound.rules, site)).collect(),
             some_route_is_lax: inbound.routes.iter().any(|route| route.lax_path),
         }
     }
@@ -141,7 +152,7 @@ impl PortRules {
     /// The decision on a request that takes `route`, or on a whole connection. Only rules that do not look at requests can
     /// allow one.
     pub fn decide(&self, route: Option<&RoutePlan>, asked: &Asked<'_>) -> Decision {
-        self.of(route).decide(asked)
+        self.of(route).decide(&self.here(asked))
     }
 
     /// That, and what comes of it here.
@@ -164,7 +175,21 @@ impl PortRules {
 
     /// What each rule had to say to that.
     pub fn explain(&self, route: Option<&RoutePlan>, asked: &Asked<'_>) -> Vec<Explained> {
-        self.of(route).explain(asked)
+        self.of(route).explain(&self.here(asked))
+    }
+
+    /// The condition that could not be decided, where that is why `decision` is a refusal.
+    pub fn condition_fault(
+        &self,
+        route: Option<&RoutePlan>,
+        asked: &Asked<'_>,
+        decision: &Decision,
+    ) -> Option<ConditionFault> {
+        self.of(route).condition_fault(&self.here(asked), decision)
+    }
+
+    fn here<'a>(&self, asked: &Asked<'a>) -> Asked<'a> {
+        Asked { port: Some(self.port), ..*asked }
     }
 
     /// To decide a request on `route` again, its headers have to be kept.

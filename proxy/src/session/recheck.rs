@@ -1,7 +1,7 @@
 //! A new policy against what lives: requests in flight and L4 connections are decided again, and cut when refused.
 
 use super::{Carries, Direction, EndCause, InFlight, Registry, Session, Trust, trust_end};
-use crate::authz::{Asked, Principal, RequestFacts};
+use crate::authz::{Asked, ConnectionFacts, Principal, RequestFacts, TlsFacts};
 use crate::break_glass::rescue;
 use crate::capture::caller_uid::CallerUnknown;
 use crate::http::normalize::read_again;
@@ -9,7 +9,7 @@ use crate::policy::{Door, Policy};
 use crate::revocation::{Blast, Proposal};
 use crate::tls::{Strictness, is_strictly_valid};
 use crate::upstream::plan::ServicePlan;
-use http::Method;
+use http::{Method, Version};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -158,7 +158,20 @@ impl Session {
     /// What rules are asked about this connection, or a request on it.
     pub fn asked<'a>(&'a self, policy: &Policy, request: Option<RequestFacts<'a>>) -> Asked<'a> {
         let principal = self.trust().map_or(Principal::Anonymous, |trust| Principal::Spiffe(&trust.peer.id));
-        Asked { principal, source: self.remote.address().map(|address| address.ip()), now: policy.now(), request }
+        let remote = self.remote.address();
+        let tls = self.trust().map(|trust| TlsFacts {
+            server_name: trust.server_name.as_deref(),
+            own: Some(&trust.own.id),
+            fingerprint: Some(&trust.peer.fingerprint),
+        });
+        let version = match self.carries() {
+            Carries::Http1 => Some(Version::HTTP_11),
+            Carries::Http2 => Some(Version::HTTP_2),
+            Carries::Unknown | Carries::Stream | Carries::Tunnels => None,
+        };
+        let connection = ConnectionFacts { source_port: remote.map(|address| address.port()), tls, version };
+        let source = remote.map(|address| address.ip());
+        Asked { principal, source, port: None, connection, now: policy.now(), request }
     }
 }
 

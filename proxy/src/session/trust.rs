@@ -16,6 +16,8 @@ pub struct Trust {
     pub strictness: Strictness,
     pub on_expiry: OnExpiry,
     pub negotiated: Negotiated,
+    /// What the caller asked for when TLS began, if it did.
+    pub server_name: Option<Box<str>>,
 }
 
 impl Trust {
@@ -29,6 +31,8 @@ impl Trust {
             strictness: self.strictness,
             on_expiry,
             negotiated: self.negotiated,
+            // It asked for the connection's.
+            server_name: None,
         }
     }
 

@@ -27,6 +27,7 @@ pub struct PortMetrics {
     detect_timeouts: AtomicU64,
     expired_kept: AtomicU64,
     observed: AtomicU64,
+    conditions_failed: AtomicU64,
     pub upstream: UpstreamCounters,
     /// By cause, in the order of `EndCause::ALL`.
     ends: [AtomicU64; EndCause::ALL.len()],
@@ -110,6 +111,11 @@ impl PortMetrics {
         self.observed.fetch_add(1, Relaxed);
     }
 
+    /// A request or connection was refused because a rule's `when` could not be decided. How many were, with this one.
+    pub fn condition_failed(&self) -> u64 {
+        self.conditions_failed.fetch_add(1, Relaxed) + 1
+    }
+
     /// A connection or request was ended by us.
     pub fn ended(&self, cause: EndCause) {
         if let Some(count) = EndCause::ALL.iter().position(|other| *other == cause) {
@@ -138,6 +144,7 @@ impl PortMetrics {
             detect_timeouts: self.detect_timeouts.load(Relaxed),
             expired_kept: self.expired_kept.load(Relaxed),
             observed: self.observed.load(Relaxed),
+            conditions_failed: self.conditions_failed.load(Relaxed),
             upstream: &self.upstream,
             ends: seen(EndCause::ALL.iter().map(|cause| cause.as_str()).zip(&self.ends)),
             http2_resets: seen(HTTP2_CODES.iter().map(|(_, name)| *name).zip(&self.http2_resets)),
@@ -161,6 +168,7 @@ pub struct PortFigures<'a> {
     pub detect_timeouts: u64,
     pub expired_kept: u64,
     pub observed: u64,
+    pub conditions_failed: u64,
     pub upstream: &'a UpstreamCounters,
     /// Only those that happened; so the next.
     pub ends: Vec<(&'static str, u64)>,

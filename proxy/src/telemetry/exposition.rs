@@ -88,6 +88,7 @@ fn ports(page: &mut Page, source: &Metrics) {
         if direction == super::Direction::Inbound {
             page.value(&metrics::OBSERVED, &labels, figures.observed as f64);
         }
+        page.value(&metrics::CONDITIONS_FAILED, &labels, figures.conditions_failed as f64);
         for retry in Retry::ALL {
             page.value(&metrics::RETRIES, &with(retry.as_str()), figures.upstream.retries(retry) as f64);
         }

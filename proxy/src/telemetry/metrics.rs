@@ -54,6 +54,7 @@ families! {
     DETECT_TIMEOUTS = "postern_detect_timeouts_total" Counter PORT, "Connections whose protocol had to be guessed because nothing was sent in time; declare `protocol:` for this port.";
     EXPIRED_KEPT = "postern_connections_kept_after_expiry_total" Counter PORT, "L4 connections that outlived an SVID because of `on_expiry: keep`.";
     OBSERVED = "postern_observed_denials_total" Counter PORT, "Requests and L4 connections that the rules refuse and `mode: observe` let through.";
+    CONDITIONS_FAILED = "postern_conditions_failed_total" Counter PORT, "Requests and connections that were refused because the `when` of a rule could not be decided; the record says which, and why.";
     RETRIES = "postern_retries_total" Counter &["direction", "name", "result"], "Requests sent again: `unprocessed`, because the other side said that it had not processed them; `replayed`, idempotent ones whose reused connection had ended. `over_budget` ones were not sent again.";
     EJECTIONS = "postern_endpoint_ejections_total" Counter PORT, "Times that a worker began to pass an endpoint over, because it could not be reached or its requests failed.";
     EJECTED = "postern_endpoints_ejected" Gauge PORT, "Endpoints that are passed over now, summed over workers.";

@@ -251,6 +251,8 @@ pub async fn mesh(
         strictness: policy.strictness,
         on_expiry: plan.on_expiry,
         negotiated: Negotiated::of(tls.get_ref().1),
+        // We ask for none: an address says who is meant (`tls::mesh::connect`).
+        server_name: None,
     };
     establish(worker, &session, trust, plan)?;
     Ok((MeshIo::new(tls), session, registered, peer))

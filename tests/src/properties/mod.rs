@@ -7,6 +7,7 @@
 mod answers;
 mod audit;
 mod bundle;
+mod condition;
 mod configuration;
 mod crl;
 mod detection;
@@ -52,6 +53,7 @@ pub const ALL: &[Property] = &[
     Property { name: "identity_headers", check: identity_headers::check },
     Property { name: "record", check: records::check },
     Property { name: "audit_log", check: audit::check },
+    Property { name: "condition", check: condition::check },
     Property { name: "configuration", check: configuration::check },
     Property { name: "detection", check: detection::check },
     Property { name: "pem_files", check: files::check },

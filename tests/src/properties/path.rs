@@ -5,7 +5,7 @@
 
 use super::tokens::spell;
 use http::Method;
-use postern::authz::{Asked, Principal, RequestFacts, RuleSet};
+use postern::authz::{Asked, ConnectionFacts, Principal, RequestFacts, RuleSet};
 use postern::http::normalize::read_path;
 use postern_config::authz::{Principal as Who, Rule, Rules};
 use postern_config::{PathPattern, Place};
@@ -72,7 +72,14 @@ pub(super) fn check(bytes: &[u8]) {
         query: None,
         token: None,
     };
-    let asked = Asked { principal: Principal::Anonymous, source: None, now: 0, request: Some(facts) };
+    let asked = Asked {
+        principal: Principal::Anonymous,
+        source: None,
+        port: None,
+        connection: ConnectionFacts::default(),
+        now: 0,
+        request: Some(facts),
+    };
     if !RULES.decide(&asked).is_allowed() {
         return;
     }

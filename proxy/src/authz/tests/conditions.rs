@@ -1,7 +1,7 @@
 //! What rules may ask for besides who, how and where, and in which order lists of rules speak.
 
 use super::{HERE, WEB, id, readings, who};
-use crate::authz::{Asked, Decision, Principal, RequestFacts, RuleSet};
+use crate::authz::{Asked, ConnectionFacts, Decision, Principal, RequestFacts, RuleSet, Site};
 use http::{HeaderMap, HeaderName, Method};
 use postern_config::authz::{FieldMatch, Rule, Rules, TextPattern, TimeWindow};
 use postern_config::{HostPattern, Network, PathPattern, Place};
@@ -50,8 +50,14 @@ fn decide(rules: &Rules, request: &Request<'_>) -> Decision {
         query: request.query,
         token: None,
     };
-    let asked =
-        Asked { principal: Principal::Spiffe(&caller), source: Some(HERE), now: request.now, request: Some(facts) };
+    let asked = Asked {
+        principal: Principal::Spiffe(&caller),
+        source: Some(HERE),
+        port: None,
+        connection: ConnectionFacts::default(),
+        now: request.now,
+        request: Some(facts),
+    };
     RuleSet::compile(rules).decide(&asked)
 }
 
@@ -101,7 +107,7 @@ fn a_ports_deny_and_require_hold_on_its_routes_and_its_allow_only_where_there_is
         allow: vec![rule("route", &["spiffe://shop.example/ns/bad/**", "spiffe://partner.example/**"])],
         ..Rules::default()
     };
-    let compiled = RuleSet::compile_route(&port, &route);
+    let compiled = RuleSet::compile_at(&Site::default(), &port, &route);
     for (caller, expected) in [
         ("spiffe://shop.example/ns/bad/sa/x", Decision::Denied { rule: named("port-deny") }),
         ("spiffe://partner.example/x", Decision::Unmet { rule: named("port-require") }),
@@ -111,7 +117,14 @@ fn a_ports_deny_and_require_hold_on_its_routes_and_its_allow_only_where_there_is
         let read = readings("/");
         let facts =
             RequestFacts { method: &Method::GET, host: "h", readings: &read, headers: None, query: None, token: None };
-        let asked = Asked { principal: Principal::Spiffe(&id), source: Some(HERE), now: 0, request: Some(facts) };
+        let asked = Asked {
+            principal: Principal::Spiffe(&id),
+            source: Some(HERE),
+            port: None,
+            connection: ConnectionFacts::default(),
+            now: 0,
+            request: Some(facts),
+        };
         assert_eq!(compiled.decide(&asked), expected, "{caller}");
     }
 }
@@ -217,7 +230,14 @@ fn what_cannot_be_a_method_or_header_allows_nothing_and_denies() {
 fn a_rule_about_requests_denies_a_connection_that_is_not_read() {
     let rules = denying(Rule { paths: paths(&["/admin"]), ..rule("admin", &["anyone"]) });
     let caller = id(WEB);
-    let asked = Asked { principal: Principal::Spiffe(&caller), source: Some(HERE), now: 0, request: None };
+    let asked = Asked {
+        principal: Principal::Spiffe(&caller),
+        source: Some(HERE),
+        port: None,
+        connection: ConnectionFacts::default(),
+        now: 0,
+        request: None,
+    };
     assert_eq!(RuleSet::compile(&rules).decide(&asked), Decision::Denied { rule: named("admin") });
 }
 
