@@ -683,3 +683,22 @@ fn seals_are_posted_until_they_are_kept() {
     assert!(started.elapsed() < Duration::from_secs(10));
     assert!(!scene.metrics.render().contains("postern_audit_seals_unsent_total 0\n"));
 }
+
+/// The last process lived in what is the future now.
+#[test]
+fn a_clock_that_was_set_back_is_recorded_and_no_finding() {
+    let scene = Scene::new();
+    let mut body = Vec::new();
+    let (mut chain, mut lines) = (super::chain::Chain::begin(super::chain::LogId([5; 16])), Vec::new());
+    let later = std::time::SystemTime::now() + Duration::from_secs(200);
+    super::record::write_missing("gap", 1, later, &mut body, later);
+    chain.append(&body, &mut lines);
+    scene.signer.seal_at(&mut chain, &mut lines, later);
+    fs::write(scene.path(), lines).unwrap();
+    let log = scene.open().unwrap();
+    decide(&log, Outcome::Refused, 0..1);
+    log.close();
+    assert_eq!(scene.kinds(), ["gap", "seal", "resumed", "clock", "connection", "clock", "closed", "seal"]);
+    let report = scene.verified();
+    assert_eq!((report.findings.as_slice(), report.clock_set_back.len()), (&[][..], 2));
+}

@@ -51,6 +51,8 @@ pub(super) struct Writer {
     second_place: Option<SecondPlace>,
     /// The latest time that is in the log.
     newest: SystemTime,
+    /// It was set back while the records of the batch in hand waited.
+    is_between_times: bool,
     /// Records of the batch in hand that are not appended yet.
     in_hand: u64,
     /// Records since the last seal, and when they are to be sealed.
@@ -123,6 +125,7 @@ impl Writer {
             archive: Archive::beside(config.to.file()),
             second_place,
             newest,
+            is_between_times: false,
             in_hand: 0,
             unsealed,
             seal_at: Some(Instant::now() + config.seal.every),
@@ -161,11 +164,16 @@ impl Writer {
         if batch.reopen {
             self.target.reopen_at_next_write();
         }
-        self.look_at_clock()?;
+        let before = self.newest;
+        // Records that waited are of either time: none is sealed before all are in the log, and the clock's record again.
+        self.is_between_times = self.look_at_clock();
         self.in_hand = batch.records as u64;
         for body in batch.bodies.split(|byte| *byte == b'\n').filter(|body| !body.is_empty()) {
             self.in_hand -= 1;
             self.append(body)?;
+        }
+        if std::mem::take(&mut self.is_between_times) {
+            self.write_clock(before, self.newest);
         }
         if batch.lost.count > 0 {
             tracing::error!(records = batch.lost.count, "records of the audit log were lost; a gap record says so");
@@ -184,20 +192,25 @@ impl Writer {
         Ok(())
     }
 
-    /// Whoever verifies seals compares what they say of when they were made with the records around them.
-    fn look_at_clock(&mut self) -> Result<(), GivenUp> {
-        let now = SystemTime::now();
-        let before = std::mem::replace(&mut self.newest, now);
-        if now + CLOCK_STEP_MIN >= before {
-            self.newest = now.max(before);
-            return Ok(());
+    /// Whoever verifies seals compares what they say of when they were made with the records around them. True: the clock was
+    /// set back, and a record says so.
+    fn look_at_clock(&mut self) -> bool {
+        let (now, before) = (SystemTime::now(), self.newest);
+        let was_set_back = now + CLOCK_STEP_MIN < before;
+        self.newest = if was_set_back { now } else { now.max(before) };
+        if was_set_back {
+            tracing::warn!("the clock was set back; a record of the audit log says so");
+            self.write_clock(before, now);
         }
-        tracing::warn!("the clock was set back; a record of the audit log says so");
-        let mut body = std::mem::take(&mut self.body);
-        record::write_clock(before, &mut body, now);
-        let appended = self.append(&body);
-        self.body = body;
-        appended
+        was_set_back
+    }
+
+    /// Not as other records: a rotation before it would seal.
+    fn write_clock(&mut self, before: SystemTime, now: SystemTime) {
+        record::write_clock(before, &mut self.body, now);
+        self.chain.append(&self.body, &mut self.lines);
+        self.metrics.audit.written(1);
+        self.unsealed += 1;
     }
 
     /// What has no records of its own is counted in one; what comes from now on is the next one's.
@@ -211,7 +224,8 @@ impl Writer {
     }
 
     fn append(&mut self, body: &[u8]) -> Result<(), GivenUp> {
-        if self.target.is_full(self.lines.len()) && self.rotate_at.is_none_or(|at| at <= Instant::now()) {
+        let may_seal = !self.is_between_times;
+        if may_seal && self.target.is_full(self.lines.len()) && self.rotate_at.is_none_or(|at| at <= Instant::now()) {
             self.rotate()?;
         }
         self.chain.append(body, &mut self.lines);
@@ -220,7 +234,7 @@ impl Writer {
         if self.seal_at.is_none() {
             self.seal_at = Some(Instant::now() + self.seal.every);
         }
-        if self.unsealed >= u64::from(self.seal.records) && !self.is_unable_to_seal {
+        if self.unsealed >= u64::from(self.seal.records) && !self.is_unable_to_seal && may_seal {
             self.seal(Cause::Records)?;
         }
         if self.lines.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }

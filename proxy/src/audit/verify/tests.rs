@@ -277,6 +277,9 @@ fn a_seal_is_of_the_time_of_its_records() {
     assert_eq!(found(&[("gap", -40), ("seal", -10), ("gap", -30), ("seal", -20)]), [(2, TimeFault::AfterTheNext)]);
     assert_eq!(found(&[("gap", -40), ("seal", 900)]), [(2, TimeFault::Future)]);
     assert_eq!(found(&[("gap", -10), ("clock", -40), ("gap", -39), ("seal", -38)]), [], "the writer noticed");
+    let again = [("gap", -9), ("seal", -5), ("resumed", -60), ("clock", -59), ("gap", -58), ("seal", -57)];
+    assert_eq!(found(&again), [], "meanwhile");
+    assert_eq!(found(&[&again[..3], &again[4..]].concat())[0], (2, TimeFault::AfterTheNext));
     let report = verify(vec![text(&WORLD.log).as_slice()], &WORLD.signer.judge(), &Expected::default()).unwrap();
     assert!(report.sealed.last_time.is_some_and(|time| time <= SystemTime::now()));
 }

@@ -41,6 +41,11 @@ impl Times {
     /// `now`: of whoever verifies.
     pub fn step(&mut self, at: At, link: &Link, now: SystemTime, findings: &mut Vec<Finding>) {
         let Some(time) = link.time else { return };
+        if link.kind == Kind::Resumed {
+            // Whether the clock was set back meanwhile is said by the record behind it.
+            self.newest = self.newest.max(Some(time));
+            return;
+        }
         let seal = self.seal.take();
         if link.kind == Kind::Clock {
             // The writer noticed: from here on it is earlier.
