@@ -1,6 +1,7 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
 mod audit;
+mod authorizer;
 mod bounds;
 mod rule;
 mod service;
@@ -27,6 +28,8 @@ impl Config {
     pub fn effective_json(&self) -> Value {
         let mut root = Map::new();
         root.insert("identity".into(), identity(&self.identity));
+        let authorizers = self.authorizers.iter().map(authorizer::authorizer).collect();
+        put(&mut root, "authorizers", (!self.authorizers.is_empty()).then_some(authorizers));
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
         root.insert("outbound".into(), outbound(self));
         put(&mut root, "capture", self.capture.as_ref().map(capture));
@@ -166,6 +169,7 @@ fn inbound(port: &Inbound) -> Value {
     rule::rules(&mut section, &port.rules);
     let routes: Value = port.routes.iter().map(route).collect();
     put(&mut section, "routes", (!port.routes.is_empty()).then_some(routes));
+    put(&mut section, "authorize", port.authorize.as_ref().map(|name| json!(name)));
     section.insert("on_expiry".into(), json!(on_expiry(port.on_expiry)));
     put(&mut section, "request_timeout", port.request_timeout.map(|span| json!(print_duration(span))));
     Value::Object(section)
@@ -183,6 +187,7 @@ fn route(route: &Route) -> Value {
     if let Some(token) = &route.token {
         token::insert(&mut section, token);
     }
+    section.insert("authorize".into(), json!(route.authorize.as_deref().unwrap_or("none")));
     section.insert("connect".into(), json!(route.connect));
     section.insert("lax_path".into(), json!(route.lax_path));
     put(&mut section, "request_timeout", route.request_timeout.map(|span| json!(print_duration(span))));

@@ -8,6 +8,7 @@
 //! makes the sections a [`Config`], and `cross_check` holds them against each other.
 
 pub mod audit;
+pub mod authorizer;
 pub mod authz;
 pub mod bounds;
 pub mod capture;
@@ -42,6 +43,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use audit::{Audit, AuditTarget};
+pub use authorizer::{Authorizer, CheckForm, CheckedBody, HttpCheck, OnError, OverBody, Reach};
 pub use authz::{Principal, Rule, Rules};
 pub use bounds::{Limits, Timeouts};
 pub use capture::{Capture, CaptureMode, Dns};
@@ -69,6 +71,8 @@ pub struct Config {
     pub identity: Identity,
     pub inbound: Vec<Inbound>,
     pub outbound: Outbound,
+    /// Services that are asked about requests.
+    pub authorizers: Vec<Authorizer>,
     /// `None`: nothing is redirected to us.
     pub capture: Option<Capture>,
     /// `None`: peers have an mTLS connection for each of theirs.
@@ -146,6 +150,9 @@ impl Config {
         }
         if let Some(tunnel) = &mut config.tunnel {
             tunnel.place = nowhere.clone();
+        }
+        for authorizer in &mut config.authorizers {
+            authorizer.place = nowhere.clone();
         }
         for service in &mut config.outbound.services {
             service.place = nowhere.clone();

@@ -37,6 +37,8 @@ pub struct Inbound {
     pub rules: Rules,
     /// Most specific wins, whatever the order. Empty: one route for everything, with the port's rules.
     pub routes: Vec<Route>,
+    /// The authorizer that is asked, on routes that do not say. `None`: nobody.
+    pub authorize: Option<String>,
     /// L4 connections whose SVID (ours or the peer's) expires.
     pub on_expiry: OnExpiry,
     /// From a request's head to the end of its answer, in routes that do not say. `None`: no limit.
@@ -52,7 +54,10 @@ impl Inbound {
 
     /// Some rule or route looks at requests: then nothing that is not HTTP passes (DESIGN, "detection memory").
     pub fn is_about_requests(&self) -> bool {
-        self.protocol == Protocol::Http || !self.routes.is_empty() || self.rules.all().any(Rule::is_about_requests)
+        self.protocol == Protocol::Http
+            || self.authorize.is_some()
+            || !self.routes.is_empty()
+            || self.rules.all().any(Rule::is_about_requests)
     }
 }
 

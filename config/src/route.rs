@@ -1,5 +1,6 @@
 //! `routes:` of an inbound port.
 
+use crate::authorizer::Authorize;
 use crate::authz::{Effect, RawRule, Rule, Rules, check_rules};
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
@@ -23,6 +24,8 @@ pub struct Route {
     pub rules: Rules,
     /// What a request has to bring besides. `None`: no token is looked at, and `Authorization` goes on as it came.
     pub token: Option<TokenRule>,
+    /// The authorizer that is asked. `None`: nobody.
+    pub authorize: Option<String>,
     /// CONNECT may use this route. Default false.
     pub connect: bool,
     /// Paths with raw non-ASCII bytes or a stray `%` may use this route. Default false.
@@ -98,6 +101,9 @@ pub(crate) struct RawRoute {
     /// How tokens are read, and what of them the application learns.
     #[schemars(extend("x-default" = "its defaults"))]
     token: Field<RawToken>,
+    /// The authorizer that is asked about each request which the rules allow; `none` asks nobody.
+    #[schemars(extend("x-default" = "the port's"))]
+    authorize: Field<Authorize>,
     /// Let the CONNECT method use this route; elsewhere it is answered with 405.
     #[schemars(extend("default" = false))]
     connect: Field<bool>,
@@ -125,6 +131,7 @@ impl Section for RawRoute {
             audience: keys.optional("audience"),
             binding: keys.optional("binding"),
             token: keys.optional("token"),
+            authorize: keys.optional("authorize"),
             connect: keys.optional("connect"),
             lax_path: keys.optional("lax_path"),
             request_timeout: keys.optional("request_timeout"),
@@ -156,11 +163,20 @@ impl Section for RawMatch {
     }
 }
 
+/// What a route gets from its port when it does not say.
+#[derive(Clone, Copy)]
+pub(crate) struct FromPort<'a> {
+    /// `None` where they could not all be read.
+    pub allow: Option<&'a [Rule]>,
+    pub authorize: Option<&'a str>,
+}
+
 impl RawRoute {
-    /// `number` counts the routes of a port from 1; `port_rules` is `None` where the port's could not all be read.
+    /// `number` counts the routes of a port from 1.
     /// `None`: this route's problems have been told.
-    pub fn check(self, number: usize, port_rules: Option<&[Rule]>, reader: &mut Reader) -> Option<Route> {
+    pub fn check(self, number: usize, of_port: FromPort<'_>, reader: &mut Reader) -> Option<Route> {
         let place = self.place;
+        let FromPort { allow: port_rules, authorize: of_port } = of_port;
         let name = self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0);
         let deny = check_rules(self.deny.into_option().unwrap_or_default(), Effect::Deny, "", reader);
         let require = check_rules(self.require.into_option().unwrap_or_default(), Effect::Require, "", reader);
@@ -192,6 +208,10 @@ impl RawRoute {
                 reader.problem(place, format!("`{key}` has nothing that could fit"), "name some, or remove the key");
             }
         }
+        let authorize = match self.authorize.is_written() {
+            true => self.authorize.into_option().and_then(Authorize::into_name),
+            false => of_port.map(str::to_owned),
+        };
         let connect = self.connect.or(false);
         let methods: Vec<String> = matching.methods.or_default().0.into_iter().map(|method| method.0).collect();
         if !connect && methods.iter().any(|method| method == "CONNECT") {
@@ -208,6 +228,7 @@ impl RawRoute {
             methods,
             rules: Rules { deny, require, allow },
             token,
+            authorize,
             connect,
             lax_path: self.lax_path.or(false),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),

@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod audit;
+mod authorizers;
 mod bursts;
 mod concurrency;
 mod deadlines;

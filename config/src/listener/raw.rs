@@ -1,13 +1,14 @@
 //! An inbound port as it is written, and its checks.
 
 use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
+use crate::authorizer::Authorize;
 use crate::authz::{Effect, Principal, RawRule, Rule, Rules, check_rules};
 use crate::cross_check::{takes, unique};
 use crate::identity::SvidSelector;
 use crate::listen::read_socket_path;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
-use crate::route::RawRoute;
+use crate::route::{FromPort, RawRoute};
 use crate::values::{Address, Name, Span};
 use crate::yaml::Node;
 use schemars::JsonSchema;
@@ -53,6 +54,10 @@ pub(crate) struct RawInbound {
     allow: Field<Vec<RawRule>>,
     /// HTTP requests with rules of their own. With routes, a request that fits none of them is refused.
     routes: Field<Vec<RawRoute>>,
+    /// The authorizer that is asked about each request which the rules allow, on routes that do not say. Then the port carries
+    /// nothing that is not HTTP.
+    #[schemars(extend("x-default" = "none"))]
+    authorize: Field<Authorize>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
     #[schemars(extend("default" = "keep"))]
     on_expiry: Field<OnExpiry>,
@@ -82,6 +87,7 @@ impl Section for RawInbound {
             require: keys.optional("require"),
             allow: keys.optional("allow"),
             routes: keys.optional("routes"),
+            authorize: keys.optional("authorize"),
             on_expiry: keys.optional("on_expiry"),
             request_timeout: keys.optional("request_timeout"),
             place: keys.place(),
@@ -110,7 +116,9 @@ impl RawInbound {
         let all_rules_read = rules_readable && allow.len() == raw_rule_count;
         let port_rules = all_rules_read.then_some(&allow[..]);
         let raw_routes = self.routes.into_option().unwrap_or_default().into_iter().enumerate();
-        let routes = raw_routes.filter_map(|(index, route)| route.check(index + 1, port_rules, reader)).collect();
+        let authorize = self.authorize.into_option().and_then(Authorize::into_name);
+        let of_port = FromPort { allow: port_rules, authorize: authorize.as_deref() };
+        let routes = raw_routes.filter_map(|(index, route)| route.check(index + 1, of_port, reader)).collect();
         let (listen_place, app_place) = (self.listen.place().cloned(), self.app.place().cloned());
         let port = self.port.into_option()?;
         let app = match app_place {
@@ -129,6 +137,7 @@ impl RawInbound {
             identity_headers: self.identity_headers.into_option().map(RawIdentityHeaders::check).unwrap_or_default(),
             rules: Rules { deny, require, allow },
             routes,
+            authorize,
             on_expiry: self.on_expiry.or_default(),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),
             place,
@@ -148,6 +157,7 @@ impl RawInbound {
             let http_only = [
                 ("routes", self.routes.place()),
                 ("app_http", self.app_http.place()),
+                ("authorize", self.authorize.place()),
                 ("identity_headers", self.identity_headers.place()),
                 ("request_timeout", self.request_timeout.place()),
             ];

@@ -1,5 +1,6 @@
 use super::*;
 use crate::audit::{RawAudit, RawAuditFile, RawDecisions, RawRotate, RawSeal, RawSecondPlace};
+use crate::authorizer::{RawAuthorizer, RawCheckedBody};
 use crate::authz::{RawRule, RawTimeWindow, RawTokenMatch};
 use crate::bounds::{RawLimits, RawTimeouts};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
@@ -43,6 +44,8 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawDns>();
     check::<RawBundleEndpoint>();
     check::<RawSvid>();
+    check::<RawAuthorizer>();
+    check::<RawCheckedBody>();
     check::<RawInbound>();
     check::<RawIdentityHeaders>();
     check::<RawRule>();
@@ -81,7 +84,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 38);
+    assert_eq!(objects + 1, 40);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

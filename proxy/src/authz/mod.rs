@@ -5,6 +5,7 @@
 //! request, a verdict.
 
 pub mod explain;
+pub mod external;
 mod list;
 pub mod prefix_index;
 mod rule;

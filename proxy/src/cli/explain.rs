@@ -105,7 +105,7 @@ struct Explanation {
 fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     let config = Config::load(&arguments.config).map_err(|problems| anyhow!("{problems}"))?;
     let inbound = port(&config, arguments.port.as_deref())?;
-    let rules = PortRules::compile(inbound);
+    let rules = PortRules::compile(inbound, &[]);
     let peer = arguments
         .peer
         .as_deref()

@@ -4,6 +4,7 @@ use super::bearer;
 use super::record::Recorder;
 use super::target::Target;
 use crate::authz::RequestFacts;
+use crate::authz::external::AuthorizerPlan;
 use crate::connection::Connection;
 use crate::policy::{Destined, DoorPlan, InboundPlan, Policy, TokenPlan};
 use crate::refusal::{Refusal, Refused};
@@ -26,6 +27,8 @@ pub struct Allowed {
     pub time_limit: Option<Duration>,
     /// What rules were asked about, to be asked about again.
     pub headers: Option<Box<HeaderMap>>,
+    /// Inbound: who is asked besides.
+    pub authorizer: Option<Arc<AuthorizerPlan>>,
     /// Inbound: what the caller proved besides who it is.
     pub token: Option<Box<Admitted>>,
 }
@@ -120,6 +123,7 @@ fn decide_inbound(
         host: Box::from(&*target.host),
         port: target.port,
         time_limit: plan.request_timeout(route),
+        authorizer: plan.rules.authorizer(route).cloned(),
         headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
         token,
     })
@@ -162,5 +166,6 @@ fn to_service(
     let upstream = connection.worker.upstreams.instance(service, requested)?;
     let time_limit = upstream.resilience.request_timeout;
     let host = Box::from(&*target.host);
-    Ok(Allowed { upstream, version, host, port: target.port, time_limit, headers: None, token: None })
+    let port = target.port;
+    Ok(Allowed { upstream, version, host, port, time_limit, headers: None, authorizer: None, token: None })
 }

@@ -2,6 +2,7 @@
 
 use super::Policy;
 use super::port_rules::{PortRules, RoutePlan};
+use crate::authz::external::AuthorizerPlan;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::upstream::plan::ServicePlan;
 use postern_config::{Config, Inbound};
@@ -20,14 +21,20 @@ pub struct InboundPlan {
 }
 
 impl InboundPlan {
-    pub(super) fn compile(inbound: &Inbound, config: &Config, previous: Option<&Policy>, metrics: &Metrics) -> Self {
+    pub(super) fn compile(
+        inbound: &Inbound,
+        config: &Config,
+        authorizers: &[Arc<AuthorizerPlan>],
+        previous: Option<&Policy>,
+        metrics: &Metrics,
+    ) -> Self {
         let name: Arc<str> = Arc::from(inbound.name.as_str());
         let app = previous
             .and_then(|previous| previous.doors.values().find_map(|door| door.app_of(&inbound.name)))
             .filter(|before| before.same_app(&inbound.app, &config.timeouts))
             .unwrap_or_else(|| Arc::new(ServicePlan::app(&name, &inbound.app, &config.timeouts, metrics)));
         Self {
-            rules: PortRules::compile(inbound),
+            rules: PortRules::compile(inbound, authorizers),
             has_l7_rules: inbound.is_about_requests(),
             app,
             metrics: metrics.inbound(&inbound.name),

@@ -2,6 +2,7 @@
 
 use super::token_plan::TokenPlan;
 use crate::authz::explain::Explained;
+use crate::authz::external::AuthorizerPlan;
 use crate::authz::{Asked, Decision, RuleSet};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
@@ -15,6 +16,7 @@ use std::time::Duration;
 /// The routes and rules of one inbound port, ready to decide.
 pub struct PortRules {
     rules: RuleSet,
+    authorizer: Option<Arc<AuthorizerPlan>>,
     routes: RouteTable,
     route_plans: Vec<RoutePlan>,
     some_route_is_lax: bool,
@@ -26,16 +28,18 @@ pub struct RoutePlan {
     pub request_timeout: Option<Duration>,
     /// `None`: no token is looked at.
     pub token: Option<TokenPlan>,
+    authorizer: Option<Arc<AuthorizerPlan>>,
     lax_path: bool,
     rules: RuleSet,
 }
 
 impl RoutePlan {
-    fn compile(route: &Route, port: &Rules) -> Self {
+    fn compile(route: &Route, port: &Rules, authorizers: &[Arc<AuthorizerPlan>]) -> Self {
         Self {
             name: Arc::from(route.name.as_str()),
             request_timeout: route.request_timeout,
             token: route.token.as_ref().map(TokenPlan::compile),
+            authorizer: named(route.authorize.as_deref(), authorizers),
             lax_path: route.lax_path,
             rules: RuleSet::compile_route(port, &route.rules),
         }
@@ -43,11 +47,13 @@ impl RoutePlan {
 }
 
 impl PortRules {
-    pub fn compile(inbound: &Inbound) -> Self {
+    pub fn compile(inbound: &Inbound, authorizers: &[Arc<AuthorizerPlan>]) -> Self {
+        let route = |route| RoutePlan::compile(route, &inbound.rules, authorizers);
         Self {
+            authorizer: named(inbound.authorize.as_deref(), authorizers),
             rules: RuleSet::compile(&inbound.rules),
             routes: RouteTable::compile(&inbound.routes),
-            route_plans: inbound.routes.iter().map(|route| RoutePlan::compile(route, &inbound.rules)).collect(),
+            route_plans: inbound.routes.iter().map(route).collect(),
             some_route_is_lax: inbound.routes.iter().any(|route| route.lax_path),
         }
     }
@@ -107,7 +113,18 @@ impl PortRules {
         self.of(route).needs_headers()
     }
 
+    /// Who is asked about requests that the rules allow. `None`: nobody.
+    pub fn authorizer<'a>(&'a self, route: Option<&'a RoutePlan>) -> Option<&'a Arc<AuthorizerPlan>> {
+        route.map_or(&self.authorizer, |route| &route.authorizer).as_ref()
+    }
+
     fn of<'a>(&'a self, route: Option<&'a RoutePlan>) -> &'a RuleSet {
         route.map_or(&self.rules, |route| &route.rules)
     }
+}
+
+/// That it is there was checked when the file was read.
+fn named(name: Option<&str>, authorizers: &[Arc<AuthorizerPlan>]) -> Option<Arc<AuthorizerPlan>> {
+    let name = name?;
+    authorizers.iter().find(|plan| &*plan.name == name).cloned()
 }

@@ -1,0 +1,124 @@
+//! What an authorizer changes of a request that it allows, and of its answer.
+
+use super::answer::AnswerFault;
+use crate::http::forward::path_of;
+use crate::http::headers::{folds_to, is_for_connection};
+use crate::http::identity_headers::is_reserved;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// Of the request.
+    pub headers: Vec<Change>,
+    /// Of the request.
+    pub remove: Vec<HeaderName>,
+    /// Headers of the application's answer.
+    pub response: Vec<Change>,
+    pub query_set: Vec<(String, String)>,
+    pub query_remove: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub name: HeaderName,
+    pub value: HeaderValue,
+    pub how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Append,
+    AppendIfExists,
+    AddIfAbsent,
+    Overwrite,
+    OverwriteIfExists,
+}
+
+impl How {
+    /// `HeaderAppendAction`.
+    pub(super) fn of(action: i32) -> Self {
+        match action {
+            1 => Self::AddIfAbsent,
+            2 => Self::Overwrite,
+            3 => Self::OverwriteIfExists,
+            _ => Self::Append,
+        }
+    }
+}
+
+impl Change {
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        let (name, value) = (self.name.clone(), self.value.clone());
+        match (self.how, headers.contains_key(&name)) {
+            (How::Append, _) | (How::AppendIfExists, true) => drop(headers.append(name, value)),
+            (How::Overwrite, _) | (How::OverwriteIfExists, true) | (How::AddIfAbsent, false) => {
+                drop(headers.insert(name, value));
+            }
+            (How::AppendIfExists | How::OverwriteIfExists, false) | (How::AddIfAbsent, true) => {}
+        }
+    }
+}
+
+impl Changes {
+    /// Changes a request. In Envoy's order: set, then remove. `claims`: headers in which a verified token's claims are told, and
+    /// which are nobody else's.
+    ///
+    /// # Errors
+    /// The request would be none any more; it may be half changed then.
+    pub fn apply(&self, head: &mut Parts, headers_max: usize, claims: &[HeaderName]) -> Result<(), AnswerFault> {
+        for name in self.headers.iter().map(|change| &change.name).chain(&self.remove) {
+            if claims.iter().any(|claim| folds_to(name.as_str(), claim.as_str())) {
+                return Err(AnswerFault::NotSettable(name.as_str().to_owned()));
+            }
+        }
+        for change in &self.headers {
+            change.apply(&mut head.headers);
+        }
+        for name in &self.remove {
+            head.headers.remove(name);
+        }
+        if head.headers.len() > headers_max {
+            return Err(AnswerFault::HeadTooLarge);
+        }
+        if self.query_set.is_empty() && self.query_remove.is_empty() {
+            return Ok(());
+        }
+        let path = self.path_with_query(path_of(&head.uri).as_str()).ok_or(AnswerFault::Query)?;
+        let mut parts = std::mem::take(&mut head.uri).into_parts();
+        parts.path_and_query = Some(path);
+        head.uri = Uri::from_parts(parts).map_err(|_| AnswerFault::Query)?;
+        Ok(())
+    }
+
+    /// Keys are compared as they are written; what is not named stays byte by byte.
+    fn path_with_query(&self, target: &str) -> Option<PathAndQuery> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+        let is_named = |pair: &str| {
+            let key = key(pair);
+            self.query_remove.contains(&key) || self.query_set.iter().any(|(name, _)| *name == key)
+        };
+        let mut pairs: Vec<String> =
+            query.split('&').filter(|pair| !pair.is_empty() && !is_named(pair)).map(str::to_owned).collect();
+        for (name, value) in self.query_set.iter().filter(|(name, _)| !self.query_remove.contains(name)) {
+            let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && !b"&#".contains(&byte));
+            if name.is_empty() || name.contains('=') || !is_plain(name) || !is_plain(value) {
+                return None;
+            }
+            pairs.push(format!("{name}={value}"));
+        }
+        let target = if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) };
+        PathAndQuery::try_from(target).ok()
+    }
+}
+
+/// None that frames a message, is for one connection, routes, or says who the caller is: in whatever spelling, for behind us
+/// some read `x_spiffe_id` for `x-spiffe-id` (THREATS HD-10).
+pub fn is_settable(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    let folds_to_one = [HOST, CONTENT_LENGTH, EXPECT].iter().any(|other| folds_to(text, other.as_str()));
+    !folds_to_one && !is_for_connection(text) && !is_reserved(text)
+}
