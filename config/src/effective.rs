@@ -3,6 +3,7 @@
 mod audit;
 mod authorizer;
 mod bounds;
+mod rate_limit;
 mod rule;
 mod service;
 mod token;
@@ -170,6 +171,7 @@ fn inbound(port: &Inbound) -> Value {
     let routes: Value = port.routes.iter().map(route).collect();
     put(&mut section, "routes", (!port.routes.is_empty()).then_some(routes));
     put(&mut section, "authorize", port.authorize.as_ref().map(|name| json!(name)));
+    put(&mut section, "rate_limit", port.rate_limit.map(rate_limit::rate_limit));
     section.insert("on_expiry".into(), json!(on_expiry(port.on_expiry)));
     put(&mut section, "request_timeout", port.request_timeout.map(|span| json!(print_duration(span))));
     Value::Object(section)
@@ -188,6 +190,7 @@ fn route(route: &Route) -> Value {
         token::insert(&mut section, token);
     }
     section.insert("authorize".into(), json!(route.authorize.as_deref().unwrap_or("none")));
+    put(&mut section, "rate_limit", route.rate_limit.map(rate_limit::rate_limit));
     section.insert("connect".into(), json!(route.connect));
     section.insert("lax_path".into(), json!(route.lax_path));
     put(&mut section, "request_timeout", route.request_timeout.map(|span| json!(print_duration(span))));

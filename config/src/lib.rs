@@ -22,6 +22,7 @@ pub mod listener;
 pub mod network;
 pub mod pattern;
 pub mod problem;
+pub mod rate_limit;
 mod read;
 mod root;
 pub mod route;
@@ -54,6 +55,7 @@ pub use listener::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, On
 pub use network::{Destination, Network, NetworkError};
 pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
 pub use problem::{Place, Problem, Problems};
+pub use rate_limit::{CountedBy, RateLimit};
 pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};

@@ -5,6 +5,7 @@ mod raw;
 use crate::authz::{Rule, Rules};
 use crate::identity::SvidSelector;
 use crate::problem::Place;
+use crate::rate_limit::RateLimit;
 use crate::read::{FromNode, Reader};
 use crate::route::Route;
 use crate::yaml::Node;
@@ -39,6 +40,8 @@ pub struct Inbound {
     pub routes: Vec<Route>,
     /// The authorizer that is asked, on routes that do not say. `None`: nobody.
     pub authorize: Option<String>,
+    /// Of all of the port's requests. `None`: no limit.
+    pub rate_limit: Option<RateLimit>,
     /// L4 connections whose SVID (ours or the peer's) expires.
     pub on_expiry: OnExpiry,
     /// From a request's head to the end of its answer, in routes that do not say. `None`: no limit.
@@ -56,6 +59,7 @@ impl Inbound {
     pub fn is_about_requests(&self) -> bool {
         self.protocol == Protocol::Http
             || self.authorize.is_some()
+            || self.rate_limit.is_some()
             || !self.routes.is_empty()
             || self.rules.all().any(Rule::is_about_requests)
     }

@@ -4,6 +4,7 @@ use crate::authorizer::Authorize;
 use crate::authz::{Effect, RawRule, Rule, Rules, check_rules};
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
+use crate::rate_limit::{RateLimit, RawRateLimit};
 use crate::read::{Field, Keys, Reader, Section};
 use crate::token::{RawBinding, RawToken, RawTokenRule, TokenRule};
 use crate::values::{At, Method, Name, OneOrMany, Span};
@@ -26,6 +27,8 @@ pub struct Route {
     pub token: Option<TokenRule>,
     /// The authorizer that is asked. `None`: nobody.
     pub authorize: Option<String>,
+    /// Of its requests, besides the port's. `None`: no limit.
+    pub rate_limit: Option<RateLimit>,
     /// CONNECT may use this route. Default false.
     pub connect: bool,
     /// Paths with raw non-ASCII bytes or a stray `%` may use this route. Default false.
@@ -104,6 +107,9 @@ pub(crate) struct RawRoute {
     /// The authorizer that is asked about each request which the rules allow; `none` asks nobody.
     #[schemars(extend("x-default" = "the port's"))]
     authorize: Field<Authorize>,
+    /// How many of its requests callers may make; what the port says holds besides.
+    #[schemars(extend("x-default" = "no limit"))]
+    rate_limit: Field<RawRateLimit>,
     /// Let the CONNECT method use this route; elsewhere it is answered with 405.
     #[schemars(extend("default" = false))]
     connect: Field<bool>,
@@ -132,6 +138,7 @@ impl Section for RawRoute {
             binding: keys.optional("binding"),
             token: keys.optional("token"),
             authorize: keys.optional("authorize"),
+            rate_limit: keys.optional("rate_limit"),
             connect: keys.optional("connect"),
             lax_path: keys.optional("lax_path"),
             request_timeout: keys.optional("request_timeout"),
@@ -212,6 +219,7 @@ impl RawRoute {
             true => self.authorize.into_option().and_then(Authorize::into_name),
             false => of_port.map(str::to_owned),
         };
+        let rate_limit = self.rate_limit.into_option().and_then(|limit| limit.check(reader));
         let connect = self.connect.or(false);
         let methods: Vec<String> = matching.methods.or_default().0.into_iter().map(|method| method.0).collect();
         if !connect && methods.iter().any(|method| method == "CONNECT") {
@@ -229,6 +237,7 @@ impl RawRoute {
             rules: Rules { deny, require, allow },
             token,
             authorize,
+            rate_limit,
             connect,
             lax_path: self.lax_path.or(false),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),

@@ -324,9 +324,9 @@ fn moved(previous: &Policy, doors: &Lookup<Door, DoorPlan>) -> Lookup<Door, Door
 }
 
 impl DoorPlan {
-    fn app_of(&self, name: &str) -> Option<Arc<ServicePlan>> {
+    fn inbound_of(&self, name: &str) -> Option<&Arc<InboundPlan>> {
         match self {
-            Self::Inbound(plan) if &*plan.name == name => Some(plan.app.clone()),
+            Self::Inbound(plan) if &*plan.name == name => Some(plan),
             _ => None,
         }
     }

@@ -6,7 +6,9 @@
 use crate::authz::external::Denial;
 use http::StatusCode;
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A closed set. `code()` is stable: logs, metrics and records use it alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +71,8 @@ pub enum Refusal {
     HeadersTooLarge,
     /// A longer target than can be read.
     TargetTooLong,
+    /// More requests than `rate_limit` says.
+    RateLimited,
     /// A longer body than its authorizer is shown.
     BodyTooLarge,
     /// The body did not arrive in time.
@@ -163,6 +167,7 @@ impl Refusal {
             Self::ExpectationRefused    => ("expectation_refused",     417,  3),
             Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
             Self::TargetTooLong         => ("target_too_long",         414,  8),
+            Self::RateLimited           => ("rate_limited",            429,  8),
             Self::BodyTooLarge          => ("body_too_large",          413,  8),
             Self::BodyTimeout           => ("body_timeout",            408,  4),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
@@ -197,17 +202,27 @@ pub struct Refused {
     pub detail: Cow<'static, str>,
     /// What the authorizer wants to be answered.
     pub denial: Option<Arc<Denial>>,
+    /// Seconds until it may be tried again, where that is known.
+    pub retry_after: Option<NonZeroU32>,
 }
 
 impl Refused {
     pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { refusal, detail: detail.into(), denial: None }
+        Self { refusal, detail: detail.into(), denial: None, retry_after: None }
     }
 
     /// The authorizer's no, in its own words.
     pub fn by_authorizer(name: &str, denial: Denial) -> Self {
         let detail = format!("authorizer {name} answered {}", denial.status.as_u16());
         Self { denial: Some(Arc::new(denial)), ..Self::new(Refusal::ExternalDenied, detail) }
+    }
+
+    /// More than `which` limit says, until `after`.
+    pub fn rate_limited(which: &str, after: Duration) -> Self {
+        // Rounded up: who comes earlier is refused again (RFC 9110 §10.2.3 has whole seconds).
+        let seconds = u32::try_from(after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        let detail = format!("more requests than the `rate_limit` of {which} lets through");
+        Self { retry_after: NonZeroU32::new(seconds), ..Self::new(Refusal::RateLimited, detail) }
     }
 
     /// Status code of HTTP.
@@ -229,6 +244,6 @@ impl Refused {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, detail: Cow::Borrowed(""), denial: None }
+        Self { refusal, detail: Cow::Borrowed(""), denial: None, retry_after: None }
     }
 }

@@ -32,6 +32,7 @@ mod permissions;
 mod properties;
 mod proxy_protocol;
 mod races;
+mod rate_limits;
 mod refused_heads;
 mod reload;
 mod reload_listeners;

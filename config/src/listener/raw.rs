@@ -7,6 +7,7 @@ use crate::cross_check::{takes, unique};
 use crate::identity::SvidSelector;
 use crate::listen::read_socket_path;
 use crate::problem::Place;
+use crate::rate_limit::RawRateLimit;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
 use crate::route::{FromPort, RawRoute};
 use crate::values::{Address, Name, Span};
@@ -58,6 +59,9 @@ pub(crate) struct RawInbound {
     /// nothing that is not HTTP.
     #[schemars(extend("x-default" = "none"))]
     authorize: Field<Authorize>,
+    /// How many requests callers may make, on all routes together. Then the port carries nothing that is not HTTP.
+    #[schemars(extend("x-default" = "no limit"))]
+    rate_limit: Field<RawRateLimit>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
     #[schemars(extend("default" = "keep"))]
     on_expiry: Field<OnExpiry>,
@@ -88,6 +92,7 @@ impl Section for RawInbound {
             allow: keys.optional("allow"),
             routes: keys.optional("routes"),
             authorize: keys.optional("authorize"),
+            rate_limit: keys.optional("rate_limit"),
             on_expiry: keys.optional("on_expiry"),
             request_timeout: keys.optional("request_timeout"),
             place: keys.place(),
@@ -138,6 +143,7 @@ impl RawInbound {
             rules: Rules { deny, require, allow },
             routes,
             authorize,
+            rate_limit: self.rate_limit.into_option().and_then(|limit| limit.check(reader)),
             on_expiry: self.on_expiry.or_default(),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),
             place,
@@ -158,6 +164,7 @@ impl RawInbound {
                 ("routes", self.routes.place()),
                 ("app_http", self.app_http.place()),
                 ("authorize", self.authorize.place()),
+                ("rate_limit", self.rate_limit.place()),
                 ("identity_headers", self.identity_headers.place()),
                 ("request_timeout", self.request_timeout.place()),
             ];

@@ -7,6 +7,7 @@ use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
 use crate::listener::{RawIdentityHeaders, RawInbound};
+use crate::rate_limit::RawRateLimit;
 use crate::read::{Section, known_keys};
 use crate::route::{RawMatch, RawRoute};
 use crate::telemetry::{RawAccessLogFile, RawAdmin, RawTelemetry};
@@ -52,6 +53,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawTimeWindow>();
     check::<RawTokenMatch>();
     check::<RawRoute>();
+    check::<RawRateLimit>();
     check::<RawToken>();
     check::<RawForwarders>();
     check::<RawMatch>();
@@ -84,7 +86,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 40);
+    assert_eq!(objects + 1, 41);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -135,6 +135,7 @@ pub fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
         rules: Rules { allow: vec![allow], ..Rules::default() },
         routes: Vec::new(),
         authorize: None,
+        rate_limit: None,
         on_expiry: OnExpiry::Keep,
         request_timeout: None,
         place: Place::command_line(),

@@ -2,7 +2,6 @@
 //! means, is `authz/external`.
 
 use super::body::{BodyError, RequestBody};
-use super::headers::check_size;
 use super::http1::fields::read_length;
 use super::record::Recorder;
 use crate::authz::external::proto::{CHECK, CheckResponse};
@@ -98,7 +97,10 @@ impl Asking<'_> {
         recorder: &mut Recorder,
     ) -> Result<Vec<Change>, Refused> {
         let sent = match &self.plan.config.body {
-            Some(wanted) if head.method != Method::CONNECT => Some(self.read_body(*wanted, head, body).await?),
+            // Where there is none, nothing is said of it, as in Envoy.
+            Some(wanted) if head.method != Method::CONNECT && !body.is_end_stream() => {
+                Some(self.read_body(*wanted, head, body).await?)
+            }
             _ => None,
         };
         let (asked, name) = (Instant::now(), &self.plan.name);
@@ -111,7 +113,7 @@ impl Asking<'_> {
         let (verdict, result) = match answer {
             Ok(Verdict::Allowed(changes)) => {
                 let claims = self.request.claim_headers.get().map(|names| &**names).unwrap_or_default();
-                match changes.apply(head, self.policy.limits.headers, claims).map_err(AskError::from) {
+                match changes.apply(head, claims).map_err(AskError::from) {
                     Ok(()) => (ExternalVerdict::Allowed, Ok(changes.response)),
                     // The head may be half changed: there is no letting it through.
                     Err(error) => (ExternalVerdict::ErrorRefused, Err(unavailable(name, &error))),
@@ -126,10 +128,7 @@ impl Asking<'_> {
         };
         self.plan.counters.count(verdict, asked.elapsed());
         recorder.authorized(name, verdict, asked.elapsed());
-        let changes = result?;
-        // HTTP/2's bytes are bounded as they came in.
-        check_size(head, self.policy.limits.headers, self.policy.limits.header_bytes)?;
-        Ok(changes)
+        result
     }
 
     async fn read_body(&self, wanted: CheckedBody, head: &Parts, body: &mut RequestBody) -> Result<SentBody, Refused> {
@@ -204,6 +203,7 @@ impl Asking<'_> {
             },
             time: SystemTime::now(),
             body,
+            received: self.request.bytes_from_caller.get(),
         }
     }
 

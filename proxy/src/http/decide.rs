@@ -6,7 +6,7 @@ use super::target::Target;
 use crate::authz::RequestFacts;
 use crate::authz::external::AuthorizerPlan;
 use crate::connection::Connection;
-use crate::policy::{Destined, DoorPlan, InboundPlan, Policy, TokenPlan};
+use crate::policy::{Destined, DoorPlan, InboundPlan, Policy, RoutePlan, TokenPlan};
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Presenter, Verified};
 use crate::upstream::client::HttpVersion;
@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use postern_config::AppHttp;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What was decided: where the request may go, and what it has to look like there.
 pub struct Allowed {
@@ -113,6 +113,11 @@ fn decide_inbound(
         recorder.rule(rule.clone());
     }
     decision.into_result()?;
+    for limiter in plan.rules.limiters(route) {
+        connection
+            .take_of(limiter, Instant::now())
+            .map_err(|limited| Refused::rate_limited(&limits_of(plan, route), limited.after))?;
+    }
     Ok(Allowed {
         upstream: connection.app(plan, policy)?,
         version: match plan.config.app_http {
@@ -127,6 +132,13 @@ fn decide_inbound(
         headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
         token,
     })
+}
+
+fn limits_of(plan: &InboundPlan, route: Option<&RoutePlan>) -> String {
+    match route {
+        Some(route) => format!("port {} or its route {}", plan.name, route.name),
+        None => format!("port {}", plan.name),
+    }
 }
 
 /// The token that the route wants, if it is good, for us, and its caller's to show.

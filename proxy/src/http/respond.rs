@@ -4,7 +4,7 @@ use super::body::ResponseBody;
 use super::http1::response_head::{self, Asked};
 use crate::refusal::{Refusal, Refused};
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 /// To the peer's sidecar: `code; decision=id`. It records the code and passes on the id alone.
@@ -63,6 +63,9 @@ pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Re
     if refused.status() == StatusCode::METHOD_NOT_ALLOWED && !headers.contains_key(ALLOW) {
         // RFC 9110 §15.5.6 wants the list of allowed methods; for CONNECT alone there is none to give.
         headers.insert(ALLOW, HeaderValue::from_static(""));
+    }
+    if let Some(seconds) = refused.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.get()));
     }
     // RFC 9110 §15.5.2 wants a challenge; RFC 6750 §3.1: no error code where there was no token.
     match refusal {

@@ -7,15 +7,18 @@ use crate::authz::{Asked, Decision, RuleSet};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
 use crate::http::target::Target;
+use crate::rate_limit::Limiter;
 use crate::refusal::{Refusal, Refused};
 use http::Method;
-use postern_config::{Inbound, Route, Rules};
+use postern_config::{Inbound, RateLimit, Route, Rules};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The routes and rules of one inbound port, ready to decide.
 pub struct PortRules {
     rules: RuleSet,
+    /// Of all of the port's requests.
+    limiter: Option<Arc<Limiter>>,
     authorizer: Option<Arc<AuthorizerPlan>>,
     routes: RouteTable,
     route_plans: Vec<RoutePlan>,
@@ -29,6 +32,8 @@ pub struct RoutePlan {
     /// `None`: no token is looked at.
     pub token: Option<TokenPlan>,
     authorizer: Option<Arc<AuthorizerPlan>>,
+    /// Of its requests.
+    limiter: Option<Arc<Limiter>>,
     lax_path: bool,
     rules: RuleSet,
 }
@@ -39,6 +44,7 @@ impl RoutePlan {
             name: Arc::from(route.name.as_str()),
             request_timeout: route.request_timeout,
             token: route.token.as_ref().map(TokenPlan::compile),
+            limiter: limiter(route.rate_limit),
             authorizer: named(route.authorize.as_deref(), authorizers),
             lax_path: route.lax_path,
             rules: RuleSet::compile_route(port, &route.rules),
@@ -50,6 +56,7 @@ impl PortRules {
     pub fn compile(inbound: &Inbound, authorizers: &[Arc<AuthorizerPlan>]) -> Self {
         let route = |route| RoutePlan::compile(route, &inbound.rules, authorizers);
         Self {
+            limiter: limiter(inbound.rate_limit),
             authorizer: named(inbound.authorize.as_deref(), authorizers),
             rules: RuleSet::compile(&inbound.rules),
             routes: RouteTable::compile(&inbound.routes),
@@ -118,8 +125,36 @@ impl PortRules {
         route.map_or(&self.authorizer, |route| &route.authorizer).as_ref()
     }
 
+    /// Keeps the counts of `before` where its limits are the same.
+    pub fn continuing(mut self, before: &Self) -> Self {
+        keep(&mut self.limiter, &before.limiter);
+        for route in &mut self.route_plans {
+            if let Some(before) = before.route_plans.iter().find(|before| before.name == route.name) {
+                keep(&mut route.limiter, &before.limiter);
+            }
+        }
+        self
+    }
+
+    /// The limits that a request on `route` counts in.
+    pub fn limiters<'a>(&'a self, route: Option<&'a RoutePlan>) -> impl Iterator<Item = &'a Arc<Limiter>> {
+        self.limiter.iter().chain(route.and_then(|route| route.limiter.as_ref()))
+    }
+
     fn of<'a>(&'a self, route: Option<&'a RoutePlan>) -> &'a RuleSet {
         route.map_or(&self.rules, |route| &route.rules)
+    }
+}
+
+fn limiter(limit: Option<RateLimit>) -> Option<Arc<Limiter>> {
+    limit.map(|limit| Arc::new(Limiter::new(limit, Instant::now())))
+}
+
+fn keep(now: &mut Option<Arc<Limiter>>, before: &Option<Arc<Limiter>>) {
+    if let (Some(now), Some(before)) = (now, before)
+        && now.limit == before.limit
+    {
+        *now = before.clone();
     }
 }
 

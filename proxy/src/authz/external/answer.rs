@@ -49,8 +49,6 @@ pub enum AnswerFault {
     NoHeader(String),
     #[error("with the answer's parameters the query is none any more")]
     Query,
-    #[error("with the answer's headers the request has more than `limits.headers`")]
-    HeadTooLarge,
     #[error("the answer has the status {0}, which is none for a response")]
     Status(i32),
     #[error("status {0}")]

@@ -8,6 +8,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use std::borrow::Cow;
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Changes {
@@ -64,11 +65,11 @@ impl Change {
 
 impl Changes {
     /// Changes a request. In Envoy's order: set, then remove. `claims`: headers in which a verified token's claims are told, and
-    /// which are nobody else's.
+    /// which are nobody else's. How much may be added is bounded where the answer is read.
     ///
     /// # Errors
     /// The request would be none any more; it may be half changed then.
-    pub fn apply(&self, head: &mut Parts, headers_max: usize, claims: &[HeaderName]) -> Result<(), AnswerFault> {
+    pub fn apply(&self, head: &mut Parts, claims: &[HeaderName]) -> Result<(), AnswerFault> {
         for name in self.headers.iter().map(|change| &change.name).chain(&self.remove) {
             if claims.iter().any(|claim| folds_to(name.as_str(), claim.as_str())) {
                 return Err(AnswerFault::NotSettable(name.as_str().to_owned()));
@@ -80,9 +81,6 @@ impl Changes {
         for name in &self.remove {
             head.headers.remove(name);
         }
-        if head.headers.len() > headers_max {
-            return Err(AnswerFault::HeadTooLarge);
-        }
         if self.query_set.is_empty() && self.query_remove.is_empty() {
             return Ok(());
         }
@@ -93,26 +91,34 @@ impl Changes {
         Ok(())
     }
 
-    /// Keys are compared as they are written; what is not named stays byte by byte.
+    /// Keys are compared as they are written; what is not named stays byte by byte, and what is set has its old place.
     fn path_with_query(&self, target: &str) -> Option<PathAndQuery> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-        let is_named = |pair: &str| {
-            let key = key(pair);
-            self.query_remove.contains(&key) || self.query_set.iter().any(|(name, _)| *name == key)
-        };
-        let mut pairs: Vec<String> =
-            query.split('&').filter(|pair| !pair.is_empty() && !is_named(pair)).map(str::to_owned).collect();
-        for (name, value) in self.query_set.iter().filter(|(name, _)| !self.query_remove.contains(name)) {
-            let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && !b"&#".contains(&byte));
-            if name.is_empty() || name.contains('=') || !is_plain(name) || !is_plain(value) {
-                return None;
+        let mut to_set: Vec<_> = self.query_set.iter().filter(|(name, _)| !self.query_remove.contains(name)).collect();
+        let mut pairs: Vec<Cow<'_, str>> = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let key = pair.split('=').next().unwrap_or_default();
+            if let Some(index) = to_set.iter().position(|(name, _)| name == key) {
+                pairs.push(Cow::Owned(parameter(to_set.remove(index))?));
+            } else if !self.query_set.iter().any(|(name, _)| name == key)
+                && !self.query_remove.iter().any(|it| it == key)
+            {
+                pairs.push(Cow::Borrowed(pair));
             }
-            pairs.push(format!("{name}={value}"));
+        }
+        for added in to_set {
+            pairs.push(Cow::Owned(parameter(added)?));
         }
         let target = if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) };
         PathAndQuery::try_from(target).ok()
     }
+}
+
+/// `None`: it would be more than one parameter, or none.
+fn parameter((name, value): &(String, String)) -> Option<String> {
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && !b"&#".contains(&byte));
+    let is_one = !name.is_empty() && !name.contains('=') && is_plain(name) && is_plain(value);
+    is_one.then(|| format!("{name}={value}"))
 }
 
 /// None that frames a message, is for one connection, routes, or says who the caller is: in whatever spelling, for behind us

@@ -46,6 +46,8 @@ pub struct Facts<'a> {
     pub destination: Party<'a>,
     pub time: SystemTime,
     pub body: Option<&'a SentBody>,
+    /// Bytes of the body that have come so far.
+    pub received: u64,
 }
 
 /// What it is shown of a body.
@@ -81,8 +83,7 @@ pub fn grpc_question(plan: &AuthorizerPlan, facts: &Facts<'_>) -> CheckRequest {
         path: path.as_str().to_owned(),
         host,
         scheme: facts.scheme.to_owned(),
-        // What of the body has been received so far.
-        size: facts.body.map_or(0, |sent| i64::try_from(sent.bytes.len()).unwrap_or(i64::MAX)),
+        size: i64::try_from(facts.received).unwrap_or(i64::MAX),
         protocol: format!("HTTP/{}", version_text(facts.version)),
         body,
         raw_body,

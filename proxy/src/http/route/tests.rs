@@ -16,6 +16,7 @@ fn route(name: &str, hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         token: None,
         rules: postern_config::Rules::default(),
         authorize: None,
+        rate_limit: None,
         connect: false,
         lax_path: false,
         request_timeout: None,
