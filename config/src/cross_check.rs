@@ -2,17 +2,19 @@
 
 use crate::Config;
 use crate::audit::AuditTarget;
+use crate::authorizer::Reach;
 use crate::capture;
 use crate::identity::IdentitySource;
 use crate::listen::ListenAddress;
 use crate::listener::{AppAddress, Inbound, InboundTls};
 use crate::network::Destination;
+use crate::pattern::SpiffePattern;
 use crate::problem::Place;
 use crate::read::{Listener, Reader};
 use crate::route::Route;
 use crate::telemetry::AccessLog;
 use crate::token::Binding;
-use crate::upstream::{Endpoints, Service};
+use crate::upstream::{Endpoints, Service, ServiceProtocol, Transport};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -30,6 +32,7 @@ pub(crate) fn cross_check(config: &Config, reader: &mut Reader) {
             reader.problem(&service.place, "there are no tokens to send: files bring none", hint);
         }
     }
+    authorizers(config, reader);
     service_names(&config.outbound.services, reader);
     service_hosts(&config.outbound.services, reader);
     service_addresses(config, reader);
@@ -107,6 +110,33 @@ fn inbound_names_and_ports(inbound: &[Inbound], reader: &mut Reader) {
             // The same port twice mostly has the same default name twice, which need not be told as well.
             unique(&mut names, "inbound port", &port.name, &port.place, reader);
         }
+    }
+}
+
+/// One that is a service has to be one that is known without a request: where it is, and who it is.
+fn authorizers(config: &Config, reader: &mut Reader) {
+    let mut names = HashMap::new();
+    for authorizer in &config.authorizers {
+        unique(&mut names, "authorizer", &authorizer.name, &authorizer.place, reader);
+        let Reach::Service(name) = &authorizer.reach else { continue };
+        let Some(service) = config.outbound.services.iter().find(|service| service.name == *name) else {
+            let hint = "declare it in `outbound.services`, or write the name of one that is";
+            let what = format!("authorizer `{}` is the service `{name}`, which is not declared", authorizer.name);
+            reader.problem(&authorizer.place, what, hint);
+            continue;
+        };
+        let (what, hint) = match (&service.endpoints, &service.transport) {
+            _ if matches!(service.protocol, ServiceProtocol::Tcp | ServiceProtocol::Tls) => {
+                ("does not speak HTTP", "write `protocol: http` there")
+            }
+            (Endpoints::Host { .. }, _) => ("is where a request says", "give it `endpoints: { dns: HOST:PORT }`"),
+            (_, Transport::Mesh { identity, .. }) if identity.iter().any(SpiffePattern::has_capture) => {
+                ("is a template", "declare one with a fixed `identity`")
+            }
+            _ => continue,
+        };
+        let what = format!("authorizer `{}` is the service `{name}`, which {what}", authorizer.name);
+        reader.problem(&authorizer.place, what, hint);
     }
 }
 

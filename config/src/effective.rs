@@ -1,7 +1,9 @@
 //! A configuration written out: every default filled in, in one fixed order.
 
 mod audit;
+mod authorizer;
 mod bounds;
+mod rate_limit;
 mod rule;
 mod service;
 mod token;
@@ -29,6 +31,8 @@ impl Config {
     pub fn effective_json(&self) -> Value {
         let mut root = Map::new();
         root.insert("identity".into(), identity(&self.identity));
+        let authorizers = self.authorizers.iter().map(authorizer::authorizer).collect();
+        put(&mut root, "authorizers", (!self.authorizers.is_empty()).then_some(authorizers));
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
         root.insert("outbound".into(), outbound(self));
         put(&mut root, "capture", self.capture.as_ref().map(capture));
@@ -172,6 +176,8 @@ fn inbound(port: &Inbound) -> Value {
     section.insert("mode".into(), json!(port.mode.as_str()));
     let routes: Value = port.routes.iter().map(route).collect();
     put(&mut section, "routes", (!port.routes.is_empty()).then_some(routes));
+    put(&mut section, "authorize", port.authorize.as_ref().map(|name| json!(name)));
+    put(&mut section, "rate_limit", port.rate_limit.map(rate_limit::rate_limit));
     section.insert("on_expiry".into(), json!(on_expiry(port.on_expiry)));
     put(&mut section, "request_timeout", port.request_timeout.map(|span| json!(print_duration(span))));
     Value::Object(section)
@@ -190,6 +196,8 @@ fn route(route: &Route) -> Value {
     if let Some(token) = &route.token {
         token::insert(&mut section, token);
     }
+    section.insert("authorize".into(), json!(route.authorize.as_deref().unwrap_or("none")));
+    put(&mut section, "rate_limit", route.rate_limit.map(rate_limit::rate_limit));
     section.insert("connect".into(), json!(route.connect));
     section.insert("lax_path".into(), json!(route.lax_path));
     put(&mut section, "request_timeout", route.request_timeout.map(|span| json!(print_duration(span))));

@@ -8,6 +8,7 @@
 //! makes the sections a [`Config`], and `cross_check` holds them against each other.
 
 pub mod audit;
+pub mod authorizer;
 pub mod authz;
 pub mod bounds;
 pub mod break_glass;
@@ -24,6 +25,7 @@ pub mod mode;
 pub mod network;
 pub mod pattern;
 pub mod problem;
+pub mod rate_limit;
 mod read;
 pub mod revocation;
 mod root;
@@ -47,6 +49,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use audit::{Audit, AuditTarget};
+pub use authorizer::{Authorizer, CheckForm, CheckedBody, HttpCheck, OnError, OverBody, Reach};
 pub use authz::{Principal, Rule, Rules};
 pub use bounds::{Limits, Timeouts};
 pub use break_glass::{BreakGlass, Override};
@@ -60,6 +63,7 @@ pub use mode::Mode;
 pub use network::{Destination, Network, NetworkError};
 pub use pattern::{Captures, HostPattern, PathPattern, SpiffePattern};
 pub use problem::{Place, Problem, Problems};
+pub use rate_limit::{CountedBy, RateLimit};
 pub use revocation::{Guard, Hold, Revocation, StaleCrls};
 pub use route::{Route, Specificity};
 pub use schema::{json_schema, reference};
@@ -79,6 +83,8 @@ pub struct Config {
     pub identity: Identity,
     pub inbound: Vec<Inbound>,
     pub outbound: Outbound,
+    /// Services that are asked about requests.
+    pub authorizers: Vec<Authorizer>,
     /// `None`: nothing is redirected to us.
     pub capture: Option<Capture>,
     /// `None`: peers have an mTLS connection for each of theirs.
@@ -180,6 +186,9 @@ impl Config {
         }
         if let Some(tunnel) = &mut config.tunnel {
             tunnel.place = nowhere.clone();
+        }
+        for authorizer in &mut config.authorizers {
+            authorizer.place = nowhere.clone();
         }
         for service in &mut config.outbound.services {
             service.place = nowhere.clone();

@@ -6,6 +6,7 @@ use crate::authz::{Rule, Rules};
 use crate::identity::SvidSelector;
 use crate::mode::Mode;
 use crate::problem::Place;
+use crate::rate_limit::RateLimit;
 use crate::read::{FromNode, Reader};
 use crate::route::Route;
 use crate::yaml::Node;
@@ -40,6 +41,10 @@ pub struct Inbound {
     pub mode: Mode,
     /// Most specific wins, whatever the order. Empty: one route for everything, with the port's rules.
     pub routes: Vec<Route>,
+    /// The authorizer that is asked, on routes that do not say. `None`: nobody.
+    pub authorize: Option<String>,
+    /// Of all of the port's requests. `None`: no limit.
+    pub rate_limit: Option<RateLimit>,
     /// L4 connections whose SVID (ours or the peer's) expires.
     pub on_expiry: OnExpiry,
     /// From a request's head to the end of its answer, in routes that do not say. `None`: no limit.
@@ -55,7 +60,11 @@ impl Inbound {
 
     /// Some rule or route looks at requests: then nothing that is not HTTP passes (DESIGN, "detection memory").
     pub fn is_about_requests(&self) -> bool {
-        self.protocol == Protocol::Http || !self.routes.is_empty() || self.rules.all().any(Rule::is_about_requests)
+        self.protocol == Protocol::Http
+            || self.authorize.is_some()
+            || self.rate_limit.is_some()
+            || !self.routes.is_empty()
+            || self.rules.all().any(Rule::is_about_requests)
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Reader {
     pub problems: Vec<Problem>,
     /// Every address that a socket will be bound to.
     pub listeners: Vec<Listener>,
+    /// What `authorize` may name.
+    pub authorizers: Vec<String>,
     /// What `identity.svid` says, for whoever names none of their own.
     pub svid: SvidSelector,
     /// Is there a `capture.dns`, so that a connection's address tells which host was asked for?

@@ -1,6 +1,7 @@
 //! The file as a whole: its sections, and the [`Config`] that they make.
 
 use crate::audit::RawAudit;
+use crate::authorizer::RawAuthorizer;
 use crate::bounds::{Count, Limits, RawLimits, RawTimeouts, Timeouts};
 use crate::break_glass::RawBreakGlass;
 use crate::capture::RawCapture;
@@ -24,6 +25,8 @@ use std::num::NonZeroUsize;
 pub(crate) struct RawConfig {
     /// Where our SVIDs and the trust bundles come from.
     identity: Field<RawIdentity>,
+    /// Services that decide about requests besides our own rules.
+    authorizers: Field<Vec<RawAuthorizer>>,
     /// The ports on which peers reach the application.
     inbound: Field<Vec<RawInbound>>,
     /// Where the application may go.
@@ -68,6 +71,13 @@ impl Section for RawConfig {
     fn read(keys: &mut Keys<'_>) -> Self {
         Self {
             identity: keys.optional("identity"),
+            // Ports and routes name them.
+            authorizers: {
+                let authorizers: Field<Vec<RawAuthorizer>> = keys.optional("authorizers");
+                let names = authorizers.get().into_iter().flatten().filter_map(RawAuthorizer::name);
+                keys.reader.authorizers = names.map(str::to_owned).collect();
+                authorizers
+            },
             inbound: keys.optional("inbound"),
             outbound: keys.optional("outbound"),
             capture: keys.optional("capture"),
@@ -105,6 +115,10 @@ impl RawConfig {
         let inbound = self.inbound.or_default().into_iter().filter_map(|port| port.check(reader)).collect();
         Config {
             identity,
+            authorizers: {
+                let authorizers = self.authorizers.or_default().into_iter();
+                authorizers.filter_map(|authorizer| authorizer.check(reader)).collect()
+            },
             inbound,
             outbound: self.outbound.or_default().check(reader),
             capture: self.capture.into_option().map(|capture| capture.check(reader)),

@@ -1,9 +1,11 @@
 //! `routes:` of an inbound port.
 
+use crate::authorizer::Authorize;
 use crate::authz::{Effect, RawRule, Rule, Rules, check_rules};
 use crate::mode::Mode;
 use crate::pattern::{HostPattern, PathPattern};
 use crate::problem::Place;
+use crate::rate_limit::{RateLimit, RawRateLimit};
 use crate::read::{Field, Keys, Reader, Section};
 use crate::token::{RawBinding, RawToken, RawTokenRule, TokenRule};
 use crate::values::{At, Method, Name, OneOrMany, Span};
@@ -26,6 +28,10 @@ pub struct Route {
     pub mode: Mode,
     /// What a request has to bring besides. `None`: no token is looked at, and `Authorization` goes on as it came.
     pub token: Option<TokenRule>,
+    /// The authorizer that is asked. `None`: nobody.
+    pub authorize: Option<String>,
+    /// Of its requests, besides the port's. `None`: no limit.
+    pub rate_limit: Option<RateLimit>,
     /// CONNECT may use this route. Default false.
     pub connect: bool,
     /// Paths with raw non-ASCII bytes or a stray `%` may use this route. Default false.
@@ -104,6 +110,12 @@ pub(crate) struct RawRoute {
     /// How tokens are read, and what of them the application learns.
     #[schemars(extend("x-default" = "its defaults"))]
     token: Field<RawToken>,
+    /// The authorizer that is asked about each request which the rules allow; `none` asks nobody.
+    #[schemars(extend("x-default" = "the port's"))]
+    authorize: Field<Authorize>,
+    /// How many of its requests callers may make; what the port says holds besides.
+    #[schemars(extend("x-default" = "no limit"))]
+    rate_limit: Field<RawRateLimit>,
     /// Let the CONNECT method use this route; elsewhere it is answered with 405.
     #[schemars(extend("default" = false))]
     connect: Field<bool>,
@@ -132,6 +144,8 @@ impl Section for RawRoute {
             audience: keys.optional("audience"),
             binding: keys.optional("binding"),
             token: keys.optional("token"),
+            authorize: keys.optional("authorize"),
+            rate_limit: keys.optional("rate_limit"),
             connect: keys.optional("connect"),
             lax_path: keys.optional("lax_path"),
             request_timeout: keys.optional("request_timeout"),
@@ -163,14 +177,22 @@ impl Section for RawMatch {
     }
 }
 
+/// What a route gets from its port when it does not say.
+#[derive(Clone, Copy)]
+pub(crate) struct FromPort<'a> {
+    /// `None` where they could not all be read.
+    pub allow: Option<&'a [Rule]>,
+    pub mode: Mode,
+    pub authorize: Option<&'a str>,
+}
+
 impl RawRoute {
-    /// `number` counts the routes of a port from 1; `port` has what the port allows, and its mode, and is `None` where its rules
-    /// could not all be read.
+    /// `number` counts the routes of a port from 1.
     /// `None`: this route's problems have been told.
-    pub fn check(self, number: usize, port: Option<(&[Rule], Mode)>, reader: &mut Reader) -> Option<Route> {
+    pub fn check(self, number: usize, of_port: FromPort<'_>, reader: &mut Reader) -> Option<Route> {
         let place = self.place;
-        let port_rules = port.map(|(rules, _)| rules);
-        let mode = self.mode.or(port.map_or(Mode::Enforce, |(_, mode)| mode));
+        let FromPort { allow: port_rules, mode, authorize: of_port } = of_port;
+        let mode = self.mode.or(mode);
         let name = self.name.into_option().map_or_else(|| format!("route-{number}"), |name| name.0);
         let deny = check_rules(self.deny.into_option().unwrap_or_default(), Effect::Deny, "", reader);
         let require = check_rules(self.require.into_option().unwrap_or_default(), Effect::Require, "", reader);
@@ -202,6 +224,11 @@ impl RawRoute {
                 reader.problem(place, format!("`{key}` has nothing that could fit"), "name some, or remove the key");
             }
         }
+        let authorize = match self.authorize.is_written() {
+            true => self.authorize.into_option().and_then(Authorize::into_name),
+            false => of_port.map(str::to_owned),
+        };
+        let rate_limit = self.rate_limit.into_option().and_then(|limit| limit.check(reader));
         let connect = self.connect.or(false);
         let methods: Vec<String> = matching.methods.or_default().0.into_iter().map(|method| method.0).collect();
         if !connect && methods.iter().any(|method| method == "CONNECT") {
@@ -219,6 +246,8 @@ impl RawRoute {
             rules: Rules { deny, require, allow },
             mode,
             token,
+            authorize,
+            rate_limit,
             connect,
             lax_path: self.lax_path.or(false),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),

@@ -2,6 +2,7 @@
 
 mod audit;
 mod local_caller;
+mod rate_limits;
 
 use crate::audit::record::{Decision, Outcome as Decided};
 use crate::capture::{Remote, Stream};
@@ -18,6 +19,7 @@ use crate::upstream::client::HttpVersion;
 use crate::upstream::plan::ServicePlan;
 use crate::worker::Worker;
 use postern_config::Mode;
+use rate_limits::Buckets;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -35,6 +37,7 @@ pub struct Connection {
     pub identity: OnceCell<RenderedIdentity>,
     /// The caller's requests in flight, on all of its connections to this worker. None for who has no identity.
     pub caller_share: OnceCell<CallerShare>,
+    buckets: Buckets,
     /// Where the application's socket is connected to, as it sees it.
     called: Cell<Option<SocketAddr>>,
     /// Where it was meant to go, if it was captured.
@@ -101,6 +104,7 @@ impl Connection {
             metrics,
             identity: OnceCell::new(),
             caller_share: OnceCell::new(),
+            buckets: Buckets::default(),
             called: Cell::new(None),
             original: Cell::new(None),
             carrier: Cell::new(None),

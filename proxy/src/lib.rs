@@ -22,6 +22,7 @@ mod lookup;
 pub mod outbound;
 pub mod policy;
 mod pressure;
+pub mod rate_limit;
 pub mod redirect;
 pub mod refusal;
 pub mod reload;

@@ -8,10 +8,11 @@ pub mod labels;
 mod ourselves;
 mod port_rules;
 mod token_plan;
+mod upstreams;
 
+use crate::authz::external::AuthorizerPlan;
 use crate::authz::{Labels, Site, some_condition_asks_time, windows_of};
 use crate::break_glass::InForce;
-use crate::capture::local_users;
 use crate::dns::DnsPlan;
 use crate::lookup::Lookup;
 use crate::session::Direction;
@@ -19,7 +20,7 @@ use crate::telemetry::{Metrics, PortMetrics};
 use crate::tls::verifier::Strictness;
 use crate::tls::web::WebRoots;
 use crate::upstream::plan::{ServicePlan, ServiceTable};
-use crate::upstream::web_clients::{WebClients, client_of};
+use crate::upstream::web_clients::client_of;
 use postern_config::authz::TimeWindow;
 use postern_config::{
     AppAddress, CaptureMode, Config, Inbound, Limits, ListenAddress, SvidSelector, Timeouts, Transport,
@@ -115,6 +116,7 @@ pub struct Policy {
     /// service of the same name, which listens elsewhere now. An entry goes when its name does.
     moved: Lookup<Door, DoorPlan>,
     pub services: ServiceTable,
+    authorizers: Vec<Arc<AuthorizerPlan>>,
     /// `None`: names are not captured.
     pub dns: Option<Arc<DnsPlan>>,
     pub timeouts: Arc<Timeouts>,
@@ -170,8 +172,10 @@ impl Policy {
         let site = Site { labels: Arc::new(labels) };
         let mut doors = Lookup::default();
         let strictness = if config.identity.compat { Strictness::Compat } else { Strictness::Strict };
+        let services = upstreams::services(config, previous, metrics)?;
+        let authorizers = upstreams::authorizers(config, &services, previous, metrics);
         for inbound in &config.inbound {
-            let plan = Arc::new(InboundPlan::compile(inbound, config, &site, previous, metrics));
+            let plan = Arc::new(InboundPlan::compile(inbound, config, &site, &authorizers, previous, metrics));
             if config.tunnel.is_some() || config.capture.as_ref().is_some_and(|capture| capture.inbound.is_some()) {
                 doors.insert(Door::Port(inbound.port), DoorPlan::Inbound(plan.clone()));
             }
@@ -184,27 +188,10 @@ impl Policy {
             let plan = Arc::new(TunnelPlan { name: Arc::from(TUNNEL_NAME), svid: tunnel.svid.clone(), metrics });
             doors.extend(tunnel.listen.iter().map(|address| (Door::At(*address), DoorPlan::Tunnel(plan.clone()))));
         }
-        let mut services = Vec::new();
-        let plans_before = previous.map(|previous| previous.services.iter()).into_iter().flatten();
-        let mut web_clients = WebClients::following(plans_before);
-        for service in &config.outbound.services {
-            let service = &*local_users::resolved(service)
-                .map_err(|source| CompileError::LocalUser { service: service.name.clone(), source })?;
-            let web = match &service.transport {
-                Transport::WebTls { roots, .. } => {
-                    let client = web_clients.get(roots.as_deref());
-                    Some(client.map_err(|source| CompileError::WebRoots { service: service.name.clone(), source })?)
-                }
-                Transport::Mesh { .. } | Transport::Plaintext => None,
-            };
-            let plan = previous
-                .and_then(|previous| previous.services.by_name(&service.name))
-                .filter(|before| before.same_upstream(service, &config.timeouts, web.clone()))
-                .unwrap_or_else(|| Arc::new(ServicePlan::service(service, &config.timeouts, web, metrics)));
+        for (plan, service) in services.iter().zip(&config.outbound.services) {
             if let Some(address) = &service.listen {
                 doors.insert(Door::of(address), DoorPlan::Service(plan.clone()));
             }
-            services.push(plan);
         }
         for address in &config.outbound.listen {
             doors.insert(Door::of(address), DoorPlan::Shared);
@@ -226,6 +213,7 @@ impl Policy {
             moved,
             restricts_users: services.iter().any(|service| !service.users.is_all()),
             services: ServiceTable::compile(services),
+            authorizers,
             dns,
             timeouts: Arc::new(config.timeouts.clone()),
             limits: Arc::new(config.limits.clone()),
@@ -345,9 +333,9 @@ fn moved(previous: &Policy, doors: &Lookup<Door, DoorPlan>) -> Lookup<Door, Door
 }
 
 impl DoorPlan {
-    fn app_of(&self, name: &str) -> Option<Arc<ServicePlan>> {
+    fn inbound_of(&self, name: &str) -> Option<&Arc<InboundPlan>> {
         match self {
-            Self::Inbound(plan) if &*plan.name == name => Some(plan.app.clone()),
+            Self::Inbound(plan) if &*plan.name == name => Some(plan),
             _ => None,
         }
     }

@@ -3,8 +3,12 @@
 //! A refusal has words for the inside (log, record) elsewhere; what leaves the process is the code (to the peer's
 //! sidecar only) and the decision id.
 
+use crate::authz::external::Denial;
 use http::StatusCode;
 use std::borrow::Cow;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A closed set. `code()` is stable: logs, metrics and records use it alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +39,10 @@ pub enum Refusal {
     Denied,
     /// A require rule does not match.
     RequirementUnmet,
+    /// The authorizer said no.
+    ExternalDenied,
+    /// The authorizer gave no answer, or none that can be followed.
+    ExternalUnavailable,
     /// The route wants a token, and there is none.
     TokenMissing,
     /// The token is not believed; the record names the rule.
@@ -63,6 +71,10 @@ pub enum Refusal {
     HeadersTooLarge,
     /// A longer target than can be read.
     TargetTooLong,
+    /// More requests than `rate_limit` says.
+    RateLimited,
+    /// A longer body than its authorizer is shown.
+    BodyTooLarge,
     /// The body did not arrive in time.
     BodyTimeout,
     /// CONNECT where no route says so.
@@ -155,6 +167,9 @@ impl Refusal {
             Self::NotAllowed            => ("not_allowed",             403,  7),
             Self::Denied                => ("denied",                  403,  7),
             Self::RequirementUnmet      => ("requirement_unmet",       403,  7),
+            Self::ExternalDenied        => ("external_denied",         403,  7),
+            // Envoy says 403 here by default. Whoever asked would take that for a verdict, and it is none: it may ask again.
+            Self::ExternalUnavailable   => ("external_unavailable",    503, 14),
             Self::TokenMissing          => ("token_missing",           401, 16),
             Self::TokenInvalid          => ("token_invalid",           401, 16),
             Self::TokenNotBound         => ("token_not_bound",         403,  7),
@@ -169,6 +184,8 @@ impl Refusal {
             Self::ExpectationRefused    => ("expectation_refused",     417,  3),
             Self::HeadersTooLarge       => ("headers_too_large",       431,  8),
             Self::TargetTooLong         => ("target_too_long",         414,  8),
+            Self::RateLimited           => ("rate_limited",            429,  8),
+            Self::BodyTooLarge          => ("body_too_large",          413,  8),
             Self::BodyTimeout           => ("body_timeout",            408,  4),
             Self::ConnectRefused        => ("connect_refused",         405, 12),
             Self::UpgradeRefused        => ("upgrade_refused",         400,  3),
@@ -200,11 +217,39 @@ impl Refusal {
 pub struct Refused {
     pub refusal: Refusal,
     pub detail: Cow<'static, str>,
+    /// What the authorizer wants to be answered.
+    pub denial: Option<Arc<Denial>>,
+    /// Seconds until it may be tried again, where that is known.
+    pub retry_after: Option<NonZeroU32>,
 }
 
 impl Refused {
     pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { refusal, detail: detail.into() }
+        Self { refusal, detail: detail.into(), denial: None, retry_after: None }
+    }
+
+    /// The authorizer's no, in its own words.
+    pub fn by_authorizer(name: &str, denial: Denial) -> Self {
+        let detail = format!("authorizer {name} answered {}", denial.status.as_u16());
+        Self { denial: Some(Arc::new(denial)), ..Self::new(Refusal::ExternalDenied, detail) }
+    }
+
+    /// More than `which` limit says, until `after`.
+    pub fn rate_limited(which: &str, after: Duration) -> Self {
+        // Rounded up: who comes earlier is refused again (RFC 9110 §10.2.3 has whole seconds).
+        let seconds = u32::try_from(after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        let detail = format!("more requests than the `rate_limit` of {which} lets through");
+        Self { retry_after: NonZeroU32::new(seconds), ..Self::new(Refusal::RateLimited, detail) }
+    }
+
+    /// Status code of HTTP.
+    pub fn status(&self) -> StatusCode {
+        self.denial.as_ref().map_or_else(|| self.refusal.status(), |denial| denial.status)
+    }
+
+    /// Status code of gRPC.
+    pub fn grpc_status(&self) -> u8 {
+        self.denial.as_ref().map_or_else(|| self.refusal.grpc_status(), |denial| denial.grpc_status())
     }
 
     /// Which limit a request was above: who does not learn that cannot stay below it.
@@ -216,6 +261,6 @@ impl Refused {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, detail: Cow::Borrowed("") }
+        Self { refusal, detail: Cow::Borrowed(""), denial: None, retry_after: None }
     }
 }

@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod audit;
+mod authorizers;
 mod break_glass;
 mod bursts;
 mod concurrency;
@@ -34,6 +35,7 @@ mod permissions;
 mod properties;
 mod proxy_protocol;
 mod races;
+mod rate_limits;
 mod refused_heads;
 mod reload;
 mod reload_listeners;

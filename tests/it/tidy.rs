@@ -41,6 +41,7 @@ const PURE: &[&str] = &[
     "proxy/src/tls/der.rs",
     "proxy/src/tls/certificate.rs",
     "proxy/src/base64.rs",
+    "proxy/src/rate_limit.rs",
     "proxy/src/token/algorithm.rs",
     "proxy/src/token/claims.rs",
     "proxy/src/token/json.rs",

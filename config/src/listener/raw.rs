@@ -1,14 +1,16 @@
 //! An inbound port as it is written, and its checks.
 
 use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry, Protocol};
+use crate::authorizer::Authorize;
 use crate::authz::{Effect, Principal, RawRule, Rule, Rules, check_rules};
 use crate::cross_check::{takes, unique};
 use crate::identity::SvidSelector;
 use crate::listen::read_socket_path;
 use crate::mode::Mode;
 use crate::problem::Place;
+use crate::rate_limit::RawRateLimit;
 use crate::read::{Field, FromNode, Keys, Listener, Reader, Section};
-use crate::route::RawRoute;
+use crate::route::{FromPort, RawRoute};
 use crate::values::{Address, Name, Span};
 use crate::yaml::Node;
 use schemars::JsonSchema;
@@ -58,6 +60,13 @@ pub(crate) struct RawInbound {
     mode: Field<Mode>,
     /// HTTP requests with rules of their own. With routes, a request that fits none of them is refused.
     routes: Field<Vec<RawRoute>>,
+    /// The authorizer that is asked about each request which the rules allow, on routes that do not say. Then the port carries
+    /// nothing that is not HTTP.
+    #[schemars(extend("x-default" = "none"))]
+    authorize: Field<Authorize>,
+    /// How many requests callers may make, on all routes together. Then the port carries nothing that is not HTTP.
+    #[schemars(extend("x-default" = "no limit"))]
+    rate_limit: Field<RawRateLimit>,
     /// What happens to L4 connections when an SVID they were made with expires: `keep` them, or `cut`.
     #[schemars(extend("default" = "keep"))]
     on_expiry: Field<OnExpiry>,
@@ -88,6 +97,8 @@ impl Section for RawInbound {
             allow: keys.optional("allow"),
             mode: keys.optional("mode"),
             routes: keys.optional("routes"),
+            authorize: keys.optional("authorize"),
+            rate_limit: keys.optional("rate_limit"),
             on_expiry: keys.optional("on_expiry"),
             request_timeout: keys.optional("request_timeout"),
             place: keys.place(),
@@ -116,9 +127,11 @@ impl RawInbound {
             reader.problem(&rules_place, "the port allows nobody", hint);
         }
         let all_rules_read = rules_readable && allow.len() == raw_rule_count;
-        let port_rules = all_rules_read.then_some((&allow[..], mode));
+        let port_rules = all_rules_read.then_some(&allow[..]);
         let raw_routes = self.routes.into_option().unwrap_or_default().into_iter().enumerate();
-        let routes = raw_routes.filter_map(|(index, route)| route.check(index + 1, port_rules, reader)).collect();
+        let authorize = self.authorize.into_option().and_then(Authorize::into_name);
+        let of_port = FromPort { allow: port_rules, mode, authorize: authorize.as_deref() };
+        let routes = raw_routes.filter_map(|(index, route)| route.check(index + 1, of_port, reader)).collect();
         let (listen_place, app_place) = (self.listen.place().cloned(), self.app.place().cloned());
         let port = self.port.into_option()?;
         let app = match app_place {
@@ -138,6 +151,8 @@ impl RawInbound {
             rules: Rules { deny, require, allow },
             mode,
             routes,
+            authorize,
+            rate_limit: self.rate_limit.into_option().and_then(|limit| limit.check(reader)),
             on_expiry: self.on_expiry.or_default(),
             request_timeout: self.request_timeout.into_option().map(|span| span.0),
             place,
@@ -157,6 +172,8 @@ impl RawInbound {
             let http_only = [
                 ("routes", self.routes.place()),
                 ("app_http", self.app_http.place()),
+                ("authorize", self.authorize.place()),
+                ("rate_limit", self.rate_limit.place()),
                 ("identity_headers", self.identity_headers.place()),
                 ("request_timeout", self.request_timeout.place()),
             ];

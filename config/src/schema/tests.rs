@@ -1,5 +1,6 @@
 use super::*;
 use crate::audit::{RawAudit, RawAuditFile, RawDecisions, RawRotate, RawSeal, RawSecondPlace};
+use crate::authorizer::{RawAuthorizer, RawCheckedBody};
 use crate::authz::{RawRule, RawTimeWindow, RawTokenMatch};
 use crate::bounds::{RawLimits, RawTimeouts};
 use crate::break_glass::{RawBreakGlass, RawOverride, RawOverrideFile};
@@ -8,6 +9,7 @@ use crate::deny_list::{RawDenyEntry, RawDenyList};
 use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
 use crate::listener::{RawIdentityHeaders, RawInbound};
+use crate::rate_limit::RawRateLimit;
 use crate::read::{Section, known_keys};
 use crate::revocation::{RawGuard, RawRevocation};
 use crate::route::{RawMatch, RawRoute};
@@ -47,12 +49,15 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawDns>();
     check::<RawBundleEndpoint>();
     check::<RawSvid>();
+    check::<RawAuthorizer>();
+    check::<RawCheckedBody>();
     check::<RawInbound>();
     check::<RawIdentityHeaders>();
     check::<RawRule>();
     check::<RawTimeWindow>();
     check::<RawTokenMatch>();
     check::<RawRoute>();
+    check::<RawRateLimit>();
     check::<RawToken>();
     check::<RawForwarders>();
     check::<RawMatch>();
@@ -94,7 +99,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 42);
+    assert_eq!(objects + 1, 45);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -90,6 +90,9 @@ impl Decision<'_> {
             if let Some(token) = &record.token {
                 token.write(object);
             }
+            if let Some(authorizer) = &record.authorizer {
+                authorizer.write(object);
+            }
             write_ended(object, &record.outcome);
             write_upstream(object, record.upstream.address, record.upstream.identity);
         });

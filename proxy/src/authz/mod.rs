@@ -6,6 +6,7 @@
 
 mod condition;
 pub mod explain;
+pub mod external;
 mod labels;
 mod list;
 pub mod prefix_index;

@@ -121,7 +121,8 @@ struct Explanation {
 fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     let config = Config::load(&arguments.config).map_err(|problems| anyhow!("{problems}"))?;
     let inbound = port(&config, arguments.port.as_deref())?;
-    let rules = PortRules::compile(inbound, &Site { labels: Arc::new(labels(&config, &arguments.label)?) });
+    let site = Site { labels: Arc::new(labels(&config, &arguments.label)?) };
+    let rules = PortRules::compile(inbound, &site, &[]);
     let peer = arguments
         .peer
         .as_deref()

@@ -103,7 +103,7 @@ struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     fn compile(config: &'a Config) -> Self {
-        let port = |port: &'a Inbound| (port.name.as_str(), (port, PortRules::compile(port, &Site::default())));
+        let port = |port: &'a Inbound| (port.name.as_str(), (port, PortRules::compile(port, &Site::default(), &[])));
         Self { ports: config.inbound.iter().map(port).collect() }
     }
 

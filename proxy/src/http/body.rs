@@ -9,9 +9,11 @@ use super::upgrade;
 use crate::session::{InFlight, RequestGuard};
 use crate::upstream::http1::ReceivedAnswer;
 use crate::upstream::lease::Lease;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -75,26 +77,61 @@ impl Body for Received {
 /// A request's body, towards an upstream.
 pub enum RequestBody {
     Empty,
+    /// Of a request that is our own.
+    Own(Option<Bytes>),
     Streaming(Streaming),
     /// It can be sent a second time, as long as little of it has been read.
     Kept(KeptBody),
 }
 
 pub struct Streaming {
+    /// Was read before, and comes first.
+    front: Option<Box<Front>>,
     inner: Received,
     in_flight: Rc<InFlight>,
 }
 
+/// What was read of a body before it goes on.
+struct Front {
+    bytes: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
 impl RequestBody {
     pub fn new(inner: Received, in_flight: Rc<InFlight>) -> Self {
-        if inner.is_end_stream() { Self::Empty } else { Self::Streaming(Streaming { inner, in_flight }) }
+        if inner.is_end_stream() { Self::Empty } else { Self::Streaming(Streaming { front: None, inner, in_flight }) }
     }
 
     /// From now on what is read of it is kept, so that it can be sent again.
     pub fn keep(&mut self) {
-        if let Self::Streaming(streaming) = std::mem::replace(self, Self::Empty) {
-            *self = Self::Kept(KeptBody::of(streaming));
+        *self = match std::mem::replace(self, Self::Empty) {
+            Self::Streaming(streaming) => Self::Kept(KeptBody::of(streaming)),
+            other => other,
+        };
+    }
+
+    /// Reads `max` bytes, or what there is; all of it goes on nevertheless. True: there is more.
+    ///
+    /// # Errors
+    /// It broke off, or was cut.
+    ///
+    /// # Cancellation
+    /// Dropped, it loses what it has read.
+    pub async fn read_ahead(&mut self, max: usize) -> Result<(Bytes, bool), BodyError> {
+        let Self::Streaming(streaming) = self else { return Ok((Bytes::new(), false)) };
+        let (mut read, mut trailers) = (BytesMut::new(), None);
+        while read.len() <= max && !streaming.inner.is_end_stream() {
+            match poll_fn(|context| streaming.poll_frame(context)).await.transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => read.extend_from_slice(&data),
+                Some(Err(frame)) => trailers = frame.into_trailers().ok(),
+                None => break,
+            }
         }
+        let bytes = read.freeze();
+        let shown = bytes.slice(..bytes.len().min(max));
+        let has_more = bytes.len() > max;
+        streaming.front = Some(Box::new(Front { bytes, trailers }));
+        Ok((shown, has_more))
     }
 }
 
@@ -102,6 +139,9 @@ impl Streaming {
     pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.in_flight.is_cut() {
             return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        if let Some(frame) = self.take_front() {
+            return Poll::Ready(Some(Ok(frame)));
         }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         self.in_flight.body_awaited(polled.is_pending());
@@ -119,12 +159,27 @@ impl Streaming {
         }))
     }
 
+    fn take_front(&mut self) -> Option<Frame<Bytes>> {
+        let front = self.front.as_mut()?;
+        if !front.bytes.is_empty() {
+            return Some(Frame::data(std::mem::take(&mut front.bytes)));
+        }
+        self.front.take()?.trailers.map(Frame::trailers)
+    }
+
     pub fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        let has_front = self.front.as_ref().is_some_and(|front| !front.bytes.is_empty() || front.trailers.is_some());
+        !has_front && self.inner.is_end_stream()
     }
 
     pub fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let mut hint = self.inner.size_hint();
+        let before = self.front.as_ref().map_or(0, |front| front.bytes.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(before + upper);
+        }
+        hint.set_lower(before + hint.lower());
+        hint
     }
 }
 
@@ -135,6 +190,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Streaming(streaming) => streaming.poll_frame(context),
             Self::Kept(kept) => kept.poll_frame(context),
         }
@@ -143,6 +199,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Own(bytes) => bytes.is_none(),
             Self::Streaming(streaming) => streaming.is_end_stream(),
             Self::Kept(kept) => kept.is_end_stream(),
         }
@@ -151,6 +208,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Streaming(streaming) => streaming.size_hint(),
             Self::Kept(kept) => kept.size_hint(),
         }

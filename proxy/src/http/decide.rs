@@ -4,6 +4,7 @@ use super::bearer;
 use super::record::Recorder;
 use super::target::Target;
 use crate::authz::RequestFacts;
+use crate::authz::external::AuthorizerPlan;
 use crate::break_glass::rescue;
 use crate::connection::Connection;
 use crate::policy::{Destined, DoorPlan, InboundPlan, Judged, Policy, RoutePlan, TokenPlan};
@@ -16,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use postern_config::{AppHttp, Mode};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What was decided: where the request may go, and what it has to look like there.
 pub struct Allowed {
@@ -27,6 +28,8 @@ pub struct Allowed {
     pub time_limit: Option<Duration>,
     /// What rules were asked about, to be asked about again.
     pub headers: Option<Box<HeaderMap>>,
+    /// Inbound: who is asked besides.
+    pub authorizer: Option<Arc<AuthorizerPlan>>,
     /// Inbound: what the caller proved besides who it is.
     pub token: Option<Box<Admitted>>,
 }
@@ -142,6 +145,11 @@ fn admitted(
     target: &Target<'_>,
     route: Option<&RoutePlan>,
 ) -> Result<Allowed, Refused> {
+    for limiter in plan.rules.limiters(route) {
+        connection
+            .take_of(limiter, Instant::now())
+            .map_err(|limited| Refused::rate_limited(&limits_of(plan, route), limited.after))?;
+    }
     Ok(Allowed {
         upstream: connection.app(plan, policy)?,
         version: match plan.config.app_http {
@@ -152,9 +160,17 @@ fn admitted(
         host: Box::from(&*target.host),
         port: target.port,
         time_limit: plan.request_timeout(route),
+        authorizer: plan.rules.authorizer(route).cloned(),
         headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
         token: None,
     })
+}
+
+fn limits_of(plan: &InboundPlan, route: Option<&RoutePlan>) -> String {
+    match route {
+        Some(route) => format!("port {} or its route {}", plan.name, route.name),
+        None => format!("port {}", plan.name),
+    }
 }
 
 /// The token that the route wants, if it is good, for us, and its caller's to show.
@@ -197,5 +213,6 @@ fn to_service(
     let upstream = connection.worker.upstreams.instance(service, requested)?;
     let time_limit = upstream.resilience.request_timeout;
     let host = Box::from(&*target.host);
-    Ok(Allowed { upstream, version, host, port: target.port, time_limit, headers: None, token: None })
+    let port = target.port;
+    Ok(Allowed { upstream, version, host, port, time_limit, headers: None, authorizer: None, token: None })
 }

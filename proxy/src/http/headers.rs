@@ -7,6 +7,7 @@
 mod strip;
 mod trailers;
 
+pub(crate) use strip::is_for_connection;
 pub use strip::{replace_token, strip_hop_by_hop, strip_identity, strip_request, strip_response, strip_spelt};
 pub use trailers::clean_trailers;
 
@@ -157,7 +158,7 @@ fn is_framing_look_alike(name: &HeaderName) -> bool {
 
 /// Whether `name` is `plain` when every character but letters and digits is read as `-`, as CGI, WSGI and PHP do when they
 /// make a variable's name of it.
-pub(super) fn folds_to(name: &str, plain: &str) -> bool {
+pub(crate) fn folds_to(name: &str, plain: &str) -> bool {
     name.len() == plain.len()
         && name
             .bytes()

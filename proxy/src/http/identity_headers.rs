@@ -4,6 +4,7 @@
 //! grammar gives a meaning to (HD-14). The certificate's subject and other names are never quoted.
 
 use super::headers::folds_to;
+use crate::base64;
 use crate::tls::Peer;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use postern_config::{IdentityHeaders, SpiffeId};
@@ -33,7 +34,7 @@ impl RenderedIdentity {
         add(wanted.spiffe_id, X_SPIFFE_ID, &|| peer.id.as_str().to_owned());
         if let Some(leaf) = peer.chain.first() {
             // RFC 9440 §2.1: a Structured Field Byte Sequence of the certificate's DER.
-            add(wanted.client_cert, CLIENT_CERT, &|| format!(":{}:", base64(leaf)));
+            add(wanted.client_cert, CLIENT_CERT, &|| format!(":{}:", base64::encode(leaf)));
         }
         Self { values }
     }
@@ -47,7 +48,7 @@ impl RenderedIdentity {
 }
 
 /// Whether a (lower-case) header name is one that only we may say, in any spelling.
-pub(super) fn is_reserved(name: &str) -> bool {
+pub(crate) fn is_reserved(name: &str) -> bool {
     match (name.as_bytes().first(), name.len()) {
         (Some(b'c'), 11) => folds_to(name, "client-cert"),
         (Some(b'c'), 17) => folds_to(name, "client-cert-chain"),
@@ -82,20 +83,6 @@ fn forwarded_client_cert(peer: &Peer, own: Option<&SpiffeId>) -> String {
     element.push_str(";URI=");
     element.push_str(peer.id.as_str());
     element
-}
-
-/// RFC 4648 §4, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let value = group.iter().chain([0, 0].iter()).take(3).fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
-        for position in 0..4 {
-            let sextet = (value >> (18 - 6 * position)) as usize & 0x3F;
-            text.push(if position <= group.len() { char::from(ALPHABET[sextet]) } else { '=' });
-        }
-    }
-    text
 }
 
 #[cfg(test)]

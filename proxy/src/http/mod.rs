@@ -1,5 +1,6 @@
 //! HTTP: `serve` runs a connection, `request` is the life of one request, the rest are its steps.
 
+pub mod authorizer;
 pub mod bearer;
 pub mod body;
 mod caller;

@@ -12,8 +12,8 @@ use crate::identity::Svid;
 use crate::policy::Policy;
 use crate::refusal::Refused;
 use crate::session::{Direction, EndCause, InFlight};
-use crate::telemetry::PortMetrics;
-use crate::telemetry::record::{Outcome, RequestRecord, TokenFacts, Upstream};
+use crate::telemetry::record::{AuthorizerFacts, Outcome, RequestRecord, TokenFacts, Upstream};
+use crate::telemetry::{ExternalVerdict, PortMetrics};
 use crate::tls::Peer;
 use crate::token::Verified;
 use crate::upstream::client::chain;
@@ -25,7 +25,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub struct Recorder {
     connection: Rc<Connection>,
@@ -43,6 +43,12 @@ pub struct Recorder {
     is_complete: bool,
 }
 
+struct Authorized {
+    authorizer: Arc<str>,
+    verdict: ExternalVerdict,
+    after: Duration,
+}
+
 #[derive(Default)]
 struct Logged {
     /// `None`: the head could not be read; so for the next two.
@@ -56,6 +62,7 @@ struct Logged {
     mode: Mode,
     observed: Option<Refused>,
     token: Option<Arc<Verified>>,
+    authorized: Option<Authorized>,
     upstream: Option<String>,
     upstream_peer: Option<Arc<Peer>>,
     /// What we showed it.
@@ -201,6 +208,13 @@ impl Recorder {
         }
     }
 
+    /// What came of the question to its authorizer.
+    pub fn authorized(&mut self, authorizer: &Arc<str>, verdict: ExternalVerdict, after: Duration) {
+        if let Some(logged) = &mut self.logged {
+            logged.authorized = Some(Authorized { authorizer: authorizer.clone(), verdict, after });
+        }
+    }
+
     pub fn upstream(&mut self, lease: &Lease) {
         if let Some(logged) = &mut self.logged {
             logged.upstream = Some(lease.endpoint.address.to_string());
@@ -249,7 +263,7 @@ impl Recorder {
     pub fn refused(&mut self, refused: Refused, status: StatusCode) {
         self.metrics.refused(refused.refusal);
         self.status = Some(status);
-        self.grpc_status = self.is_grpc.then(|| refused.refusal.grpc_status().into());
+        self.grpc_status = self.is_grpc.then(|| refused.grpc_status().into());
         self.refused = Some(refused);
         self.is_complete = true;
         self.audit_refused();
@@ -329,6 +343,11 @@ impl Recorder {
             http_version: logged.version.map(version_text),
             status: self.status.map(|status| status.as_u16()),
             grpc_status: self.grpc_status,
+            authorizer: logged.authorized.as_ref().map(|it| AuthorizerFacts {
+                name: &it.authorizer,
+                verdict: it.verdict.as_str(),
+                duration: it.after,
+            }),
             token: logged.token.as_deref().map(TokenFacts::of),
             outcome: Outcome {
                 rule: logged.rule.as_deref(),

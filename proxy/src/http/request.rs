@@ -3,6 +3,7 @@
 //! [`handle`] loads the policy once, opens the record, turns a refusal into an answer, and lets the record end with the
 //! body, also when the caller leaves.
 
+use super::authorizer::{Asking, Before};
 use super::body::{FromUpstream, Received, RequestBody, ResponseBody};
 use super::decide::{Allowed, decide};
 use super::forward;
@@ -173,7 +174,8 @@ async fn proxy(
     }
 
     // Forged identity and hop-by-hop headers go, before anything of ours is added.
-    let body = RequestBody::new(body, in_flight.request.clone());
+    let before = Before::of(&head);
+    let mut body = RequestBody::new(body, in_flight.request.clone());
     forward::prepare(&mut head, &allowed, listener, upgrade.as_ref())?;
     if let Some(admitted) = allowed.token.take() {
         headers::replace_token(&mut head.headers, admitted.claims);
@@ -184,6 +186,15 @@ async fn proxy(
     if let Some(identity) = connection.identity.get() {
         identity.apply(&mut head.headers);
     }
+
+    // 5 ask the authorizer, who sees what would go on.
+    let changes = match &allowed.authorizer {
+        None => Vec::new(),
+        Some(authorizer) => {
+            let asking = Asking { connection, policy, plan: authorizer, before, request: &in_flight.request };
+            unless_cut(&in_flight, Box::pin(asking.authorize(&mut head, &mut body, recorder))).await?
+        }
+    };
 
     // 8 send.
     let to = Destination { plan: &allowed.upstream, host: Some(&allowed.host), version: allowed.version };
@@ -199,6 +210,9 @@ async fn proxy(
     let (mut head, mut body) = response.into_parts();
     let switched = upgrade::is_switched(head.status, is_connect);
     forward::clean_response(&mut head, connection, &lease, recorder, switched && caller.is_some());
+    for change in changes {
+        change.apply(&mut head.headers);
+    }
     if is_connect && !switched && connection.version() == HttpVersion::Http1 {
         // What follows was meant for a tunnel (THREATS SM-22).
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));

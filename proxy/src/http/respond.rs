@@ -4,7 +4,7 @@ use super::body::ResponseBody;
 use super::http1::response_head::{self, Asked};
 use crate::refusal::{Refusal, Refused};
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 /// To the peer's sidecar: `code; decision=id`. It records the code and passes on the id alone.
@@ -41,8 +41,13 @@ pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Re
         let mut response = Response::new(ResponseBody::Own(None));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(refusal.grpc_status())));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(refused.grpc_status())));
         insert(headers, GRPC_MESSAGE, text.trim_end());
+        response
+    } else if let Some(denial) = &refused.denial {
+        let mut response = Response::new(ResponseBody::Own(Some(denial.body.clone()).filter(|body| !body.is_empty())));
+        *response.status_mut() = denial.status;
+        response.headers_mut().clone_from(&denial.headers);
         response
     } else {
         let mut response = Response::new(ResponseBody::Own(Some(Bytes::from(text))));
@@ -55,9 +60,12 @@ pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Re
         Asker::MeshPeer => insert(headers, REFUSAL_HEADER, &format!("{}; decision={decision}", refusal.code())),
         Asker::Other => insert(headers, DECISION_HEADER, decision),
     }
-    if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
+    if refused.status() == StatusCode::METHOD_NOT_ALLOWED && !headers.contains_key(ALLOW) {
         // RFC 9110 §15.5.6 wants the list of allowed methods; for CONNECT alone there is none to give.
         headers.insert(ALLOW, HeaderValue::from_static(""));
+    }
+    if let Some(seconds) = refused.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.get()));
     }
     // RFC 9110 §15.5.2 wants a challenge; RFC 6750 §3.1: no error code where there was no token.
     match refusal {

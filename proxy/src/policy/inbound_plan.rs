@@ -4,6 +4,7 @@ use super::Policy;
 use super::port_rules::{PortRules, RoutePlan};
 use crate::authz::Site;
 use crate::authz::explain::ConditionFault;
+use crate::authz::external::AuthorizerPlan;
 use crate::refusal::Refused;
 use crate::telemetry::{Metrics, PortMetrics};
 use crate::upstream::plan::ServicePlan;
@@ -27,16 +28,24 @@ impl InboundPlan {
         inbound: &Inbound,
         config: &Config,
         site: &Site,
+        authorizers: &[Arc<AuthorizerPlan>],
         previous: Option<&Policy>,
         metrics: &Metrics,
     ) -> Self {
         let name: Arc<str> = Arc::from(inbound.name.as_str());
         let app = previous
-            .and_then(|previous| previous.doors.values().find_map(|door| door.app_of(&inbound.name)))
+            .and_then(|previous| previous.doors.values().find_map(|door| door.inbound_of(&inbound.name)))
+            .map(|before| before.app.clone())
             .filter(|before| before.same_app(&inbound.app, &config.timeouts))
             .unwrap_or_else(|| Arc::new(ServicePlan::app(&name, &inbound.app, &config.timeouts, metrics)));
+        let rules = PortRules::compile(inbound, site, authorizers);
+        let before =
+            previous.and_then(|previous| previous.doors.values().find_map(|door| door.inbound_of(&inbound.name)));
         Self {
-            rules: PortRules::compile(inbound, site),
+            rules: match before {
+                Some(before) => rules.continuing(&before.rules),
+                None => rules,
+            },
             has_l7_rules: inbound.is_about_requests(),
             app,
             metrics: metrics.inbound(&inbound.name),

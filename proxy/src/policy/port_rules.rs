@@ -2,15 +2,17 @@
 
 use super::token_plan::TokenPlan;
 use crate::authz::explain::{ConditionFault, Explained};
+use crate::authz::external::AuthorizerPlan;
 use crate::authz::{Asked, Decision, RuleSet, Site};
 use crate::http::normalize::Readings;
 use crate::http::route::RouteTable;
 use crate::http::target::Target;
+use crate::rate_limit::Limiter;
 use crate::refusal::{Refusal, Refused};
 use http::Method;
-use postern_config::{Inbound, Mode, Route, Rules};
+use postern_config::{Inbound, Mode, RateLimit, Route, Rules};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The routes and rules of one inbound port, ready to decide.
 pub struct PortRules {
@@ -18,6 +20,9 @@ pub struct PortRules {
     port: u16,
     rules: RuleSet,
     pub mode: Mode,
+    /// Of all of the port's requests.
+    limiter: Option<Arc<Limiter>>,
+    authorizer: Option<Arc<AuthorizerPlan>>,
     routes: RouteTable,
     route_plans: Vec<RoutePlan>,
     some_route_is_lax: bool,
@@ -30,6 +35,9 @@ pub struct RoutePlan {
     /// `None`: no token is looked at.
     pub token: Option<TokenPlan>,
     pub mode: Mode,
+    authorizer: Option<Arc<AuthorizerPlan>>,
+    /// Of its requests.
+    limiter: Option<Arc<Limiter>>,
     lax_path: bool,
     rules: RuleSet,
 }
@@ -86,12 +94,14 @@ impl Judged {
 }
 
 impl RoutePlan {
-    fn compile(route: &Route, port: &Rules, site: &Site) -> Self {
+    fn compile(route: &Route, port: &Rules, site: &Site, authorizers: &[Arc<AuthorizerPlan>]) -> Self {
         Self {
             name: Arc::from(route.name.as_str()),
             request_timeout: route.request_timeout,
             token: route.token.as_ref().map(TokenPlan::compile),
             mode: route.mode,
+            limiter: limiter(route.rate_limit),
+            authorizer: named(route.authorize.as_deref(), authorizers),
             lax_path: route.lax_path,
             rules: RuleSet::compile_at(site, port, &route.rules),
         }
@@ -99,13 +109,16 @@ impl RoutePlan {
 }
 
 impl PortRules {
-    pub fn compile(inbound: &Inbound, site: &Site) -> Self {
+    pub fn compile(inbound: &Inbound, site: &Site, authorizers: &[Arc<AuthorizerPlan>]) -> Self {
+        let route = |route| RoutePlan::compile(route, &inbound.rules, site, authorizers);
         Self {
             port: inbound.port,
+            limiter: limiter(inbound.rate_limit),
+            authorizer: named(inbound.authorize.as_deref(), authorizers),
             rules: RuleSet::compile_at(site, &Rules::default(), &inbound.rules),
             mode: inbound.mode,
             routes: RouteTable::compile(&inbound.routes),
-            route_plans: inbound.routes.iter().map(|route| RoutePlan::compile(route, &inbound.rules, site)).collect(),
+            route_plans: inbound.routes.iter().map(route).collect(),
             some_route_is_lax: inbound.routes.iter().any(|route| route.lax_path),
         }
     }
@@ -197,7 +210,46 @@ impl PortRules {
         self.of(route).needs_headers()
     }
 
+    /// Who is asked about requests that the rules allow. `None`: nobody.
+    pub fn authorizer<'a>(&'a self, route: Option<&'a RoutePlan>) -> Option<&'a Arc<AuthorizerPlan>> {
+        route.map_or(&self.authorizer, |route| &route.authorizer).as_ref()
+    }
+
+    /// Keeps the counts of `before` where its limits are the same.
+    pub fn continuing(mut self, before: &Self) -> Self {
+        keep(&mut self.limiter, &before.limiter);
+        for route in &mut self.route_plans {
+            if let Some(before) = before.route_plans.iter().find(|before| before.name == route.name) {
+                keep(&mut route.limiter, &before.limiter);
+            }
+        }
+        self
+    }
+
+    /// The limits that a request on `route` counts in.
+    pub fn limiters<'a>(&'a self, route: Option<&'a RoutePlan>) -> impl Iterator<Item = &'a Arc<Limiter>> {
+        self.limiter.iter().chain(route.and_then(|route| route.limiter.as_ref()))
+    }
+
     fn of<'a>(&'a self, route: Option<&'a RoutePlan>) -> &'a RuleSet {
         route.map_or(&self.rules, |route| &route.rules)
     }
+}
+
+fn limiter(limit: Option<RateLimit>) -> Option<Arc<Limiter>> {
+    limit.map(|limit| Arc::new(Limiter::new(limit, Instant::now())))
+}
+
+fn keep(now: &mut Option<Arc<Limiter>>, before: &Option<Arc<Limiter>>) {
+    if let (Some(now), Some(before)) = (now, before)
+        && now.limit == before.limit
+    {
+        *now = before.clone();
+    }
+}
+
+/// That it is there was checked when the file was read.
+fn named(name: Option<&str>, authorizers: &[Arc<AuthorizerPlan>]) -> Option<Arc<AuthorizerPlan>> {
+    let name = name?;
+    authorizers.iter().find(|plan| &*plan.name == name).cloned()
 }

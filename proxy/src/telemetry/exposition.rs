@@ -1,5 +1,6 @@
 //! From numbers to Prometheus' text format, through the `prometheus` crate's model and encoder.
 
+use super::ExternalVerdict;
 use super::counters::{Histogram, PortFigures};
 use super::dns::DnsResult;
 use super::metrics::{self, Family, Kind, Metrics, unix_seconds};
@@ -16,6 +17,13 @@ pub(super) fn render(source: &Metrics) -> String {
     ports(&mut page, source);
     for (cause, histogram) in source.teardowns() {
         page.histogram(&metrics::TEARDOWN, &[cause], &histogram);
+    }
+    for (name, authorizer) in source.authorizers() {
+        for verdict in ExternalVerdict::ALL {
+            let count = authorizer.verdicts(verdict) as f64;
+            page.value(&metrics::AUTHORIZER_VERDICTS, &[name.as_str(), verdict.as_str()], count);
+        }
+        page.histogram(&metrics::AUTHORIZER_DURATION, &[name.as_str()], &authorizer.duration);
     }
     identity(&mut page, source);
     page.encode()

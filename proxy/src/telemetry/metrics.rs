@@ -6,7 +6,7 @@
 
 use super::counters::{Histogram, PortMetrics};
 use super::dns::{DnsCounters, DnsResult};
-use super::{AuditCounters, Direction, exposition};
+use super::{AuditCounters, AuthorizerCounters, Direction, exposition};
 use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
 use crate::revocation::guard::Change;
 use std::collections::BTreeMap;
@@ -61,6 +61,8 @@ families! {
     ENDS = "postern_ends_total" Counter &["direction", "name", "cause"], "Connections, and requests on them, that Postern ended by itself: because trust or permission ended, a deadline passed, or a limit was reached.";
     STREAM_RESETS = "postern_stream_resets_total" Counter &["direction", "name", "code"], "HTTP/2 streams that Postern reset, by error code. Those with another code than `other` were malformed or too many, and became no request: no record of theirs exists.";
     TEARDOWN = "postern_teardown_seconds" Histogram &["cause"], "From the end of trust to the last byte of an affected connection.";
+    AUTHORIZER_VERDICTS = "postern_authorizer_verdicts_total" Counter &["authorizer", "verdict"], "Questions to an authorizer: `allowed` and `denied` by it; `error_refused` and `error_allowed` because it gave no answer that could be followed, as `on_error` says.";
+    AUTHORIZER_DURATION = "postern_authorizer_duration_seconds" Histogram &["authorizer"], "From the question to what came of it.";
     IDENTITY_STATE = "postern_identity_state" Gauge &["state"], "1 for the state of the default identity, 0 for the others.";
     IDENTITY_GENERATION = "postern_identity_generation" Gauge &[], "Rises with every change of SVIDs, bundles or their source.";
     SVID_EXPIRY = "postern_svid_expiry_seconds" Gauge &["svid", "hint"], "Seconds until our SVID expires; negative once it has.";
@@ -123,6 +125,7 @@ pub struct Metrics {
     pub audit: AuditCounters,
     /// Counted by the identity source.
     pub(super) identity_counters: Arc<IdentityCounters>,
+    authorizers: Mutex<BTreeMap<String, Arc<AuthorizerCounters>>>,
     ports: Mutex<BTreeMap<(Direction, String), Arc<PortMetrics>>>,
     teardowns: Mutex<BTreeMap<&'static str, Arc<Histogram>>>,
     identity: Mutex<IdentityFigures>,
@@ -187,6 +190,7 @@ impl Default for Metrics {
             global: Global::default(),
             audit: AuditCounters::default(),
             identity_counters: Arc::default(),
+            authorizers: Mutex::default(),
             ports: Mutex::default(),
             teardowns: Mutex::default(),
             identity: Mutex::default(),
@@ -209,6 +213,17 @@ impl Metrics {
     /// As [`inbound`](Self::inbound), of an outbound service.
     pub fn outbound(&self, service: &str) -> Arc<PortMetrics> {
         self.port(Direction::Outbound, service)
+    }
+
+    /// The numbers of an authorizer, as [`inbound`](Self::inbound). Those that no configuration holds any more are forgotten.
+    pub fn authorizer(&self, name: &str) -> Arc<AuthorizerCounters> {
+        let mut authorizers = lock(&self.authorizers);
+        authorizers.retain(|other, counters| other == name || Arc::strong_count(counters) > 1);
+        authorizers.entry(name.to_owned()).or_default().clone()
+    }
+
+    pub(super) fn authorizers(&self) -> Vec<(String, Arc<AuthorizerCounters>)> {
+        lock(&self.authorizers).iter().map(|(name, counters)| (name.clone(), counters.clone())).collect()
     }
 
     fn port(&self, direction: Direction, name: &str) -> Arc<PortMetrics> {

@@ -7,6 +7,7 @@
 
 pub mod access_log;
 mod audit_counters;
+mod authorizer_counters;
 pub mod counters;
 mod dns;
 mod exposition;
@@ -20,6 +21,7 @@ pub mod upstream_counters;
 
 pub use access_log::AccessLog;
 pub use audit_counters::AuditCounters;
+pub use authorizer_counters::{AuthorizerCounters, ExternalVerdict};
 pub use counters::PortMetrics;
 pub use dns::DnsResult;
 pub use metrics::Metrics;

@@ -44,6 +44,8 @@ pub struct RequestRecord<'a> {
     pub grpc_status: Option<u32>,
     /// Inbound, where the route wants one.
     pub token: Option<TokenFacts<'a>>,
+    /// Where one was asked.
+    pub authorizer: Option<AuthorizerFacts<'a>>,
     pub outcome: Outcome<'a>,
     pub upstream: Upstream<'a>,
 }
@@ -118,6 +120,23 @@ pub struct TokenFacts<'a> {
     pub id_hash: &'a [u8; 32],
 }
 
+/// What came of the question to an authorizer.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthorizerFacts<'a> {
+    pub name: &'a str,
+    /// `allowed`, `denied`, `error_refused` or `error_allowed`.
+    pub verdict: &'a str,
+    pub duration: Duration,
+}
+
+impl AuthorizerFacts<'_> {
+    pub(crate) fn write(&self, object: &mut Object<'_>) {
+        object.text("authorizer", self.name, NAME_BYTES_MAX);
+        object.text("authorizer.verdict", self.verdict, NAME_BYTES_MAX);
+        object.number("authorizer.duration_ms", milliseconds(self.duration));
+    }
+}
+
 impl<'a> TokenFacts<'a> {
     pub fn of(token: &'a Verified) -> Self {
         let Claims { issuer, audience, .. } = &token.registered;
@@ -173,6 +192,9 @@ impl RequestRecord<'_> {
         object.number_if("rpc.grpc.status_code", self.grpc_status);
         if let Some(token) = &self.token {
             token.write(&mut object);
+        }
+        if let Some(authorizer) = &self.authorizer {
+            authorizer.write(&mut object);
         }
         self.outcome.write(&mut object);
         self.upstream.write(&mut object);
@@ -239,9 +261,13 @@ impl ConnectionFacts<'_> {
     }
 
     fn write_tail(&self, object: &mut Object<'_>) {
-        let microseconds = self.duration.as_micros();
-        object.number("duration_ms", format_args!("{}.{:03}", microseconds / 1000, microseconds % 1000));
+        object.number("duration_ms", milliseconds(self.duration));
     }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    let microseconds = duration.as_micros();
+    format!("{}.{:03}", microseconds / 1000, microseconds % 1000)
 }
 
 impl Outcome<'_> {

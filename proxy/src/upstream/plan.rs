@@ -112,13 +112,28 @@ impl ServicePlan {
     }
 
     pub fn app(name: &Arc<str>, app: &AppAddress, timeouts: &Timeouts, metrics: &Metrics) -> Self {
+        Self::on_this_host(name.clone(), app, Security::App, timeouts, metrics.inbound(name))
+    }
+
+    /// An authorizer beside us, called in plaintext. What is counted of it, is counted elsewhere.
+    pub fn authorizer(name: &str, address: &AppAddress, timeouts: &Timeouts) -> Self {
+        Self::on_this_host(Arc::from(name), address, Security::Plaintext, timeouts, Arc::default())
+    }
+
+    fn on_this_host(
+        name: Arc<str>,
+        app: &AppAddress,
+        security: Security,
+        timeouts: &Timeouts,
+        metrics: Arc<PortMetrics>,
+    ) -> Self {
         Self {
-            name: name.clone(),
+            name,
             hosts: Vec::new(),
             addresses: Vec::new(),
             protocol: ServiceProtocol::Detect,
             users: AllowedUsers::All,
-            security: Security::App,
+            security,
             credential: None,
             source: match app {
                 AppAddress::Tcp(address) => EndpointSource::Static(Arc::from([*address])),
@@ -129,7 +144,7 @@ impl ServicePlan {
             connect_timeout: timeouts.connect_app,
             pool_idle: timeouts.pool_idle_app,
             resilience: Resilience::default(),
-            metrics: metrics.inbound(name),
+            metrics,
             origin: Arc::new(app_origin(app, timeouts)),
         }
     }

@@ -23,6 +23,7 @@ pub fn may_be_kept(request: &Request<RequestBody>) -> bool {
 pub fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(match request.body() {
         RequestBody::Kept(kept) => RequestBody::Kept(kept.again()),
+        RequestBody::Own(bytes) => RequestBody::Own(bytes.clone()),
         RequestBody::Empty | RequestBody::Streaming(_) => RequestBody::Empty,
     });
     *copy.method_mut() = request.method().clone();
@@ -34,7 +35,7 @@ pub fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 pub fn is_whole(copy: &Request<RequestBody>) -> bool {
     match copy.body() {
-        RequestBody::Empty => true,
+        RequestBody::Empty | RequestBody::Own(_) => true,
         RequestBody::Kept(kept) => kept.is_whole(),
         RequestBody::Streaming(_) => false,
     }

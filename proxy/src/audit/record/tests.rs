@@ -69,6 +69,7 @@ fn a_decision_reads_as_documented() {
             audience: &["spiffe://shop.example/orders".to_owned()],
             id_hash: &[0xcd; 32],
         }),
+        authorizer: None,
         outcome: Ended { route: Some("read-orders"), refusal: Some(Refusal::NotAllowed), ..Ended::default() },
         upstream: Upstream { address: Some("127.0.0.1:8080"), identity: None },
     };

@@ -5,7 +5,7 @@ use super::super::identity_headers::is_reserved;
 use super::{folds_to, is_relied_on, list, nominates_no_field};
 use http::header::{
     AUTHORIZATION, CONNECTION, EXPECT, Entry, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Removes what is meant for one connection only (RFC 9110 §7.6.1): the fixed list, and what `Connection` nominates.
@@ -130,6 +130,13 @@ fn keep_trailers_alone(headers: &mut HeaderMap) {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
     }
+}
+
+/// Whether a (lower-case) name is one that is for one connection, frames its messages, or replaces the path that was decided
+/// on: in any spelling.
+pub(crate) fn is_for_connection(name: &str) -> bool {
+    let others = [CONNECTION.as_str(), TE.as_str(), TRAILER.as_str()];
+    HOP_BY_HOP.iter().map(HeaderName::as_str).chain(others).any(|plain| folds_to(name, plain)) || is_path_override(name)
 }
 
 /// RFC 9110 §7.6.1 and, for the two `proxy-auth…`, §11.7: they are between a client and its next proxy.

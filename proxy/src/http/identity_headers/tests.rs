@@ -1,4 +1,5 @@
-use super::{RenderedIdentity, base64};
+use super::RenderedIdentity;
+use crate::base64;
 use crate::http::headers::strip_identity;
 use crate::identity::AuthorityId;
 use crate::tls::Peer;
@@ -75,9 +76,9 @@ fn encodes_base64_with_padding() {
         ("fooba", "Zm9vYmE="),
         ("foobar", "Zm9vYmFy"),
     ] {
-        assert_eq!(base64(plain.as_bytes()), encoded);
+        assert_eq!(base64::encode(plain.as_bytes()), encoded);
     }
-    assert_eq!(base64(&[0xFB, 0xFF, 0xFE]), "+//+");
+    assert_eq!(base64::encode(&[0xFB, 0xFF, 0xFE]), "+//+");
 }
 
 #[test]

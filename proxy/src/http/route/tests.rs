@@ -16,6 +16,8 @@ fn route(name: &str, hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         token: None,
         rules: postern_config::Rules::default(),
+        authorize: None,
+        rate_limit: None,
         connect: false,
         lax_path: false,
         request_timeout: None,

@@ -2,6 +2,7 @@ use super::{FAMILIES, Kind, Metrics};
 use crate::admin::tests::svid;
 use crate::identity::{Bundle, IdentityState, Snapshot, SourceStatus, TokenKeys};
 use crate::refusal::Refusal;
+use crate::telemetry::ExternalVerdict;
 use crate::token::{KeySet, Origin};
 use postern_config::TrustDomain;
 use std::collections::{HashMap, HashSet};
@@ -160,6 +161,7 @@ fn every_declared_metric_can_be_seen() {
     port.refused(Refusal::NotAllowed);
     port.ended(crate::session::EndCause::BodyIdle);
     port.http2_reset(1);
+    metrics.authorizer("opa").count(ExternalVerdict::Allowed, Duration::from_millis(1));
     metrics.teardown("authority_removed", Duration::from_millis(3));
     let now = SystemTime::now();
     metrics.config_taken(1, "d1", now);

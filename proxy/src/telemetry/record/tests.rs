@@ -1,4 +1,6 @@
-use super::{ConnectionFacts, ConnectionRecord, Outcome, RequestRecord, TlsFacts, TokenFacts, Upstream};
+use super::{
+    AuthorizerFacts, ConnectionFacts, ConnectionRecord, Outcome, RequestRecord, TlsFacts, TokenFacts, Upstream,
+};
 use crate::capture::Remote;
 use crate::refusal::Refusal;
 use crate::telemetry::Direction;
@@ -54,6 +56,7 @@ fn a_request_record_reads_as_documented() {
             audience: &["a".to_owned(), "b".to_owned()],
             id_hash: &[0xcd; 32],
         }),
+        authorizer: Some(AuthorizerFacts { name: "opa", verdict: "allowed", duration: Duration::from_micros(970) }),
         outcome: Outcome { rule: Some("web"), route: Some("read-orders"), ..Outcome::default() },
         upstream: Upstream { address: Some("127.0.0.1:8080"), identity: None },
     };
@@ -69,6 +72,7 @@ fn a_request_record_reads_as_documented() {
         r#""server.address":"orders.shop.svc","network.protocol.version":"2","http.response.status_code":200,"#,
         r#""token.subject":"spiffe://shop.example/web","token.issuer":"https://issuer.example","token.audience":"a b","#,
         r#""token.hash.sha256":"CDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCD","#,
+        r#""authorizer":"opa","authorizer.verdict":"allowed","authorizer.duration_ms":0.970,"#,
         r#""rule":"web","route":"read-orders","upstream.address":"127.0.0.1:8080","#,
         r#""http.request.body.size":12,"http.response.body.size":3456,"duration_ms":1.042}"#,
         "\n"
