@@ -9,6 +9,7 @@ use crate::network::Network;
 use crate::pattern::{HostPattern, PathPattern, SpiffePattern};
 use crate::problem::Place;
 
+pub(crate) use conditions::Fields;
 pub use conditions::{FieldMatch, TextPattern};
 pub(crate) use raw::{RawRule, check_rules};
 #[cfg(test)]

@@ -27,6 +27,8 @@ impl Config {
     pub fn effective_json(&self) -> Value {
         let mut root = Map::new();
         root.insert("identity".into(), identity(&self.identity));
+        let issuers = || self.identity.issuers.iter().map(|issuer| token::issuer(issuer)).collect();
+        put(&mut root, "issuers", (!self.identity.issuers.is_empty()).then(issuers));
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());
         root.insert("outbound".into(), outbound(self));
         put(&mut root, "capture", self.capture.as_ref().map(capture));

@@ -6,11 +6,13 @@
 //! is told that it is missing.
 
 use crate::identity::SvidSelector;
+use crate::issuer::TokenIssuer;
 use crate::listen::ListenAddress;
 use crate::problem::{Place, Problem};
 use crate::yaml::{Entry, Node, Value};
 use schemars::JsonSchema;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Problems beyond this many are not listed: nobody reads them, and a broken 1 MiB file could make them endless.
 const PROBLEMS_MAX: usize = 500;
@@ -23,6 +25,8 @@ pub(crate) struct Reader {
     pub listeners: Vec<Listener>,
     /// What `identity.svid` says, for whoever names none of their own.
     pub svid: SvidSelector,
+    /// What `issuers` says, for routes that take their tokens.
+    pub issuers: Vec<Arc<TokenIssuer>>,
     /// Is there a `capture.dns`, so that a connection's address tells which host was asked for?
     pub names_have_addresses: bool,
     key: &'static str,

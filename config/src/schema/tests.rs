@@ -5,6 +5,7 @@ use crate::bounds::{RawLimits, RawTimeouts};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
+use crate::issuer::RawIssuer;
 use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::read::{Section, known_keys};
 use crate::route::{RawMatch, RawRoute};
@@ -51,6 +52,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawRoute>();
     check::<RawToken>();
     check::<RawForwarders>();
+    check::<RawIssuer>();
     check::<RawMatch>();
     check::<RawOutbound>();
     check::<RawTunnel>();
@@ -81,7 +83,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 38);
+    assert_eq!(objects + 1, 39);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

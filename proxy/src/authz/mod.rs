@@ -8,7 +8,7 @@ pub mod explain;
 mod list;
 pub mod prefix_index;
 mod rule;
-mod token_rule;
+pub(crate) mod token_rule;
 
 use crate::http::normalize::Readings;
 use crate::refusal::{Refusal, Refused};

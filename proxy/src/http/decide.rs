@@ -139,7 +139,7 @@ fn admit(
         return Err(Refused::new(Refusal::TokenNotBound, "the caller is anonymous, and has no token of its own"));
     }
     let mut remembered = worker.tokens.borrow_mut();
-    let remembered = remembered.with(&worker.identity().token_keys);
+    let remembered = remembered.with(&worker.identity());
     let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, SystemTime::now())?;
     recorder.token(&token);
     bearer::check_binding(wanted, &token, peer.map(|peer| &peer.id))?;

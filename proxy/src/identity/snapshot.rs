@@ -112,6 +112,9 @@ impl NoSvid {
 /// The keys that JWT-SVIDs of each trust domain are verified with. One that does not change keeps its `Arc`.
 pub type TokenKeys = HashMap<TrustDomain, Arc<KeySet>>;
 
+/// Keys of issuers that are no trust domain, by `iss`.
+pub type IssuerKeys = HashMap<String, Arc<KeySet>>;
+
 /// SVIDs, bundles and the state of their source at one generation.
 ///
 /// An SVID or bundle that did not change keeps its `Arc` from one generation to the next: `Arc::ptr_eq` tells.
@@ -123,6 +126,7 @@ pub struct Snapshot {
     pub svids: Vec<Arc<Svid>>,
     pub bundles: HashMap<TrustDomain, Arc<Bundle>>,
     pub token_keys: Arc<TokenKeys>,
+    pub issuer_keys: Arc<IssuerKeys>,
     pub source: SourceStatus,
     /// When SVIDs or bundles last changed, or the source came back with the same ones (not merely failed).
     pub received_at: Option<SystemTime>,
@@ -139,6 +143,7 @@ impl Snapshot {
             svids: Vec::new(),
             bundles: HashMap::new(),
             token_keys: Arc::default(),
+            issuer_keys: Arc::default(),
             source: SourceStatus::Waiting { reason: "starting".to_owned() },
             received_at: None,
             published: Instant::now(),

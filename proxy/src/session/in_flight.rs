@@ -3,7 +3,7 @@
 use super::deadline::Deadline;
 use super::registry::Registry;
 use super::{Carries, EndCause, Session};
-use crate::identity::TokenKeys;
+use crate::identity::Snapshot;
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Subject, Verified};
 use crate::upstream::plan::ServicePlan;
@@ -180,10 +180,13 @@ impl InFlight {
     }
 
     /// The key that vouched for its token is one no more (THREATS JW-17).
-    pub(super) fn follow_keys(&self, keys: &TokenKeys) {
+    pub(super) fn follow_keys(&self, identity: &Snapshot) {
         let Some(token) = self.token.get() else { return };
-        let Subject::Workload(id) = &token.subject else { return };
-        if !keys.get(&id.trust_domain()).is_some_and(|keys| keys.contains(token.authority)) {
+        let keys = match &token.subject {
+            Subject::Workload(id) => identity.token_keys.get(&id.trust_domain()),
+            Subject::Named(_) => token.registered.issuer.as_ref().and_then(|name| identity.issuer_keys.get(name)),
+        };
+        if !keys.is_some_and(|keys| keys.contains(token.authority)) {
             self.cut_for(EndCause::AuthorityRemoved);
         }
     }

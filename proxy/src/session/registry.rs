@@ -129,7 +129,7 @@ impl Registry {
             session.follow(trust, end, snapshot);
         }
         for request in self.requests() {
-            request.follow_keys(&snapshot.token_keys);
+            request.follow_keys(snapshot);
         }
         self.reset_cut();
     }

@@ -112,6 +112,8 @@ pub enum TokenProblem {
     ConfirmationMalformed,
     #[error("the token is bound to a certificate (RFC 8705 §3), and who presents it has none, or another")]
     HolderWrong,
+    #[error("its issuer's tokens have to say `{claim}` as the file wants it, and this one does not")]
+    ClaimWrong { claim: String },
 }
 
 impl TokenProblem {
@@ -173,6 +175,7 @@ impl TokenProblem {
             Self::TokenIdMalformed             => ("token_id_malformed",         "RFC 7519 §4.1.7"),
             Self::ScopeMalformed { .. }        => ("scope_malformed",            "RFC 8693 §4.2"),
             Self::ConfirmationMalformed        => ("confirmation_malformed",     "RFC 7800 §3.1"),
+            Self::ClaimWrong { .. }            => ("claim_wrong",                "RFC 8725 §3.8"),
             Self::HolderWrong                  => ("holder_wrong",               "RFC 8705 §3"),
         }
     }
