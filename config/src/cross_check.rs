@@ -197,7 +197,7 @@ fn tokens(port: &Inbound, source: &IdentitySource, reader: &mut Reader) {
     }
     for route in &port.routes {
         let Some(token) = &route.token else { continue };
-        if matches!(source, IdentitySource::Files { .. }) {
+        if token.takes_svids && matches!(source, IdentitySource::Files { .. }) {
             let hint =
                 "take the identity from a Workload API (`identity: { workload_api: unix://… }`), or remove `audience`";
             reader.problem(&route.place, "no token can be verified: files bring no keys for them", hint);

@@ -31,6 +31,8 @@ impl Config {
     pub fn effective_json(&self) -> Value {
         let mut root = Map::new();
         root.insert("identity".into(), identity(&self.identity));
+        let issuers = || self.identity.issuers.iter().map(|issuer| token::issuer(issuer)).collect();
+        put(&mut root, "issuers", (!self.identity.issuers.is_empty()).then(issuers));
         let authorizers = self.authorizers.iter().map(authorizer::authorizer).collect();
         put(&mut root, "authorizers", (!self.authorizers.is_empty()).then_some(authorizers));
         root.insert("inbound".into(), self.inbound.iter().map(inbound).collect());

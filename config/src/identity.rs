@@ -3,12 +3,14 @@
 mod endpoint;
 mod federation;
 
+use crate::issuer::TokenIssuer;
 use crate::read::{Field, FromNode, Keys, Reader, Section};
 use crate::spiffe_id::{SpiffeId, TrustDomain};
 use crate::values::{FilePath, SpanOrZero};
 use crate::yaml::{Node, Value};
 use schemars::JsonSchema;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use endpoint::{Endpoint, EndpointError};
@@ -20,6 +22,8 @@ pub struct Identity {
     pub source: IdentitySource,
     /// Bundles of other trust domains that are fetched from their endpoints, each domain once.
     pub federation: Vec<BundleEndpoint>,
+    /// `issuers:` of the file: their keys come and go beside the mesh's.
+    pub issuers: Vec<Arc<TokenIssuer>>,
     /// The SVID that listeners and services use unless they name another.
     pub svid: SvidSelector,
     /// How long `PermissionDenied` has to last before live connections are cut. Default 30 s.
@@ -33,6 +37,7 @@ impl Default for Identity {
         Self {
             source: IdentitySource::WorkloadApi { endpoint: None },
             federation: Vec::new(),
+            issuers: Vec::new(),
             svid: SvidSelector::Default,
             permission_denied_grace: Duration::from_secs(30),
             compat: false,
@@ -113,6 +118,7 @@ impl RawIdentity {
         let mut identity = Identity {
             source,
             federation: Vec::new(),
+            issuers: Vec::new(),
             svid: self.svid.or_default(),
             permission_denied_grace: grace.0,
             compat: self.compat.or(defaults.compat),

@@ -7,6 +7,7 @@
 
 use crate::authz::environment;
 use crate::identity::SvidSelector;
+use crate::issuer::TokenIssuer;
 use crate::listen::ListenAddress;
 use crate::problem::{Place, Problem};
 use crate::yaml::{Entry, Node, Value};
@@ -28,6 +29,8 @@ pub(crate) struct Reader {
     pub authorizers: Vec<String>,
     /// What `identity.svid` says, for whoever names none of their own.
     pub svid: SvidSelector,
+    /// What `issuers` says, for routes that take their tokens.
+    pub issuers: Vec<Arc<TokenIssuer>>,
     /// Is there a `capture.dns`, so that a connection's address tells which host was asked for?
     pub names_have_addresses: bool,
     /// The text of each file, to say where in a value something is wrong.

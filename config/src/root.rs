@@ -7,6 +7,7 @@ use crate::break_glass::RawBreakGlass;
 use crate::capture::RawCapture;
 use crate::hardening::RawHardening;
 use crate::identity::RawIdentity;
+use crate::issuer::{self, RawIssuer};
 use crate::listener::RawInbound;
 use crate::read::{Field, Keys, Reader, Section};
 use crate::revocation::RawRevocation;
@@ -25,6 +26,8 @@ use std::num::NonZeroUsize;
 pub(crate) struct RawConfig {
     /// Where our SVIDs and the trust bundles come from.
     identity: Field<RawIdentity>,
+    /// Who issues tokens besides the mesh. Routes take them by name: `token: { issuers: [NAME] }`.
+    issuers: Field<Vec<RawIssuer>>,
     /// Services that decide about requests besides our own rules.
     authorizers: Field<Vec<RawAuthorizer>>,
     /// The ports on which peers reach the application.
@@ -71,6 +74,7 @@ impl Section for RawConfig {
     fn read(keys: &mut Keys<'_>) -> Self {
         Self {
             identity: keys.optional("identity"),
+            issuers: keys.optional("issuers"),
             // Ports and routes name them.
             authorizers: {
                 let authorizers: Field<Vec<RawAuthorizer>> = keys.optional("authorizers");
@@ -109,7 +113,10 @@ impl RawConfig {
             let hint = "leave it out: then it follows the CPU quota";
             reader.problem(place, format!("`workers: {workers}` is more than {WORKERS_MAX}"), hint);
         }
-        let identity = self.identity.into_option().map_or_else(Identity::default, |identity| identity.check(reader));
+        let mut identity =
+            self.identity.into_option().map_or_else(Identity::default, |identity| identity.check(reader));
+        identity.issuers = issuer::check_all(self.issuers.or_default(), reader);
+        reader.issuers = identity.issuers.clone();
         reader.svid = identity.svid.clone();
         reader.names_have_addresses = self.capture.get().is_some_and(RawCapture::has_dns);
         let inbound = self.inbound.or_default().into_iter().filter_map(|port| port.check(reader)).collect();

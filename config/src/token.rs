@@ -1,5 +1,6 @@
 //! `audience`, `binding` and `token` of a route: which tokens it takes, and who may present them.
 
+use crate::issuer::{SPIFFE, TokenIssuer};
 use crate::pattern::SpiffePattern;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Reader, Section, shown};
@@ -8,6 +9,7 @@ use crate::values::{At, OneOrMany, Span};
 use crate::yaml::{Node, Value};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far clocks may be apart (JWT-SVID Appendix A leaves "a small leeway" to us).
@@ -15,12 +17,16 @@ pub const LEEWAY_DEFAULT: Duration = Duration::from_secs(30);
 /// More would let a token live a good part of its life again.
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 
-/// What a request has to bring besides its caller's certificate: a JWT-SVID for one of these audiences.
+/// What a request has to bring besides its caller's certificate: a token for one of these audiences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenRule {
     /// Never empty. The token has to be for one of them, to the byte (JWT-SVID §3.2).
     pub audiences: Vec<String>,
     pub binding: Binding,
+    /// JWT-SVIDs are taken.
+    pub takes_svids: bool,
+    /// And tokens of these. Where an issuer is named, `binding` is never `peer`.
+    pub issuers: Vec<Arc<TokenIssuer>>,
     pub leeway: Duration,
     /// A token is taken one time only.
     pub once: bool,
@@ -47,9 +53,12 @@ pub struct ClaimHeader {
 }
 
 /// How tokens are read, on routes with an `audience`.
-#[derive(JsonSchema)]
+#[derive(Default, JsonSchema)]
 #[schemars(rename = "Token", deny_unknown_fields, extend("required" = []))]
 pub(crate) struct RawToken {
+    /// Whose tokens are taken: names of `issuers`, and `spiffe` for JWT-SVIDs of the mesh.
+    #[schemars(extend("x-default" = "spiffe"))]
+    issuers: Field<OneOrMany<At<String>>>,
     /// How far clocks may be apart when times in a token are compared with now; up to 5m.
     #[schemars(extend("default" = "30s"))]
     leeway: Field<Span>,
@@ -67,7 +76,12 @@ impl Section for RawToken {
     const NAME: &'static str = "`token`";
 
     fn read(keys: &mut Keys<'_>) -> Self {
-        Self { leeway: keys.optional("leeway"), once: keys.optional("once"), headers: keys.optional("headers") }
+        Self {
+            issuers: keys.optional("issuers"),
+            leeway: keys.optional("leeway"),
+            once: keys.optional("once"),
+            headers: keys.optional("headers"),
+        }
     }
 }
 
@@ -106,10 +120,22 @@ impl RawTokenRule {
                 reader.problem(place, format!("the audience `{value}` is a whole trust domain"), hint);
             }
         }
-        let RawToken { leeway, once, headers } = match self.token.is_written() {
+        let RawToken { issuers, leeway, once, headers } = match self.token.is_written() {
             true => self.token.into_option()?,
-            false => RawToken { leeway: Field::default(), once: Field::default(), headers: Field::default() },
+            false => RawToken::default(),
         };
+        let (takes_svids, issuers) = check_issuers(issuers, reader)?;
+        if let (false, Some(Binding::Peer), Some(place)) =
+            (issuers.is_empty(), self.binding.get().map(|it| &it.0), self.binding.place())
+        {
+            let hint =
+                "write `binding: bearer` (whoever has it), or `binding: { forwarders: [spiffe://…] }` (these alone)";
+            reader.problem(
+                place,
+                "tokens of other issuers are about nobody in the mesh, and so never their caller's",
+                hint,
+            );
+        }
         let leeway_place = leeway.place().cloned();
         let leeway = leeway.into_option().map_or(LEEWAY_DEFAULT, |span| span.0);
         if let (Some(place), true) = (leeway_place, leeway > LEEWAY_MAX) {
@@ -119,11 +145,36 @@ impl RawTokenRule {
         Some(TokenRule {
             audiences: audiences.into_iter().map(|audience| audience.value).collect(),
             binding: self.binding.into_option()?.0,
+            takes_svids,
+            issuers,
             leeway,
             once: once.or(false),
             headers,
         })
     }
+}
+
+/// Whether JWT-SVIDs are taken, and the other issuers.
+fn check_issuers(written: Field<OneOrMany<At<String>>>, reader: &mut Reader) -> Option<(bool, Vec<Arc<TokenIssuer>>)> {
+    let Some(place) = written.place().cloned() else { return Some((true, Vec::new())) };
+    let (mut takes_svids, mut issuers, mut all_known) = (false, Vec::new(), true);
+    let written = written.into_option()?.0;
+    if written.is_empty() {
+        reader.problem(&place, "the route takes nobody's tokens", "name some of `issuers`, or remove the key");
+        return None;
+    }
+    for At { value, place } in written {
+        if value == SPIFFE {
+            takes_svids = true;
+        } else if let Some(issuer) = reader.issuers.iter().find(|issuer| issuer.name == value).cloned() {
+            issuers.push(issuer);
+        } else {
+            let hint = "add it to `issuers:` at the top of the file, or write `spiffe` for JWT-SVIDs";
+            reader.problem(&place, format!("there is no issuer `{}`", shown(&value)), hint);
+            all_known = false;
+        }
+    }
+    all_known.then_some((takes_svids, issuers))
 }
 
 /// `peer`, `bearer`, or `forwarders:` with their IDs.

@@ -24,7 +24,7 @@ are written in.
 ";
 
 /// Shown at the end of the page, simplest first.
-const EXAMPLES: [(&str, &str, &str); 13] = [
+const EXAMPLES: [(&str, &str, &str); 14] = [
     ("pair/client.yaml", "The calling side of the smallest pair", include_str!("../../examples/pair/client.yaml")),
     ("pair/server.yaml", "The answering side of the smallest pair", include_str!("../../examples/pair/server.yaml")),
     ("http-and-tcp.yaml", "HTTP and TCP, both directions", include_str!("../../examples/http-and-tcp.yaml")),
@@ -36,6 +36,7 @@ const EXAMPLES: [(&str, &str, &str); 13] = [
     ("vm.yaml", "A virtual machine", include_str!("../../examples/vm.yaml")),
     ("vm.conf.d/ledger.yaml", "What `vm.yaml` includes", include_str!("../../examples/vm.conf.d/ledger.yaml")),
     ("two-trust-domains.yaml", "A partner's workloads", include_str!("../../examples/two-trust-domains.yaml")),
+    ("ci-token.yaml", "Tokens of a CI system and of a cluster", include_str!("../../examples/ci-token.yaml")),
     ("audit.yaml", "An audit log", include_str!("../../examples/audit.yaml")),
     ("federation.yaml", "Bundles from their endpoints", include_str!("../../examples/federation.yaml")),
 ];

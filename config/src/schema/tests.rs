@@ -8,6 +8,7 @@ use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::deny_list::{RawDenyEntry, RawDenyList};
 use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
+use crate::issuer::RawIssuer;
 use crate::listener::{RawIdentityHeaders, RawInbound};
 use crate::rate_limit::RawRateLimit;
 use crate::read::{Section, known_keys};
@@ -60,6 +61,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawRateLimit>();
     check::<RawToken>();
     check::<RawForwarders>();
+    check::<RawIssuer>();
     check::<RawMatch>();
     check::<RawOutbound>();
     check::<RawTunnel>();
@@ -99,7 +101,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 45);
+    assert_eq!(objects + 1, 46);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -5,6 +5,7 @@ use crate::identity::tokens::{HeldToken, OwnTokens};
 use crate::identity::{Anchor, Counters, Snapshot, SourceStatus};
 use crate::telemetry::json::rfc3339;
 use crate::telemetry::upstream_counters::Retry;
+use crate::token::KeySet;
 use serde_json::{Map, Value, json};
 use std::time::SystemTime;
 
@@ -117,6 +118,7 @@ pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, own_tokens: &
         "svids": svids.collect::<Vec<_>>(),
         "bundles": bundles.collect::<Vec<_>>(),
         "token_keys": token_keys(snapshot),
+        "issuer_keys": issuer_keys(snapshot),
         "tokens": own_tokens.held().into_iter().map(|token| own_token(&token, now)).collect::<Vec<_>>(),
         "bundle_endpoints": bundle_endpoints(counters),
     })
@@ -126,14 +128,27 @@ fn token_keys(snapshot: &Snapshot) -> Vec<Value> {
     let mut sets: Vec<_> = snapshot.token_keys.iter().collect();
     sets.sort_unstable_by_key(|(trust_domain, _)| trust_domain.as_str());
     let keys = sets.into_iter().map(|(trust_domain, set)| {
-        let usable = set.keys().iter().map(|key| {
-            let algorithms: Vec<_> = key.prepared.algorithms().map(|algorithm| algorithm.to_string()).collect();
-            json!({ "key_id": key.key_id, "algorithms": algorithms })
-        });
-        let usable: Vec<_> = usable.collect();
-        json!({ "trust_domain": trust_domain.as_str(), "keys": usable, "ignored": set.ignored().len() })
+        json!({ "trust_domain": trust_domain.as_str(), "keys": usable(set), "ignored": set.ignored().len() })
     });
     keys.collect()
+}
+
+/// Of issuers that are no trust domain. One of which there are no keys is not among them.
+fn issuer_keys(snapshot: &Snapshot) -> Vec<Value> {
+    let mut sets: Vec<_> = snapshot.issuer_keys.iter().collect();
+    sets.sort_unstable_by_key(|(issuer, _)| issuer.as_str());
+    let keys = sets
+        .into_iter()
+        .map(|(issuer, set)| json!({ "issuer": issuer, "keys": usable(set), "ignored": set.ignored().len() }));
+    keys.collect()
+}
+
+fn usable(set: &KeySet) -> Vec<Value> {
+    let usable = set.keys().iter().map(|key| {
+        let algorithms: Vec<_> = key.prepared.algorithms().map(|algorithm| algorithm.to_string()).collect();
+        json!({ "key_id": key.key_id, "algorithms": algorithms })
+    });
+    usable.collect()
 }
 
 /// For whom and until when, and never the token.

@@ -11,7 +11,7 @@ mod labels;
 mod list;
 pub mod prefix_index;
 mod rule;
-mod token_rule;
+pub(crate) mod token_rule;
 
 use crate::http::normalize::Readings;
 use crate::refusal::{Refusal, Refused};

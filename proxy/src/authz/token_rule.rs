@@ -17,7 +17,8 @@ pub fn fits(wanted: &TokenMatch, token: &Verified, effect: Effect) -> bool {
         && wanted.claims.iter().all(|claim| fits_claim(claim, token.claims.get(&claim.name), effect))
 }
 
-fn fits_claim(wanted: &FieldMatch, claim: Option<&Value>, effect: Effect) -> bool {
+/// One claim alone.
+pub fn fits_claim(wanted: &FieldMatch, claim: Option<&Value>, effect: Effect) -> bool {
     let Some(claim) = claim else { return false };
     let values = match claim {
         Value::Array(values) => values.as_slice(),

@@ -7,10 +7,10 @@ use crate::authz::explain::{Explained, nearest, principal_text};
 use crate::authz::{Asked, ConnectionFacts, Decision, Labels, Principal, RequestFacts, Site, TlsFacts};
 use crate::http::bearer;
 use crate::http::target::read_target;
-use crate::identity::TokenKeys;
+use crate::identity::{IssuerKeys, Snapshot, TokenKeys};
 use crate::policy::{PortRules, TokenPlan};
 use crate::refusal::Refused;
-use crate::token::{Origin, Presenter, RememberedTokens, Verified};
+use crate::token::{KeySet, Origin, Presenter, RememberedTokens, Verified};
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, FromArgMatches as _};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
@@ -204,13 +204,22 @@ fn present_token(
         let bearer = [b"Bearer ", jwt::read_token(path)?.as_slice()].concat();
         headers.append(AUTHORIZATION, HeaderValue::from_bytes(&bearer).context("--token has what no token has")?);
     }
-    let mut keys = TokenKeys::new();
+    let (mut keys, mut issuer_keys) = (TokenKeys::new(), IssuerKeys::new());
     for text in &arguments.token_keys {
         let (name, path) = jwt::split_named(text)?;
-        jwt::add_bundle(&mut keys, name, path, Origin::WorkloadApi, &mut Vec::new())?;
+        match wanted.issuers().iter().find(|issuer| issuer.name == name) {
+            Some(issuer) => {
+                let document = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let set = KeySet::parse(&document, Origin::Issuer)
+                    .with_context(|| format!("{} is no JWK Set", path.display()))?;
+                issuer_keys.insert(issuer.issuer.clone(), Arc::new(set));
+            }
+            None => jwt::add_bundle(&mut keys, name, path, Origin::WorkloadApi, &mut Vec::new())?,
+        }
     }
+    let identity = Snapshot { token_keys: Arc::new(keys), issuer_keys: Arc::new(issuer_keys), ..Snapshot::empty() };
     let mut remembered = RememberedTokens::default();
-    let remembered = remembered.with(&Arc::new(keys));
+    let remembered = remembered.with(&identity);
     let presenter = match &arguments.certificate {
         Some(path) => Presenter::Certificate(jwt::fingerprint(path)?),
         None => Presenter::Unknown,

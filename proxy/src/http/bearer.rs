@@ -25,8 +25,9 @@ pub fn authenticate(
     now: SystemTime,
 ) -> Result<Arc<Verified>, Refused> {
     let token = find(headers)?;
-    let verified = remembered.verify(token, now).map_err(|problem| invalid(&problem))?;
+    let verified = remembered.verify(token, plan.accepted(), now).map_err(|problem| invalid(&problem))?;
     verified.check(&plan.expectation(presenter), now).map_err(|problem| invalid(&problem))?;
+    plan.check_claims(&verified).map_err(|problem| invalid(&problem))?;
     Ok(verified)
 }
 

@@ -188,7 +188,7 @@ fn admit(
     }
     let identity = worker.identity();
     let mut remembered = worker.tokens.borrow_mut();
-    let remembered = remembered.with(&identity.token_keys);
+    let remembered = remembered.with(&identity);
     let now = SystemTime::now();
     let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, now)?;
     recorder.token(&token);

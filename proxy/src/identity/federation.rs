@@ -3,7 +3,7 @@
 //! One task a relationship. What it fetches vouches for the configured trust domain and no other, whatever the document
 //! says (Trust Domain and Bundle §3). A failure changes nothing that is published, and waits for the next poll.
 
-mod fetch;
+pub(super) mod fetch;
 
 use super::bundle_format::{BundleError, SpiffeBundleDocument, parse_spiffe_bundle};
 use super::file_content::{FileFault, read_bundle};

@@ -12,6 +12,7 @@ mod federation;
 mod file_content;
 mod files;
 mod grace;
+mod issuers;
 mod key;
 mod message;
 mod message_fault;
@@ -30,7 +31,9 @@ mod workload_api;
 pub use events::{Counters, DiscardReason};
 pub use federation::probe;
 pub use key::PrivateKeyBytes;
-pub use snapshot::{Anchor, AuthorityId, Bundle, IdentityState, NoSvid, Snapshot, SourceStatus, Svid, TokenKeys};
+pub use snapshot::{
+    Anchor, AuthorityId, Bundle, IdentityState, IssuerKeys, NoSvid, Snapshot, SourceStatus, Svid, TokenKeys,
+};
 pub use source::{Profile, SourceError, SourceHandle, spawn, spawn_bundles_only};
 pub use store::IdentityStore;
 

@@ -6,11 +6,12 @@
 use super::events::{Counters, DiscardReason};
 use super::message::Update;
 use super::message_fault::{MessageFault, Warning};
-use super::snapshot::{AuthorityId, Bundle, Snapshot, SourceStatus, Svid, TokenKeys, same_bundles};
+use super::snapshot::{AuthorityId, Bundle, IssuerKeys, Snapshot, SourceStatus, Svid, TokenKeys, same_bundles};
 use super::store::IdentityStore;
 use crate::revocation::{LISTS_MAX, Revocations};
 use crate::tls::crl::Crl;
-use postern_config::TrustDomain;
+use crate::token::KeySet;
+use postern_config::{TokenIssuer, TrustDomain};
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
@@ -100,6 +101,31 @@ impl Publisher {
         if let Some(after) = published {
             log_token_keys(&before, &after);
         }
+    }
+
+    /// The keys of one issuer. `None`: it has none any more.
+    pub(crate) fn publish_issuer_keys(&self, issuer: &str, keys: Option<Arc<KeySet>>) {
+        self.store.publish_if_changed(|current| {
+            let mut issuer_keys = IssuerKeys::clone(&current.issuer_keys);
+            let changed = match keys {
+                Some(keys) => {
+                    issuer_keys.insert(issuer.to_owned(), keys);
+                    true
+                }
+                None => issuer_keys.remove(issuer).is_some(),
+            };
+            changed.then(|| Snapshot { issuer_keys: Arc::new(issuer_keys), ..current.clone() })
+        });
+    }
+
+    /// Issuers that the file no longer names take their keys with them.
+    pub(crate) fn keep_issuers(&self, issuers: &[Arc<TokenIssuer>]) {
+        self.store.publish_if_changed(|current| {
+            let mut issuer_keys = IssuerKeys::clone(&current.issuer_keys);
+            issuer_keys.retain(|name, _| issuers.iter().any(|issuer| issuer.issuer == *name));
+            let changed = issuer_keys.len() != current.issuer_keys.len();
+            changed.then(|| Snapshot { issuer_keys: Arc::new(issuer_keys), ..current.clone() })
+        });
     }
 
     pub(crate) fn discard(&self, fault: &MessageFault) {
@@ -208,6 +234,7 @@ fn merge(current: &Snapshot, update: Update, now: SystemTime) -> Option<Snapshot
         bundles,
         token_keys: current.token_keys.clone(),
         revocations,
+        issuer_keys: current.issuer_keys.clone(),
         source: SourceStatus::Connected,
         received_at: Some(now),
         ..Snapshot::empty()

@@ -119,6 +119,9 @@ impl NoSvid {
 /// The keys that JWT-SVIDs of each trust domain are verified with. One that does not change keeps its `Arc`.
 pub type TokenKeys = HashMap<TrustDomain, Arc<KeySet>>;
 
+/// Keys of issuers that are no trust domain, by `iss`.
+pub type IssuerKeys = HashMap<String, Arc<KeySet>>;
+
 /// SVIDs, bundles and the state of their source at one generation.
 ///
 /// An SVID or bundle that did not change keeps its `Arc` from one generation to the next: `Arc::ptr_eq` tells.
@@ -132,6 +135,7 @@ pub struct Snapshot {
     pub token_keys: Arc<TokenKeys>,
     /// What takes trust back; the store binds it to the bundles beside it.
     pub revocations: Arc<Revocations>,
+    pub issuer_keys: Arc<IssuerKeys>,
     pub source: SourceStatus,
     /// When SVIDs or bundles last changed, or the source came back with the same ones (not merely failed).
     pub received_at: Option<SystemTime>,
@@ -157,6 +161,7 @@ impl Snapshot {
             bundles: HashMap::new(),
             token_keys: Arc::default(),
             revocations: Arc::default(),
+            issuer_keys: Arc::default(),
             source: SourceStatus::Waiting { reason: "starting".to_owned() },
             received_at: None,
             published: Instant::now(),

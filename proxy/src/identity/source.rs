@@ -5,6 +5,7 @@ use super::federation::Relationship;
 use super::file_content::FilePaths;
 use super::files::FilesSource;
 use super::grace;
+use super::issuers::IssuerKeysSource;
 use super::publisher::Publisher;
 use super::store::IdentityStore;
 use super::supervisor::Supervisor;
@@ -73,6 +74,9 @@ pub fn spawn(
         tasks::spawn(relationship.run()).abort_handle()
     });
     let mut tasks: Vec<AbortHandle> = relationships.collect();
+    publisher.keep_issuers(&config.issuers);
+    let issuers = config.issuers.iter().map(|issuer| IssuerKeysSource::new(issuer.clone(), publisher.clone()));
+    tasks.extend(issuers.map(|keys| tasks::spawn(keys.run()).abort_handle()));
     let grace = tasks::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
     let mut of_tokens = None;
     let source = match &config.source {

@@ -1,9 +1,12 @@
 //! What a route wants of tokens, ready to be asked.
 
-use crate::token::{Expectation, Presenter, Subject, Verified};
+use crate::authz::token_rule::fits_claim;
+use crate::token::{Accepted, AcceptedIssuer, Expectation, Presenter, Subject, TokenProblem, Verified};
 use http::{HeaderName, HeaderValue};
-use postern_config::{Binding, SpiffeId, TokenRule};
+use postern_config::authz::Effect;
+use postern_config::{Binding, SpiffeId, TokenIssuer, TokenRule};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What a route wants of tokens, ready to be asked.
@@ -12,12 +15,46 @@ pub struct TokenPlan {
     rule: TokenRule,
     /// Where a verified claim goes on to the application.
     headers: Vec<(HeaderName, String)>,
+    accepted: Accepted,
 }
 
 impl TokenPlan {
     pub(super) fn compile(rule: &TokenRule) -> Self {
         let header = |it: &postern_config::ClaimHeader| Some((it.header.parse().ok()?, it.claim.clone()));
-        Self { rule: rule.clone(), headers: rule.headers.iter().filter_map(header).collect() }
+        let issuer = |issuer: &Arc<TokenIssuer>| AcceptedIssuer {
+            name: issuer.issuer.clone(),
+            algorithms: issuer.algorithms.iter().filter_map(|name| name.parse().ok()).collect(),
+        };
+        let issuers = rule.issuers.iter().map(issuer).collect();
+        Self {
+            rule: rule.clone(),
+            headers: rule.headers.iter().filter_map(header).collect(),
+            accepted: Accepted { svids: rule.takes_svids, issuers },
+        }
+    }
+
+    /// Whose tokens are taken.
+    pub fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    pub fn issuers(&self) -> &[Arc<TokenIssuer>] {
+        &self.rule.issuers
+    }
+
+    /// What its issuer's tokens have to say, besides what rules ask for.
+    ///
+    /// # Errors
+    /// `ClaimWrong`.
+    pub fn check_claims(&self, token: &Verified) -> Result<(), TokenProblem> {
+        let Subject::Named(_) = &token.subject else { return Ok(()) };
+        let named = token.registered.issuer.as_deref();
+        let issuer = self.rule.issuers.iter().find(|issuer| Some(issuer.issuer.as_str()) == named);
+        let mut required = issuer.into_iter().flat_map(|issuer| &issuer.required_claims);
+        match required.find(|claim| !fits_claim(claim, token.claims.get(&claim.name), Effect::Require)) {
+            Some(claim) => Err(TokenProblem::ClaimWrong { claim: claim.name.clone() }),
+            None => Ok(()),
+        }
     }
 
     pub fn expectation(&self, presenter: Presenter) -> Expectation<'_> {
@@ -51,7 +88,8 @@ impl TokenPlan {
     /// is decided when a request begins (DESIGN, rulings).
     pub fn still_admits(&self, token: &Verified, peer: Option<&SpiffeId>) -> bool {
         let is_for_us = token.registered.audience.iter().any(|name| self.rule.audiences.contains(name));
-        is_for_us && self.may_present(token, peer)
+        let is_taken = self.accepted.takes(token) && self.check_claims(token).is_ok();
+        is_for_us && is_taken && self.may_present(token, peer)
     }
 
     /// What the application learns of the token, by header. `None`, and so nothing: the claim is not there, or is no text,

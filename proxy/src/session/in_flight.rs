@@ -192,8 +192,11 @@ impl InFlight {
         if snapshot.revocations.check_token(token, SystemTime::now()).is_err() {
             return Some(EndCause::DenyListed);
         }
-        let Subject::Workload(id) = &token.subject else { return None };
-        let is_vouched = snapshot.token_keys.get(&id.trust_domain()).is_some_and(|keys| keys.contains(token.authority));
+        let keys = match &token.subject {
+            Subject::Workload(id) => snapshot.token_keys.get(&id.trust_domain()),
+            Subject::Named(_) => token.registered.issuer.as_ref().and_then(|name| snapshot.issuer_keys.get(name)),
+        };
+        let is_vouched = keys.is_some_and(|keys| keys.contains(token.authority));
         (!is_vouched).then_some(EndCause::AuthorityRemoved)
     }
 

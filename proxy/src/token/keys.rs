@@ -84,8 +84,13 @@ impl KeySet {
         Ok(Self::of(&entries, origin))
     }
 
+    /// No keys: whoever has these is not believed.
+    pub fn none() -> Self {
+        Self { keys: Vec::new(), by_key_id: HashMap::new(), ignored: Vec::new() }
+    }
+
     fn of(entries: &[Jwk], origin: Origin) -> Self {
-        let mut set = Self { keys: Vec::new(), by_key_id: HashMap::new(), ignored: Vec::new() };
+        let mut set = Self::none();
         let ignored = |index: usize, fault: KeyFault| {
             let key_id = entries[index].text("kid").map(Shown::of);
             IgnoredKey { index, key_id, fault }

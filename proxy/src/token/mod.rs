@@ -4,6 +4,7 @@
 //! `verify` (who signed it), `claims` (what it says), `judge` (whether it is believed), `problem` (why not). All of them
 //! are pure: no I/O, no clock. Fetching keys and tokens is not done here.
 
+mod accepted;
 pub mod algorithm;
 pub mod claims;
 pub mod json;
@@ -19,6 +20,7 @@ mod remembered;
 pub mod shown;
 pub mod verify;
 
+pub use accepted::{Accepted, AcceptedIssuer};
 pub use algorithm::Algorithm;
 pub use judge::{Expectation, Issuer, LEEWAY_DEFAULT, Presenter, Subject, Trust, Verified, judge, verify_signature};
 pub use keys::{KeySet, KeySetError, Origin, Thumbprint};

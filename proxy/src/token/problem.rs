@@ -114,6 +114,8 @@ pub enum TokenProblem {
     HolderWrong,
     #[error("the deny list has {entry}")]
     DenyListed { entry: String },
+    #[error("its issuer's tokens have to say `{claim}` as the file wants it, and this one does not")]
+    ClaimWrong { claim: String },
 }
 
 impl TokenProblem {
@@ -175,6 +177,7 @@ impl TokenProblem {
             Self::TokenIdMalformed             => ("token_id_malformed",         "RFC 7519 §4.1.7"),
             Self::ScopeMalformed { .. }        => ("scope_malformed",            "RFC 8693 §4.2"),
             Self::ConfirmationMalformed        => ("confirmation_malformed",     "RFC 7800 §3.1"),
+            Self::ClaimWrong { .. }            => ("claim_wrong",                "RFC 8725 §3.8"),
             Self::HolderWrong                  => ("holder_wrong",               "RFC 8705 §3"),
             Self::DenyListed { .. }            => ("deny_listed",                "configuration: deny list"),
         }

@@ -1,9 +1,10 @@
 //! Tokens whose signature was found good: a caller shows the same one for minutes, and a signature costs a tenth of a
 //! millisecond.
 
-use super::judge::{Trust, Verified, verify_signature};
+use super::accepted::Accepted;
+use super::judge::Verified;
 use super::problem::TokenProblem;
-use crate::identity::TokenKeys;
+use crate::identity::{IssuerKeys, Snapshot, TokenKeys};
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,15 +20,17 @@ const LEEWAY_MAX: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub struct RememberedTokens {
     keys: Arc<TokenKeys>,
+    issuers: Arc<IssuerKeys>,
     /// By SHA-256 of the token, so that none lies here.
     by_hash: HashMap<[u8; 32], Arc<Verified>>,
 }
 
 impl RememberedTokens {
-    /// From now on these keys count.
-    pub fn with(&mut self, keys: &Arc<TokenKeys>) -> &mut Self {
-        if !Arc::ptr_eq(&self.keys, keys) {
-            self.keys = keys.clone();
+    /// From now on its keys count.
+    pub fn with(&mut self, identity: &Snapshot) -> &mut Self {
+        let (keys, issuers) = (&identity.token_keys, &identity.issuer_keys);
+        if !Arc::ptr_eq(&self.keys, keys) || !Arc::ptr_eq(&self.issuers, issuers) {
+            (self.keys, self.issuers) = (keys.clone(), issuers.clone());
             self.by_hash.clear();
         }
         self
@@ -37,13 +40,19 @@ impl RememberedTokens {
     ///
     /// # Errors
     /// It is not signed by who it says, or breaks another rule. That is not remembered.
-    pub fn verify(&mut self, token: &[u8], now: SystemTime) -> Result<Arc<Verified>, TokenProblem> {
+    pub fn verify(
+        &mut self,
+        token: &[u8],
+        accepted: &Accepted,
+        now: SystemTime,
+    ) -> Result<Arc<Verified>, TokenProblem> {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, token).as_ref());
-        if let Some(verified) = self.by_hash.get(&hash) {
+        // Another route may have judged it by other keys.
+        if let Some(verified) = self.by_hash.get(&hash).filter(|verified| accepted.takes(verified)) {
             return Ok(verified.clone());
         }
-        let verified = Arc::new(verify_signature(token, &Trust::TrustDomains(&self.keys))?);
+        let verified = Arc::new(accepted.verify(token, &self.keys, &self.issuers)?);
         if token.len() <= BYTES_MAX {
             self.make_room(now);
             self.by_hash.insert(hash, verified.clone());

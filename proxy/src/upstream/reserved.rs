@@ -13,6 +13,19 @@ pub fn may_be_dialled(address: IpAddr) -> bool {
     !(is_ours || is_link_local || is_metadata(address))
 }
 
+/// Whether everybody means the same by it: neither this host, its link, a cloud's metadata service, nor a private network
+/// (RFC 1918, RFC 6598, RFC 4193).
+pub fn is_public(address: IpAddr) -> bool {
+    let is_private = match meant(address) {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            v4.is_private() || v4.is_broadcast() || first == 0 || (first == 100 && second & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    };
+    may_be_dialled(address) && !is_private
+}
+
 /// Where clouds give credentials to whoever can connect. A name that the file wrote may lead to loopback and to the link,
 /// but its owner must not be able to turn it there; an address that the file wrote may be this one.
 pub fn is_metadata(address: IpAddr) -> bool {
@@ -59,7 +72,32 @@ fn meant(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_metadata, may_be_dialled};
+    use super::{is_metadata, is_public, may_be_dialled};
+
+    #[test]
+    fn nw_03_public_addresses_are_of_no_private_network() {
+        for (text, public) in [
+            ("192.0.2.1", true),
+            ("100.128.0.1", true),
+            ("172.32.0.1", true),
+            ("2001:db8::1", true),
+            ("10.1.2.3", false),
+            ("172.16.0.1", false),
+            ("192.168.0.1", false),
+            ("100.64.0.1", false),
+            ("0.1.2.3", false),
+            ("255.255.255.255", false),
+            ("fd12::1", false),
+            ("::ffff:10.1.2.3", false),
+            ("64:ff9b::a01:203", false),
+            ("127.0.0.1", false),
+            ("fe80::1", false),
+            ("169.254.169.254", false),
+            ("100.100.100.200", false),
+        ] {
+            assert_eq!(is_public(text.parse().unwrap()), public, "{text}");
+        }
+    }
 
     #[test]
     fn nw_03_metadata_and_own_addresses_of_requested_names_are_not_dialled() {

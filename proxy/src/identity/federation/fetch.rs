@@ -2,7 +2,7 @@
 //! (SPIFFE Federation §5.2.1.3, §5.2.1.4, §5.2.2.4).
 
 use crate::tls::{ClientAlpn, EndpointTrust, TlsError, WebTls};
-use crate::upstream::reserved::may_be_dialled;
+use crate::upstream::reserved::{is_metadata, is_public, may_be_dialled};
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, LOCATION, USER_AGENT};
 use http::{Request, Response, StatusCode};
@@ -29,13 +29,13 @@ const REDIRECTS_MAX: usize = 5;
 const AGENT: &str = concat!("postern/", env!("CARGO_PKG_VERSION"));
 
 /// Whom to believe, at the endpoint and wherever it redirects to.
-pub(super) enum Trust {
+pub(in crate::identity) enum Trust {
     Web(WebTls),
     Spiffe(EndpointTrust),
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
+pub(in crate::identity) enum FetchError {
     #[error("no whole answer within {DEADLINE:?}")]
     Deadline,
     #[error("cannot resolve {host}")]
@@ -50,7 +50,7 @@ pub(super) enum FetchError {
     Http { url: BundleUrl, source: hyper::Error },
     #[error("the request for {url} cannot be written")]
     Request { url: BundleUrl, source: http::Error },
-    #[error("{url} answers {status} instead of 200 (SPIFFE Federation §5.2.1.4)")]
+    #[error("{url} answers {status} instead of 200")]
     Status { url: BundleUrl, status: StatusCode },
     #[error("{url} redirects, and `follow_redirects` is false")]
     RedirectRefused { url: BundleUrl },
@@ -62,7 +62,11 @@ pub(super) enum FetchError {
     RedirectsMax,
     #[error("a redirect to {url} leads to {address}: this host, or a metadata service")]
     RedirectInside { url: BundleUrl, address: IpAddr },
-    #[error("the bundle at {url} cannot be read to its end, or has more than {BYTES_MAX} bytes")]
+    #[error("{host} is at {address}, which is not public: write `allow_private_addresses: true` if it is meant")]
+    NotPublic { host: String, address: IpAddr },
+    #[error("{host} is at {address}, a cloud's metadata service")]
+    Metadata { host: String, address: IpAddr },
+    #[error("the document at {url} cannot be read to its end, or has more than {BYTES_MAX} bytes")]
     Body { url: BundleUrl, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
@@ -78,6 +82,49 @@ pub(super) async fn fetch(url: &BundleUrl, trust: &Trust, follow_redirects: bool
         Ok(outcome) => outcome,
         Err(_elapsed) => Err(FetchError::Deadline),
     }
+}
+
+/// Whether addresses that are not public may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::identity) enum Inside {
+    Allowed,
+    Refused,
+}
+
+/// One document, without redirects. What counts is the address that is connected to, not the name that leads there: who owns a
+/// name can turn it anywhere (THREATS NW-03).
+///
+/// # Errors
+/// [`FetchError`].
+///
+/// # Cancellation
+/// Dropping it closes the connection.
+pub(in crate::identity) async fn fetch_once(
+    url: &BundleUrl,
+    trust: &Trust,
+    inside: Inside,
+) -> Result<Bytes, FetchError> {
+    let answer = async {
+        let addresses = resolve(url).await?;
+        for address in addresses.iter().map(SocketAddr::ip) {
+            let host = url.host();
+            if is_metadata(address) {
+                return Err(FetchError::Metadata { host, address });
+            }
+            if inside == Inside::Refused && !is_public(address) {
+                return Err(FetchError::NotPublic { host, address });
+            }
+        }
+        let (response, _connection) = get(url, trust, &addresses).await?;
+        match response.status() {
+            StatusCode::OK => {
+                let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
+                body.map(|body| body.to_bytes()).map_err(|source| FetchError::Body { url: url.clone(), source })
+            }
+            status => Err(FetchError::Status { url: url.clone(), status }),
+        }
+    };
+    tokio::time::timeout(DEADLINE, answer).await.unwrap_or(Err(FetchError::Deadline))
 }
 
 async fn follow(url: &BundleUrl, trust: &Trust, follow_redirects: bool) -> Result<Bytes, FetchError> {

@@ -8,6 +8,7 @@ mod e_06;
 mod endpoint_scene;
 mod fake_agent;
 mod fixtures;
+mod issuers;
 mod mutation;
 mod pem_files;
 mod pings;

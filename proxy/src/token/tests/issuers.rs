@@ -2,7 +2,10 @@
 
 use super::cases::AUDIENCE;
 use super::{NOW, WORLD, at, expectation, key_set, trusted};
-use crate::token::{Algorithm, Issuer, Origin, Subject, Trust, Verified, judge};
+use crate::identity::{IssuerKeys, Snapshot};
+use crate::token::{
+    Accepted, AcceptedIssuer, Algorithm, Issuer, Origin, RememberedTokens, Subject, Trust, Verified, judge,
+};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -153,4 +156,48 @@ fn the_rules_for_claims_are_the_same() {
     for (claim, value, expected) in table {
         assert_eq!(code(HEADER, &claims_with(claim, value)), Some(expected), "{claim}");
     }
+}
+
+/// What a route takes, of two issuers of which it knows both keys, and of the mesh.
+fn shown(svids: bool, names: &[&str], token: &str) -> Result<Subject, &'static str> {
+    let issuer = |name: &&str| AcceptedIssuer { name: (*name).to_owned(), algorithms: vec![Algorithm::Es256] };
+    let accepted = Accepted { svids, issuers: names.iter().map(issuer).collect() };
+    let set = |keys: Vec<Value>| Arc::new(key_set(&json!({"keys": keys}), Origin::Issuer));
+    let identity = Snapshot {
+        token_keys: Arc::new(trusted(&WORLD.bundles(), Origin::WorkloadApi)),
+        issuer_keys: Arc::new(IssuerKeys::from([
+            (NAME.to_owned(), set(vec![WORLD.k1.jwk("k1")])),
+            (OTHER.to_owned(), set(vec![WORLD.other.jwk("k1")])),
+        ])),
+        ..Snapshot::empty()
+    };
+    let mut remembered = RememberedTokens::default();
+    // A route that takes everything has judged it before.
+    let all = Accepted { svids: true, issuers: [NAME, OTHER].iter().map(issuer).collect() };
+    let _ = remembered.with(&identity).verify(token.as_bytes(), &all, at(NOW));
+    let judged = remembered.with(&identity).verify(token.as_bytes(), &accepted, at(NOW));
+    judged.map(|verified| verified.subject.clone()).map_err(|problem| problem.code())
+}
+
+const OTHER: &str = "https://other.example";
+
+/// RFC 8725 §3.8: by `iss` alone, whatever keys would fit, and whatever was remembered of the token.
+#[test]
+fn jw_09_a_token_is_judged_by_the_one_issuer_that_it_names() {
+    let token = |claims: &str| WORLD.k1.token(HEADER, claims);
+    let own = token(&claims().to_string());
+    let crossed = token(&claims_with("iss", json!(OTHER)));
+    let mesh = token(&json!({"sub": "spiffe://example.org/a", "aud": AUDIENCE, "exp": NOW + 300}).to_string());
+    let claims_both = token(&claims_with("sub", json!("spiffe://example.org/a")));
+    let named = |name: &str| Ok(Subject::Named(name.to_owned()));
+    assert_eq!(shown(false, &[NAME], &own), named("248289761001"));
+    assert_eq!(shown(true, &[OTHER, NAME], &own), named("248289761001"));
+    assert_eq!(shown(false, &[OTHER], &own), Err("issuer_unknown"));
+    assert_eq!(shown(true, &[], &own), Err("subject_invalid"));
+    assert_eq!(shown(false, &[NAME, OTHER], &crossed), Err("signature_invalid"));
+    assert_eq!(shown(false, &[NAME], &mesh), Err("issuer_missing"));
+    assert!(matches!(shown(true, &[NAME], &mesh), Ok(Subject::Workload(_))));
+    // It is never a workload's where its issuer is known.
+    assert_eq!(shown(true, &[NAME], &claims_both), named("spiffe://example.org/a"));
+    assert!(matches!(shown(true, &[], &claims_both), Ok(Subject::Workload(_))));
 }
