@@ -3,6 +3,7 @@
 mod audit;
 
 use super::body::Received;
+use super::forwarded::Forwarded;
 use super::request::version_text;
 use super::respond;
 use crate::audit::Place;
@@ -20,7 +21,7 @@ use crate::upstream::client::chain;
 use crate::upstream::lease::Lease;
 use audit::Audited;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
-use postern_config::Mode;
+use postern_config::{Mode, SpiffeId};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -61,6 +62,7 @@ struct Logged {
     rule: Option<Arc<str>>,
     mode: Mode,
     observed: Option<Refused>,
+    forwarded_caller: Option<SpiffeId>,
     token: Option<Arc<Verified>>,
     authorized: Option<Authorized>,
     upstream: Option<String>,
@@ -198,6 +200,13 @@ impl Recorder {
         self.metrics.observed();
         if let Some(logged) = &mut self.logged {
             logged.observed = Some(refused);
+        }
+    }
+
+    /// For whom the peer speaks.
+    pub fn forwarded(&mut self, forwarded: &Forwarded) {
+        if let Some(logged) = &mut self.logged {
+            logged.forwarded_caller = forwarded.caller().cloned();
         }
     }
 
@@ -348,6 +357,7 @@ impl Recorder {
                 verdict: it.verdict.as_str(),
                 duration: it.after,
             }),
+            caller: logged.forwarded_caller.as_ref(),
             token: logged.token.as_deref().map(TokenFacts::of),
             outcome: Outcome {
                 rule: logged.rule.as_deref(),
