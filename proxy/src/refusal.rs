@@ -231,6 +231,11 @@ impl Refused {
         Self { refusal, detail: detail.into(), denial: None, retry_after: None }
     }
 
+    /// For records. `None`: the code says it all.
+    pub fn words_inside(&self) -> Option<&str> {
+        Some(&*self.detail).filter(|detail| !detail.is_empty())
+    }
+
     /// The authorizer's no, in its own words.
     pub fn by_authorizer(name: &str, denial: Denial) -> Self {
         let detail = format!("authorizer {name} answered {}", denial.status.as_u16());

@@ -1,7 +1,8 @@
 //! Trusted forwarders: whose `x-forwarded-client-cert` goes on, how much of it, and what is refused.
 
 use postern_tests::mesh::{ORDERS, WEB};
-use postern_tests::{H2Client, HttpApp, Mesh, Pair, RawClient};
+use postern_tests::pair::{inbound_section, outbound_section};
+use postern_tests::{H2Client, HttpApp, Mesh, Pair, RawClient, ports};
 use std::net::SocketAddr;
 
 const BROWSER: &str = "spiffe://shop.example/browser";
@@ -100,4 +101,23 @@ async fn hd_10_the_chain_of_who_is_no_forwarder_is_replaced() {
         assert_eq!(ask(pair.outbound, &[&chain]).await, [200, 200]);
         assert!(is_ours(&told(&app)), "{}", told(&app));
     }
+}
+
+#[tokio::test]
+async fn hd_10_who_is_denied_is_denied_behind_a_forwarder_too() {
+    let (mesh, app, listen, calls) = (Mesh::start(), HttpApp::start().await, ports::free(), ports::free());
+    let list = mesh.directory().join("deny.yaml");
+    let denied = format!("{{ spiffe: {BROWSER}, reason: stolen, author: alice, expires: 2126-12-24T00:00:00Z }}");
+    std::fs::write(&list, format!("deny: [{denied}]\n")).unwrap();
+    let forwarders = web_speaks_for("\"spiffe://shop.example/**\"");
+    let port = format!("protocol: http\nforwarders: [{forwarders}]\nallow: [{{ spiffe: {WEB} }}]");
+    let port = inbound_section(listen, &app.address.to_string(), &port);
+    let orders = mesh.sidecar("orders", &format!("{port}revocation: {{ deny_list: {} }}\n", list.display())).await;
+    let _web = mesh.sidecar("web", &outbound_section(calls, listen, "protocol: tcp")).await;
+    assert_eq!(ask(calls, &[&format!("URI={BROWSER}")]).await, [403, 403]);
+    for record in orders.records_of("request", 2).await {
+        assert_eq!(record["refusal"], "forwarded_caller_refused");
+        assert!(record["refusal.detail"].as_str().unwrap_or_default().contains("stolen (alice)"), "{record:#}");
+    }
+    assert_eq!(ask(calls, &["URI=spiffe://shop.example/other"]).await, [200, 200]);
 }

@@ -9,6 +9,7 @@
 
 pub mod archive;
 pub mod chain;
+mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod history;

@@ -1,6 +1,7 @@
 //! The record and the metrics of one request: opened with it, ended with its last byte, written exactly once.
 
 mod audit;
+mod request_line;
 
 use super::body::Received;
 use super::forwarded::Forwarded;
@@ -22,6 +23,7 @@ use crate::upstream::lease::Lease;
 use audit::Audited;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use postern_config::{Mode, SpiffeId};
+use request_line::read_request_line;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -363,13 +365,9 @@ impl Recorder {
                 rule: logged.rule.as_deref(),
                 route: logged.route.as_deref(),
                 refusal: self.refused.as_ref().map(|refused| refused.refusal),
-                refusal_detail: self.refused.as_ref().map(|refused| &*refused.detail).filter(|text| !text.is_empty()),
+                refusal_detail: self.refused.as_ref().and_then(Refused::words_inside),
                 observed: logged.observed.as_ref().map(|refused| refused.refusal),
-                observed_detail: logged
-                    .observed
-                    .as_ref()
-                    .map(|refused| &*refused.detail)
-                    .filter(|text| !text.is_empty()),
+                observed_detail: logged.observed.as_ref().and_then(Refused::words_inside),
                 remote_refusal: logged.remote_refusal.as_deref(),
                 remote_decision: logged.remote_decision.as_deref(),
                 end,
@@ -398,45 +396,5 @@ impl Drop for Recorder {
         if let Some(logged) = self.logged.as_deref().filter(|_| access_log.enabled()) {
             access_log.request(&self.record(logged, self.end(logged)));
         }
-    }
-}
-
-/// Method and target of a head that is not known to be one. A target that is not a path is left out, and so is every
-/// query.
-fn read_request_line(head: &[u8]) -> (Option<Method>, Option<Uri>) {
-    let line = head.trim_ascii_start();
-    let mut words = line.split(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
-    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
-    let target = words.next().filter(|_| method.is_some()).unwrap_or_default();
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let path = &path[..path.len().min(PATH_BYTES_KEPT)];
-    (method, Some(path).filter(|path| path.starts_with(b"/")).and_then(|path| Uri::try_from(path).ok()))
-}
-
-/// More than a record writes.
-const PATH_BYTES_KEPT: usize = 2048;
-
-#[cfg(test)]
-mod tests {
-    use super::read_request_line;
-
-    #[test]
-    fn reads_what_there_is_of_a_refused_head() {
-        let long = format!("GET /{}", "x".repeat(5000));
-        for (head, method, path) in [
-            ("GET /a?token=secret HTTP/1.1\r\n", Some("GET"), Some("/a")),
-            ("\r\n\r\nPOST /a HTTP/1.1\r\n", Some("POST"), Some("/a")),
-            ("GET /a", Some("GET"), Some("/a")),
-            ("GET http://u:p@host/a HTTP/1.1\r\n", Some("GET"), None),
-            ("GET ", Some("GET"), None),
-            ("G\0T /a HTTP/1.1\r\n", None, None),
-            ("GET\t/a\tHTTP/1.1\r\n", None, None),
-            ("", None, None),
-        ] {
-            let (found, uri) = read_request_line(head.as_bytes());
-            assert_eq!(found.as_ref().map(|method| method.as_str()), method, "{head:?}");
-            assert_eq!(uri.as_ref().map(|uri| uri.path()), path, "{head:?}");
-        }
-        assert_eq!(read_request_line(long.as_bytes()).1.expect("a path").path().len(), 2048);
     }
 }

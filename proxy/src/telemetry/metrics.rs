@@ -6,6 +6,7 @@
 
 use super::counters::{Histogram, PortMetrics};
 use super::dns::{DnsCounters, DnsResult};
+use super::taken_back::TakenBackFigures;
 use super::{AuditCounters, AuthorizerCounters, Direction, exposition};
 use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
 use crate::revocation::guard::Change;
@@ -167,16 +168,6 @@ pub(super) struct IdentityFigures {
     pub(super) bundles: BTreeMap<String, (usize, f64)>,
     pub(super) token_keys: BTreeMap<String, usize>,
     pub(super) taken_back: TakenBackFigures,
-}
-
-/// What is in force that takes trust back.
-#[derive(Clone, Default)]
-pub(super) struct TakenBackFigures {
-    pub(super) denied: usize,
-    pub(super) lists: usize,
-    pub(super) lists_stale: usize,
-    pub(super) lists_unused: usize,
-    pub(super) own: usize,
 }
 
 /// SVIDs and bundles come from our own agent, yet everything has a bound.
@@ -374,21 +365,6 @@ impl Metrics {
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> String {
         exposition::render(self)
-    }
-}
-
-impl TakenBackFigures {
-    fn of(snapshot: &Snapshot, now: SystemTime) -> Self {
-        let revocations = &snapshot.revocations;
-        let denied = revocations.denials.entries().iter().filter(|entry| entry.acts(now));
-        let stale = revocations.crls().filter(|list| list.is_stale(now));
-        Self {
-            denied: denied.count(),
-            lists: revocations.crls().count(),
-            lists_stale: stale.count(),
-            lists_unused: revocations.lists.unbound.len(),
-            own: snapshot.svids.iter().filter(|svid| revocations.check_own(svid, now).is_err()).count(),
-        }
     }
 }
 

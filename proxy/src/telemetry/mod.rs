@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod process;
 pub mod process_log;
 pub mod record;
+mod taken_back;
 pub mod upstream_counters;
 
 pub use access_log::AccessLog;
