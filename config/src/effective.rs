@@ -12,6 +12,7 @@ mod write_yaml;
 use crate::Config;
 use crate::break_glass::BreakGlass;
 use crate::capture::{Capture, CaptureMode, Dns, Ports};
+use crate::forwarder::Forwarder;
 use crate::identity::{BundleEndpoint, EndpointProfile, Identity, IdentitySource, SvidSelector};
 use crate::listen::ListenAddress;
 use crate::listener::{AppHttp, Inbound, InboundTls, OnExpiry, Protocol};
@@ -174,6 +175,9 @@ fn inbound(port: &Inbound) -> Value {
     put(&mut section, "app_http", has_http.then_some(app_http));
     put(&mut section, "svid", (port.tls != InboundTls::Off).then(|| svid(&port.svid)));
     put(&mut section, "identity_headers", has_http.then_some(headers));
+    let forwarder = |it: &Forwarder| json!({ "spiffe": words(&it.spiffe), "may_speak_for": words(&it.may_speak_for) });
+    let forwarders = || port.forwarders.iter().map(forwarder).collect::<Value>();
+    put(&mut section, "forwarders", (!port.forwarders.is_empty()).then(forwarders));
     rule::rules(&mut section, &port.rules);
     section.insert("mode".into(), json!(port.mode.as_str()));
     let routes: Value = port.routes.iter().map(route).collect();

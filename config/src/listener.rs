@@ -3,6 +3,7 @@
 mod raw;
 
 use crate::authz::{Rule, Rules};
+use crate::forwarder::Forwarder;
 use crate::identity::SvidSelector;
 use crate::mode::Mode;
 use crate::problem::Place;
@@ -35,6 +36,8 @@ pub struct Inbound {
     pub app_http: AppHttp,
     pub svid: SvidSelector,
     pub identity_headers: IdentityHeaders,
+    /// Who may speak for others. Empty: every peer speaks for itself.
+    pub forwarders: Vec<Forwarder>,
     /// Decide L4 connections, and routes as [`Rules`] says.
     pub rules: Rules,
     /// Of its rules. Default `enforce`.
@@ -63,6 +66,7 @@ impl Inbound {
         self.protocol == Protocol::Http
             || self.authorize.is_some()
             || self.rate_limit.is_some()
+            || !self.forwarders.is_empty()
             || !self.routes.is_empty()
             || self.rules.all().any(Rule::is_about_requests)
     }

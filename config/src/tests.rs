@@ -267,6 +267,22 @@ fn inbound_ports_that_make_no_sense_are_problems() {
             "1:47 a rule names both `spiffe` and `anonymous`",
         ),
         (
+            "{ port: 1, forwarders: [{ spiffe: spiffe://td/a }], allow: [{ spiffe: spiffe://td/a }] }",
+            "1:35 `may_speak_for` is missing",
+        ),
+        (
+            "{ port: 1, forwarders: [{ spiffe: spiffe://td/a, may_speak_for: [] }], allow: [{ spiffe: spiffe://td/a }] }",
+            "1:75 `may_speak_for` has nothing that could fit",
+        ),
+        (
+            "{ port: 1, forwarders: [{ spiffe: \"spiffe://td/{a}\", may_speak_for: spiffe://td/b }], allow: [{ spiffe: spiffe://td/a }] }",
+            "1:45 `spiffe://td/{a}` has a capture, which means nothing here | write `*`",
+        ),
+        (
+            "{ port: 1, tls: off, forwarders: [{ spiffe: spiffe://td/a, may_speak_for: spiffe://td/b }], allow: [{ anonymous: true }] }",
+            "1:44 with `tls: off` nobody is known to be a forwarder",
+        ),
+        (
             "{ port: 1, tls: off, svid: default, allow: [{ anonymous: true }] }",
             "1:38 `svid` has no effect with `tls: off`",
         ),

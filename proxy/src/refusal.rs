@@ -49,6 +49,8 @@ pub enum Refusal {
     TokenInvalid,
     /// The token is good, and not its caller's to show.
     TokenNotBound,
+    /// The peer forwards for somebody it may not speak for, or who is on the deny list.
+    ForwardedCallerRefused,
     /// The token was shown before, and is taken one time only.
     TokenReplayed,
     /// Outbound: there is no token for whom it goes to.
@@ -173,6 +175,7 @@ impl Refusal {
             Self::TokenMissing          => ("token_missing",           401, 16),
             Self::TokenInvalid          => ("token_invalid",           401, 16),
             Self::TokenNotBound         => ("token_not_bound",         403,  7),
+            Self::ForwardedCallerRefused => ("forwarded_caller_refused", 403, 7),
             Self::TokenReplayed         => ("token_replayed",          401, 16),
             Self::TokenUnavailable      => ("token_unavailable",       503, 14),
             Self::AppTokenRefused       => ("app_token_refused",       400,  3),
@@ -226,6 +229,11 @@ pub struct Refused {
 impl Refused {
     pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { refusal, detail: detail.into(), denial: None, retry_after: None }
+    }
+
+    /// For records. `None`: the code says it all.
+    pub fn words_inside(&self) -> Option<&str> {
+        Some(&*self.detail).filter(|detail| !detail.is_empty())
     }
 
     /// The authorizer's no, in its own words.

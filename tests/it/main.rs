@@ -12,6 +12,7 @@ mod exchanges;
 mod exhaustion;
 mod forged_identity;
 mod forward_proxy;
+mod forwarders;
 mod framing;
 mod framing_http2;
 mod hardening;

@@ -4,6 +4,7 @@ use super::{AppAddress, AppHttp, IdentityHeaders, Inbound, InboundTls, OnExpiry,
 use crate::authorizer::Authorize;
 use crate::authz::{Effect, Principal, RawRule, Rule, Rules, check_rules};
 use crate::cross_check::{takes, unique};
+use crate::forwarder::RawForwarder;
 use crate::identity::SvidSelector;
 use crate::listen::read_socket_path;
 use crate::mode::Mode;
@@ -48,6 +49,10 @@ pub(crate) struct RawInbound {
     svid: Field<SvidSelector>,
     /// The request headers that tell the application who called. What callers send under these names never arrives.
     identity_headers: Field<RawIdentityHeaders>,
+    /// The proxies that may speak for others: the `x-forwarded-client-cert` that they send is checked, kept and extended; everybody
+    /// else's is replaced. Then the port carries nothing that is not HTTP.
+    #[schemars(extend("x-default" = "none: every peer speaks for itself alone"))]
+    forwarders: Field<Vec<RawForwarder>>,
     /// What is refused, whatever allows it; on all routes.
     deny: Field<Vec<RawRule>>,
     /// What has to hold, all of it; on all routes.
@@ -92,6 +97,7 @@ impl Section for RawInbound {
             app_http: keys.optional("app_http"),
             svid: keys.optional("svid"),
             identity_headers: keys.optional("identity_headers"),
+            forwarders: keys.optional("forwarders"),
             deny: keys.optional("deny"),
             require: keys.optional("require"),
             allow: keys.optional("allow"),
@@ -132,6 +138,8 @@ impl RawInbound {
         let authorize = self.authorize.into_option().and_then(Authorize::into_name);
         let of_port = FromPort { allow: port_rules, mode, authorize: authorize.as_deref() };
         let routes = raw_routes.filter_map(|(index, route)| route.check(index + 1, of_port, reader)).collect();
+        let forwarders = self.forwarders.into_option().unwrap_or_default().into_iter();
+        let forwarders = forwarders.filter_map(|forwarder| forwarder.check(reader)).collect();
         let (listen_place, app_place) = (self.listen.place().cloned(), self.app.place().cloned());
         let port = self.port.into_option()?;
         let app = match app_place {
@@ -148,6 +156,7 @@ impl RawInbound {
             app_http: self.app_http.or_default(),
             svid: self.svid.or(reader.svid.clone()),
             identity_headers: self.identity_headers.into_option().map(RawIdentityHeaders::check).unwrap_or_default(),
+            forwarders,
             rules: Rules { deny, require, allow },
             mode,
             routes,
@@ -175,6 +184,7 @@ impl RawInbound {
                 ("authorize", self.authorize.place()),
                 ("rate_limit", self.rate_limit.place()),
                 ("identity_headers", self.identity_headers.place()),
+                ("forwarders", self.forwarders.place()),
                 ("request_timeout", self.request_timeout.place()),
             ];
             for (key, place) in http_only {
@@ -187,6 +197,10 @@ impl RawInbound {
         if let (Some(InboundTls::Off), Some(place)) = (self.tls.get(), self.svid.place()) {
             let hint = "remove `svid`, or write `tls: strict`";
             reader.problem(place, "`svid` has no effect with `tls: off`", hint);
+        }
+        if let (Some(InboundTls::Off), Some(place)) = (self.tls.get(), self.forwarders.place()) {
+            let hint = "remove `forwarders`, or write `tls: strict`";
+            reader.problem(place, "with `tls: off` nobody is known to be a forwarder", hint);
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::bounds::{RawLimits, RawTimeouts};
 use crate::break_glass::{RawBreakGlass, RawOverride, RawOverrideFile};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::deny_list::{RawDenyEntry, RawDenyList};
+use crate::forwarder::RawForwarder;
 use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
 use crate::issuer::RawIssuer;
@@ -58,6 +59,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawTimeWindow>();
     check::<RawTokenMatch>();
     check::<RawRoute>();
+    check::<RawForwarder>();
     check::<RawRateLimit>();
     check::<RawToken>();
     check::<RawForwarders>();
@@ -101,7 +103,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 46);
+    assert_eq!(objects + 1, 47);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.

@@ -87,6 +87,7 @@ impl Decision<'_> {
             object.text_if("url.path", some(record.path), PATH_BYTES_MAX);
             object.text_if("server.address", record.host, HOST_BYTES_MAX);
             object.number_if("http.response.status_code", record.status);
+            object.text_if("caller.spiffe_id", record.caller.map(SpiffeId::as_str), ID_BYTES_MAX);
             if let Some(token) = &record.token {
                 token.write(object);
             }

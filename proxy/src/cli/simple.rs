@@ -132,6 +132,7 @@ pub fn server(args: &ServerArgs) -> anyhow::Result<ExitCode> {
         tls: InboundTls::Strict,
         app_http: AppHttp::Same,
         svid: SvidSelector::Default,
+        forwarders: Vec::new(),
         identity_headers: IdentityHeaders { xfcc: true, spiffe_id: true, client_cert: false },
         rules: Rules { allow: vec![allow], ..Rules::default() },
         routes: Vec::new(),

@@ -1,6 +1,7 @@
 //! Where a request goes, or why it does not: its route or service, the token that the route wants, and the rules.
 
 use super::bearer;
+use super::forwarded::Forwarded;
 use super::record::Recorder;
 use super::target::Target;
 use crate::authz::RequestFacts;
@@ -32,6 +33,8 @@ pub struct Allowed {
     pub authorizer: Option<Arc<AuthorizerPlan>>,
     /// Inbound: what the caller proved besides who it is.
     pub token: Option<Box<Admitted>>,
+    /// Inbound: for whom its peer speaks.
+    pub forwarded: Option<Box<Forwarded>>,
 }
 
 /// A token that was taken, and what the application learns of it.
@@ -99,6 +102,7 @@ fn decide_inbound(
     target: &Target<'_>,
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
+    let forwarded = forwarded(connection, plan, head, recorder)?;
     let (route, readings) = match plan.rules.route(target, &head.method) {
         Ok(found) => found,
         Err(refused) if plan.rules.lets_through(refused.refusal, &head.method) => {
@@ -106,7 +110,8 @@ fn decide_inbound(
             if plan.rules.mode == Mode::Observe {
                 recorder.observed(refused);
             }
-            return admitted(connection, policy, plan, head, target, None);
+            let allowed = admitted(connection, policy, plan, head, target, None)?;
+            return Ok(Allowed { forwarded, ..allowed });
         }
         Err(refused) => return Err(refused),
     };
@@ -133,7 +138,22 @@ fn decide_inbound(
         recorder.observed(refused);
     }
     let allowed = admitted(connection, policy, plan, head, target, route)?;
-    Ok(Allowed { token, ..allowed })
+    Ok(Allowed { token, forwarded, ..allowed })
+}
+
+/// For whom the peer speaks: a part of who the caller is, and so asked in every mode of the rules.
+fn forwarded(
+    connection: &Connection,
+    plan: &InboundPlan,
+    head: &Parts,
+    recorder: &mut Recorder,
+) -> Result<Option<Box<Forwarded>>, Refused> {
+    let forwarders = &plan.config.forwarders;
+    let Some(peer) = connection.peer().filter(|_| !forwarders.is_empty()) else { return Ok(None) };
+    let Some(forwarded) = Forwarded::read(forwarders, &peer.id, &head.headers)? else { return Ok(None) };
+    recorder.forwarded(&forwarded);
+    forwarded.check_denials(&connection.worker.identity().revocations.denials, SystemTime::now())?;
+    Ok(Some(Box::new(forwarded)))
 }
 
 /// Where a request goes that was let in.
@@ -163,6 +183,7 @@ fn admitted(
         authorizer: plan.rules.authorizer(route).cloned(),
         headers: plan.rules.needs_headers(route).then(|| Box::new(head.headers.clone())),
         token: None,
+        forwarded: None,
     })
 }
 
@@ -214,5 +235,15 @@ fn to_service(
     let time_limit = upstream.resilience.request_timeout;
     let host = Box::from(&*target.host);
     let port = target.port;
-    Ok(Allowed { upstream, version, host, port, time_limit, headers: None, authorizer: None, token: None })
+    Ok(Allowed {
+        upstream,
+        version,
+        host,
+        port,
+        time_limit,
+        headers: None,
+        authorizer: None,
+        token: None,
+        forwarded: None,
+    })
 }

@@ -3,6 +3,7 @@
 //! Built from the verified peer alone: SPIFFE ID and fingerprint, of which neither can hold a character that the headers'
 //! grammar gives a meaning to (HD-14). The certificate's subject and other names are never quoted.
 
+use super::forwarded::Forwarded;
 use super::headers::folds_to;
 use crate::base64;
 use crate::tls::Peer;
@@ -43,6 +44,19 @@ impl RenderedIdentity {
     pub fn apply(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.values {
             headers.insert(name, value.clone());
+        }
+    }
+
+    /// As [`apply`](Self::apply), of a peer that speaks for somebody: our element comes after those that are believed. Where the
+    /// application wants no `x-forwarded-client-cert`, it gets none of those either.
+    pub fn apply_after(&self, forwarded: &Forwarded, headers: &mut HeaderMap) {
+        self.apply(headers);
+        if let Some(ours) = headers.get(X_FORWARDED_CLIENT_CERT) {
+            let chain = [forwarded.elements().as_bytes(), b",", ours.as_bytes()].concat();
+            // What is believed is printable; should it be no value all the same, ours stands alone.
+            if let Ok(chain) = HeaderValue::from_bytes(&chain) {
+                headers.insert(X_FORWARDED_CLIENT_CERT, chain);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod caller;
 mod date;
 pub mod decide;
 pub mod forward;
+pub mod forwarded;
 pub mod frames;
 pub mod headers;
 pub mod hops;

@@ -4,6 +4,7 @@ mod audit;
 mod request_line;
 
 use super::body::Received;
+use super::forwarded::Forwarded;
 use super::request::version_text;
 use super::respond;
 use crate::audit::Place;
@@ -21,7 +22,7 @@ use crate::upstream::client::chain;
 use crate::upstream::lease::Lease;
 use audit::Audited;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
-use postern_config::Mode;
+use postern_config::{Mode, SpiffeId};
 use request_line::read_request_line;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -63,6 +64,7 @@ struct Logged {
     rule: Option<Arc<str>>,
     mode: Mode,
     observed: Option<Refused>,
+    forwarded_caller: Option<SpiffeId>,
     token: Option<Arc<Verified>>,
     authorized: Option<Authorized>,
     upstream: Option<String>,
@@ -200,6 +202,13 @@ impl Recorder {
         self.metrics.observed();
         if let Some(logged) = &mut self.logged {
             logged.observed = Some(refused);
+        }
+    }
+
+    /// For whom the peer speaks.
+    pub fn forwarded(&mut self, forwarded: &Forwarded) {
+        if let Some(logged) = &mut self.logged {
+            logged.forwarded_caller = forwarded.caller().cloned();
         }
     }
 
@@ -350,18 +359,15 @@ impl Recorder {
                 verdict: it.verdict.as_str(),
                 duration: it.after,
             }),
+            caller: logged.forwarded_caller.as_ref(),
             token: logged.token.as_deref().map(TokenFacts::of),
             outcome: Outcome {
                 rule: logged.rule.as_deref(),
                 route: logged.route.as_deref(),
                 refusal: self.refused.as_ref().map(|refused| refused.refusal),
-                refusal_detail: self.refused.as_ref().map(|refused| &*refused.detail).filter(|text| !text.is_empty()),
+                refusal_detail: self.refused.as_ref().and_then(Refused::words_inside),
                 observed: logged.observed.as_ref().map(|refused| refused.refusal),
-                observed_detail: logged
-                    .observed
-                    .as_ref()
-                    .map(|refused| &*refused.detail)
-                    .filter(|text| !text.is_empty()),
+                observed_detail: logged.observed.as_ref().and_then(Refused::words_inside),
                 remote_refusal: logged.remote_refusal.as_deref(),
                 remote_decision: logged.remote_decision.as_deref(),
                 end,

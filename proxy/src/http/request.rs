@@ -15,7 +15,7 @@ use super::upgrade;
 use crate::connection::Connection;
 use crate::policy::Policy;
 use crate::refusal::{Refusal, Refused};
-use crate::session::{Direction, EndCause, RequestGuard};
+use crate::session::{Direction, EndCause, InFlight, RequestGuard};
 use crate::upstream::client::{Destination, HttpVersion, send};
 use crate::upstream::credentials;
 use crate::upstream::l4;
@@ -149,17 +149,7 @@ async fn proxy(
     );
 
     recorder.in_flight(&in_flight.request);
-    if let Some(headers) = allowed.headers.take() {
-        // It is new.
-        let _ = in_flight.request.headers.set(headers);
-    }
-    if let Some(admitted) = &allowed.token {
-        let _ = in_flight.request.token.set(admitted.token.clone());
-        if !admitted.claims.is_empty() {
-            let names = admitted.claims.iter().map(|(name, _)| name.clone()).collect();
-            let _ = in_flight.request.claim_headers.set(names);
-        }
-    }
+    keep_for_later(&mut allowed, &in_flight.request);
     if let Some(time) = allowed.time_limit {
         in_flight.request.time_limit.start(time);
     }
@@ -184,7 +174,10 @@ async fn proxy(
         credentials::take_of_app(credential, &mut head.headers, &worker.shared)?;
     }
     if let Some(identity) = connection.identity.get() {
-        identity.apply(&mut head.headers);
+        match in_flight.request.forwarded.get() {
+            None => identity.apply(&mut head.headers),
+            Some(forwarded) => identity.apply_after(forwarded, &mut head.headers),
+        }
     }
 
     // 5 ask the authorizer, who sees what would go on.
@@ -226,6 +219,23 @@ async fn proxy(
         _ => Then::Body(body),
     };
     Ok(Answered { head, lease, guard: in_flight, then })
+}
+
+/// What was decided on, for when it is decided again. The request is new: each is set for the first time.
+fn keep_for_later(allowed: &mut Allowed, request: &InFlight) {
+    if let Some(headers) = allowed.headers.take() {
+        let _ = request.headers.set(headers);
+    }
+    if let Some(forwarded) = allowed.forwarded.take() {
+        let _ = request.forwarded.set(forwarded);
+    }
+    if let Some(admitted) = &allowed.token {
+        let _ = request.token.set(admitted.token.clone());
+        if !admitted.claims.is_empty() {
+            let names = admitted.claims.iter().map(|(name, _)| name.clone()).collect();
+            let _ = request.claim_headers.set(names);
+        }
+    }
 }
 
 /// CONNECT of the application: a connection to the service that is named, and what comes through it is the application's

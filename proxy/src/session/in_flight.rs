@@ -3,6 +3,7 @@
 use super::deadline::Deadline;
 use super::registry::Registry;
 use super::{Carries, EndCause, Session};
+use crate::http::forwarded::Forwarded;
 use crate::identity::Snapshot;
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Subject, Verified};
@@ -25,6 +26,8 @@ pub struct InFlight {
     pub host: Box<str>,
     /// As they came, where a rule asks for headers.
     pub headers: OnceCell<Box<HeaderMap>>,
+    /// For whom its peer speaks, where that is a forwarder.
+    pub forwarded: OnceCell<Box<Forwarded>>,
     /// What its caller proved besides who it is, where its route wants that.
     pub token: OnceCell<Arc<Verified>>,
     /// Headers that carry its claims: no trailer may have their names.
@@ -69,6 +72,7 @@ impl InFlight {
             uri,
             host: host.into(),
             headers: OnceCell::new(),
+            forwarded: OnceCell::new(),
             token: OnceCell::new(),
             claim_headers: OnceCell::new(),
             service,
@@ -186,10 +190,15 @@ impl InFlight {
         }
     }
 
-    /// What of its token ends with `snapshot`.
+    /// What of its token, or of whom its peer speaks for, ends with `snapshot`.
     pub(super) fn end_with(&self, snapshot: &Snapshot) -> Option<EndCause> {
+        let now = SystemTime::now();
+        let denials = &snapshot.revocations.denials;
+        if self.forwarded.get().is_some_and(|forwarded| forwarded.check_denials(denials, now).is_err()) {
+            return Some(EndCause::DenyListed);
+        }
         let token = self.token.get()?;
-        if snapshot.revocations.check_token(token, SystemTime::now()).is_err() {
+        if snapshot.revocations.check_token(token, now).is_err() {
             return Some(EndCause::DenyListed);
         }
         let keys = match &token.subject {

@@ -134,7 +134,12 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
         let wanted = route.and_then(|route| route.token.as_ref());
         let peer = request.session.trust().map(|trust| &trust.peer.id);
         let has_token = wanted.is_none_or(|wanted| token.is_some_and(|token| wanted.still_admits(token, peer)));
-        has_token && rescue(policy, &plan.name, plan.rules.judge(route, &asked), &asked).is_allowed()
+        let is_believed = match (request.forwarded.get(), peer) {
+            (None, _) => true,
+            (Some(forwarded), Some(peer)) => forwarded.is_still_believed(&plan.config.forwarders, peer),
+            (Some(_), None) => false,
+        };
+        is_believed && has_token && rescue(policy, &plan.name, plan.rules.judge(route, &asked), &asked).is_allowed()
     })
 }
 

@@ -42,6 +42,8 @@ pub struct RequestRecord<'a> {
     pub status: Option<u16>,
     /// Number of gRPC's status, when the answer had one.
     pub grpc_status: Option<u32>,
+    /// Inbound: the original caller, where the peer speaks for one.
+    pub caller: Option<&'a SpiffeId>,
     /// Inbound, where the route wants one.
     pub token: Option<TokenFacts<'a>>,
     /// Where one was asked.
@@ -190,6 +192,7 @@ impl RequestRecord<'_> {
         object.text_if("network.protocol.version", self.http_version, NAME_BYTES_MAX);
         object.number_if("http.response.status_code", self.status);
         object.number_if("rpc.grpc.status_code", self.grpc_status);
+        object.text_if("caller.spiffe_id", self.caller.map(SpiffeId::as_str), ID_BYTES_MAX);
         if let Some(token) = &self.token {
             token.write(&mut object);
         }

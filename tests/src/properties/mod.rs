@@ -29,6 +29,7 @@ pub mod signers;
 mod svid;
 mod tokens;
 mod workload_message;
+mod xfcc;
 
 /// A property, by the name of its corpus and fuzz target.
 pub struct Property {
@@ -51,6 +52,7 @@ pub const ALL: &[Property] = &[
     Property { name: "client_hello", check: server_name::check },
     Property { name: "names", check: names::check },
     Property { name: "identity_headers", check: identity_headers::check },
+    Property { name: "xfcc", check: xfcc::check },
     Property { name: "record", check: records::check },
     Property { name: "audit_log", check: audit::check },
     Property { name: "condition", check: condition::check },

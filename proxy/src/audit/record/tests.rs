@@ -63,6 +63,7 @@ fn a_decision_reads_as_documented() {
         http_version: Some("2"),
         status: Some(403),
         grpc_status: None,
+        caller: None,
         token: Some(TokenFacts {
             subject: "spiffe://shop.example/web",
             issuer: None,

@@ -50,6 +50,7 @@ fn a_request_record_reads_as_documented() {
         http_version: Some("2"),
         status: Some(200),
         grpc_status: None,
+        caller: None,
         token: Some(TokenFacts {
             subject: "spiffe://shop.example/web",
             issuer: Some("https://issuer.example"),
