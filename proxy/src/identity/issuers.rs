@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Between two fetches. Issuers publish a key well before they sign with it, and one that they take back has to be gone soon.
@@ -101,7 +101,14 @@ impl IssuerKeysSource {
             }
             Err(fault) => self.report(&chain(fault)),
         }
+        self.count(&outcome);
         outcome
+    }
+
+    fn count(&self, outcome: &Result<(), IssuerFault>) {
+        let keys = self.publisher.store.load().issuer_keys.get(&self.issuer.issuer).map_or(0, |set| set.keys().len());
+        let outcome = outcome.as_ref().map(|()| SystemTime::now()).map_err(|fault| chain(fault));
+        self.publisher.counters.issuer_asked(&self.issuer.name, keys, outcome);
     }
 
     /// Publishes the keys if they are others than before.

@@ -75,6 +75,7 @@ pub fn spawn(
     });
     let mut tasks: Vec<AbortHandle> = relationships.collect();
     publisher.keep_issuers(&config.issuers);
+    publisher.counters.keep_issuers(&config.issuers);
     let issuers = config.issuers.iter().map(|issuer| IssuerKeysSource::new(issuer.clone(), publisher.clone()));
     tasks.extend(issuers.map(|keys| tasks::spawn(keys.run()).abort_handle()));
     let grace = tasks::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();

@@ -70,6 +70,8 @@ families! {
     BUNDLE_ANCHORS = "postern_bundle_anchors" Gauge &["trust_domain"], "Usable roots of a trust domain; 0: its peers are refused.";
     BUNDLE_AGE = "postern_bundle_update_age_seconds" Gauge &["trust_domain"], "Seconds since this content of a bundle was first received.";
     TOKEN_KEYS = "postern_token_keys" Gauge &["trust_domain"], "Keys that JWT-SVIDs of a trust domain are verified with; 0: they are refused.";
+    ISSUER_KEYS = "postern_issuer_keys" Gauge &["issuer"], "Keys that tokens of an issuer are verified with; 0: they are refused.";
+    ISSUER_FETCHES = "postern_issuer_fetches_total" Counter &["issuer", "result"], "Attempts to have the keys of an issuer: fetches, and looks at its file.";
     IDENTITY_UPDATES = "postern_identity_updates_total" Counter &[], "Messages of the identity source that were taken.";
     IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &["reason"], "Messages of the identity source that were refused whole; the last good one stays.";
     BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, malformed keys for tokens, and roots that may vouch for nobody.";
