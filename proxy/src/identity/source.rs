@@ -68,6 +68,13 @@ pub fn spawn(
     store: Arc<IdentityStore>,
     counters: Arc<Counters>,
 ) -> Result<SourceHandle, SourceError> {
+    // What can fail comes before anything is begun, or forgotten that the source before this one brought.
+    let endpoint = match &config.source {
+        IdentitySource::WorkloadApi { endpoint } => {
+            Some(endpoint.clone().or(environment).ok_or(SourceError::NoEndpoint)?)
+        }
+        IdentitySource::Files { .. } => None,
+    };
     let strictness = if config.compat { Strictness::Compat } else { Strictness::Strict };
     let publisher = Publisher { store: store.clone(), counters };
     let federated: Vec<_> = config.federation.iter().map(|endpoint| &endpoint.trust_domain).collect();
@@ -88,32 +95,25 @@ pub fn spawn(
             issuers.insert(issuer.issuer.clone(), ask);
         }
     }
-    let grace = tasks::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
-    let mut of_tokens = None;
-    let source = match &config.source {
-        IdentitySource::WorkloadApi { endpoint } => {
-            let endpoint = endpoint.clone().or(environment).ok_or(SourceError::NoEndpoint);
-            let endpoint =
-                endpoint.inspect_err(|_no_endpoint| tasks.iter().chain([&grace]).for_each(AbortHandle::abort))?;
-            warn_of_distant(&endpoint);
-            let profile = Profile::SvidsAndBundles;
-            of_tokens = Some(endpoint.clone());
-            let keys = TokenKeysSource::new(endpoint.clone(), publisher.clone());
-            tasks.push(tasks::spawn(keys.run()).abort_handle());
-            tasks::spawn(Supervisor { endpoint, profile, strictness, publisher }.run()).abort_handle()
-        }
-        IdentitySource::Files { certificate, key, bundle, federated } => {
-            let paths = FilePaths {
-                certificate: certificate.clone(),
-                key: key.clone(),
-                bundle: bundle.clone(),
-                federated: federated.clone(),
-            };
-            tasks::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle()
-        }
-    };
-    tasks.extend([grace, source]);
-    Ok(SourceHandle { tasks, endpoint: of_tokens, issuers: Arc::new(issuers) })
+    tasks.push(tasks::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle());
+    if let Some(endpoint) = &endpoint {
+        warn_of_distant(endpoint);
+        let keys = TokenKeysSource::new(endpoint.clone(), publisher.clone());
+        tasks.push(tasks::spawn(keys.run()).abort_handle());
+        let (endpoint, profile) = (endpoint.clone(), Profile::SvidsAndBundles);
+        let supervisor = Supervisor { endpoint, profile, strictness, publisher: publisher.clone() };
+        tasks.push(tasks::spawn(supervisor.run()).abort_handle());
+    }
+    if let IdentitySource::Files { certificate, key, bundle, federated } = &config.source {
+        let paths = FilePaths {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            bundle: bundle.clone(),
+            federated: federated.clone(),
+        };
+        tasks.push(tasks::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle());
+    }
+    Ok(SourceHandle { tasks, endpoint, issuers: Arc::new(issuers) })
 }
 
 /// Follows the bundles of an agent alone, for a process that validates and has no identity.

@@ -1,12 +1,14 @@
 //! Keys of issuers: what is published, what stays, and what is never asked.
 
 use super::endpoint_scene::{Endpoint, ok, redirect, web_certificate};
+use super::support;
 use crate::identity::events::Counters;
 use crate::identity::issuer_asks::{Askable, IssuerAsks};
 use crate::identity::issuers::IssuerKeysSource;
 use crate::identity::publisher::Publisher;
-use crate::identity::{IdentityStore, Snapshot};
-use postern_config::identity::BundleUrl;
+use crate::identity::{IdentityStore, IssuerKeys, Snapshot, spawn};
+use crate::token::{KeySet, Origin};
+use postern_config::identity::{BundleUrl, IdentitySource};
 use postern_config::{IssuerKeysFrom, TokenIssuer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
 const NAME: &str = "https://issuer.example";
 const ONE: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"one","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
@@ -173,20 +176,57 @@ async fn jw_19_a_slow_issuer_is_given_up_and_keys_end_after_a_day_without_others
     source.attempt().await.expect("keys");
     endpoint.present(web_certificate("127.0.0.1").1);
     assert!(source.attempt().await.is_err(), "of another root");
-    // Connections wait there for ever.
     let slow = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = slow.local_addr().expect("an address");
+    let (root, tls) = web_certificate("127.0.0.1");
+    std::fs::write(&roots, root).expect("written");
+    tokio::spawn(async move {
+        // A byte a second, and never the last one. The second connection waits for ever.
+        let (socket, _) = slow.accept().await.expect("a connection");
+        let mut stream = TlsAcceptor::from(tls).accept(socket).await.expect("a handshake");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{").await.expect("written");
+        while stream.write_all(b" ").await.is_ok() {
+            let _ = stream.flush().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        std::future::pending::<()>().await;
+        drop(slow);
+    });
     let begun = Instant::now();
-    let url = format!("https://{}/jwks", slow.local_addr().expect("an address"));
+    let url = format!("https://{address}/jwks");
     let stuck = TokenIssuer { keys: IssuerKeysFrom::Url(BundleUrl::parse(&url).expect("an address")), ..configured };
     // A reload: the keys are an earlier source's, and end all the same.
     let publisher = Publisher { store: store.clone(), counters: Arc::new(Counters::default()) };
     let (mut source, _ask) = IssuerKeysSource::new(Arc::new(stuck), publisher);
-    assert!(source.attempt().await.is_err(), "nobody answers");
-    assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
+    let fault = source.attempt().await.map_err(|fault| crate::identity::publisher::chain(&fault));
+    assert!(fault.as_ref().is_err_and(|fault| fault.contains("no whole answer")), "{fault:?}");
+    assert!((29..=31).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert_eq!(key_ids(&store.load()), ids(&["one"]));
     tokio::time::advance(Duration::from_secs(24 * 3600)).await;
     assert!(source.attempt().await.is_err());
     assert_eq!(key_ids(&store.load()), None, "too old to be believed");
+}
+
+/// A configuration that is refused changes nothing: what it does not name is another's, which goes on.
+#[tokio::test]
+async fn a_source_that_cannot_start_forgets_no_keys() {
+    let (store, mut source) = source(issuer(IssuerKeysFrom::File("/none".into()), false));
+    let keys = KeySet::parse(ONE.as_bytes(), Origin::Issuer).expect("keys");
+    let known = Arc::new(IssuerKeys::from([(NAME.to_owned(), Arc::new(keys))]));
+    store.publish(|snapshot| Snapshot { issuer_keys: known, ..snapshot.clone() });
+    assert!(source.attempt().await.is_err());
+    let nowhere = support::identity(IdentitySource::WorkloadApi { endpoint: None });
+    let start = |config| spawn(config, None, store.clone(), Arc::new(Counters::default()));
+    assert!(start(&nowhere).is_err());
+    assert_eq!(key_ids(&store.load()), ids(&["one"]));
+    let files = IdentitySource::Files {
+        certificate: "/none".into(),
+        key: "/none".into(),
+        bundle: "/none".into(),
+        federated: Vec::new(),
+    };
+    let _source = start(&support::identity(files)).expect("it waits for its files");
+    assert_eq!(key_ids(&store.load()), None, "one that runs names no issuer");
 }
 
 /// Virtual time. Whoever may show a token may ask, and is no burden for the issuer.
