@@ -6,8 +6,9 @@
 
 use super::counters::{Histogram, PortMetrics};
 use super::dns::{DnsCounters, DnsResult};
+use super::identity_figures::IdentityFigures;
 use super::{AuditCounters, AuthorizerCounters, Direction, exposition};
-use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
+use crate::identity::{Counters as IdentityCounters, Snapshot};
 use crate::revocation::guard::Change;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -157,34 +158,6 @@ pub(super) struct Global {
     pub(super) dns: DnsCounters,
 }
 
-/// What a scrape says about the identity snapshot; see [`Metrics::update_identity`].
-#[derive(Clone, Default)]
-pub(super) struct IdentityFigures {
-    pub(super) state: Option<IdentityState>,
-    pub(super) generation: u64,
-    pub(super) update_age_seconds: Option<f64>,
-    /// (SPIFFE ID, hint) → seconds to expiry.
-    pub(super) svids: BTreeMap<(String, String), f64>,
-    /// Trust domain → (usable roots, seconds since its content changed).
-    pub(super) bundles: BTreeMap<String, (usize, f64)>,
-    pub(super) token_keys: BTreeMap<String, usize>,
-    pub(super) taken_back: TakenBackFigures,
-}
-
-/// What is in force that takes trust back.
-#[derive(Clone, Default)]
-pub(super) struct TakenBackFigures {
-    pub(super) denied: usize,
-    pub(super) lists: usize,
-    pub(super) lists_stale: usize,
-    pub(super) lists_unused: usize,
-    pub(super) own: usize,
-}
-
-/// SVIDs and bundles come from our own agent, yet everything has a bound.
-const SVIDS_MAX: usize = 64;
-const BUNDLES_MAX: usize = 256;
-
 impl Default for Metrics {
     fn default() -> Self {
         Self {
@@ -260,24 +233,7 @@ impl Metrics {
 
     /// Takes the figures of `snapshot` over: called when somebody scrapes, so that ages and expiry are of that moment.
     pub fn update_identity(&self, snapshot: &Snapshot, now: SystemTime) {
-        let mut figures = IdentityFigures {
-            state: Some(snapshot.state(now)),
-            generation: snapshot.generation,
-            update_age_seconds: snapshot.received_at.map(|at| seconds_between(at, now)),
-            taken_back: TakenBackFigures::of(snapshot, now),
-            ..IdentityFigures::default()
-        };
-        for svid in snapshot.svids.iter().take(SVIDS_MAX) {
-            let key = (svid.id.to_string(), svid.hint.clone().unwrap_or_default());
-            figures.svids.entry(key).or_insert_with(|| seconds_between(now, svid.not_after));
-        }
-        for bundle in snapshot.bundles.values().take(BUNDLES_MAX) {
-            let figure = (bundle.anchors.len(), seconds_between(bundle.updated_at, now));
-            figures.bundles.insert(bundle.trust_domain.to_string(), figure);
-        }
-        let token_keys = snapshot.token_keys.iter().take(BUNDLES_MAX);
-        figures.token_keys.extend(token_keys.map(|(trust_domain, set)| (trust_domain.to_string(), set.keys().len())));
-        *lock(&self.identity) = figures;
+        *lock(&self.identity) = IdentityFigures::of(snapshot, now);
     }
 
     pub(super) fn identity_figures(&self) -> IdentityFigures {
@@ -379,21 +335,6 @@ impl Metrics {
     }
 }
 
-impl TakenBackFigures {
-    fn of(snapshot: &Snapshot, now: SystemTime) -> Self {
-        let revocations = &snapshot.revocations;
-        let denied = revocations.denials.entries().iter().filter(|entry| entry.acts(now));
-        let stale = revocations.crls().filter(|list| list.is_stale(now));
-        Self {
-            denied: denied.count(),
-            lists: revocations.crls().count(),
-            lists_stale: stale.count(),
-            lists_unused: revocations.lists.unbound.len(),
-            own: snapshot.svids.iter().filter(|svid| revocations.check_own(svid, now).is_err()).count(),
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is behind these locks is whole after each statement, so a panic elsewhere does not make it wrong.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -401,14 +342,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(super) fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Negative when `later` is the earlier one.
-fn seconds_between(earlier: SystemTime, later: SystemTime) -> f64 {
-    match later.duration_since(earlier) {
-        Ok(between) => between.as_secs_f64(),
-        Err(error) => -error.duration().as_secs_f64(),
-    }
 }
 
 #[cfg(test)]

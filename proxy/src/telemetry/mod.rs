@@ -11,6 +11,7 @@ mod authorizer_counters;
 pub mod counters;
 mod dns;
 mod exposition;
+mod identity_figures;
 pub mod json;
 mod log_file;
 pub mod metrics;
