@@ -119,6 +119,7 @@ impl App {
         let staged = Arc::new(IdentityStore::default());
         let source = identity::spawn(&config.identity, endpoint, staged.clone(), counters.clone())?;
         own_tokens.set_endpoint(source.endpoint.clone());
+        shared.issuer_asks.set(source.issuers.clone());
         let workers =
             Workers::start(worker_count(&config), &shared).context("the data plane's threads cannot be started")?;
         let drain_asked = Arc::new(Notify::new());
@@ -232,6 +233,7 @@ impl App {
         );
         if let Some(identity) = identity {
             self.shared.own_tokens.set_endpoint(identity.endpoint.clone());
+            self.shared.issuer_asks.set(identity.issuers.clone());
             self.source = identity;
         }
         self.shared.publish_policy(policy);

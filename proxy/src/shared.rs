@@ -5,6 +5,7 @@ use crate::break_glass::InForce;
 use crate::capture::ourselves::exempt_by_user;
 use crate::capture::probe::Probes;
 use crate::identity::IdentityStore;
+use crate::identity::issuer_asks::IssuerAsks;
 use crate::identity::tokens::OwnTokens;
 use crate::policy::Policy;
 use crate::telemetry::{AccessLog, Metrics};
@@ -26,6 +27,8 @@ pub struct Shared {
     pub discovery: Arc<Discovery>,
     /// JWT-SVIDs of ours, for peers.
     pub own_tokens: Arc<OwnTokens>,
+    /// Who fetches newer keys of issuers.
+    pub issuer_asks: IssuerAsks,
     /// Tokens of callers that are not taken again.
     pub shown_tokens: ShownTokens,
     pub budget: ConnectionBudget,
@@ -61,6 +64,7 @@ impl Shared {
             audit: AuditLog::off(),
             discovery,
             own_tokens,
+            issuer_asks: IssuerAsks::default(),
             shown_tokens: ShownTokens::default(),
             draining: AtomicBool::new(false),
             boot_id: fastrand::u32(..),

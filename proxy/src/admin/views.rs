@@ -121,6 +121,7 @@ pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, own_tokens: &
         "issuer_keys": issuer_keys(snapshot),
         "tokens": own_tokens.held().into_iter().map(|token| own_token(&token, now)).collect::<Vec<_>>(),
         "bundle_endpoints": bundle_endpoints(counters),
+        "issuers": issuers(counters),
     })
 }
 
@@ -175,6 +176,21 @@ fn bundle_endpoints(counters: &Counters) -> Vec<Value> {
         })
     });
     endpoints.collect()
+}
+
+/// By their names in the file; those of which there are no keys too.
+fn issuers(counters: &Counters) -> Vec<Value> {
+    let issuers = counters.issuers().into_iter().map(|(name, figures)| {
+        json!({
+            "name": name,
+            "keys": figures.keys,
+            "succeeded": figures.fetches.succeeded,
+            "failed": figures.fetches.failed,
+            "last_success": figures.fetches.last_success.map(rfc3339),
+            "last_error": figures.fetches.last_error,
+        })
+    });
+    issuers.collect()
 }
 
 fn authority(anchor: &Anchor, now: SystemTime) -> Value {

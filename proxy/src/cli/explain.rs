@@ -7,6 +7,7 @@ use crate::authz::explain::{Explained, nearest, principal_text};
 use crate::authz::{Asked, ConnectionFacts, Decision, Labels, Principal, RequestFacts, Site, TlsFacts};
 use crate::http::bearer;
 use crate::http::target::read_target;
+use crate::identity::issuer_asks::IssuerAsks;
 use crate::identity::{IssuerKeys, Snapshot, TokenKeys};
 use crate::policy::{PortRules, TokenPlan};
 use crate::refusal::Refused;
@@ -224,7 +225,8 @@ fn present_token(
         Some(path) => Presenter::Certificate(jwt::fingerprint(path)?),
         None => Presenter::Unknown,
     };
-    let judged = bearer::authenticate(wanted, &headers, presenter, remembered, now).and_then(|token| {
+    let nobody = IssuerAsks::default();
+    let judged = bearer::authenticate(wanted, &headers, presenter, remembered, &nobody, now).and_then(|token| {
         bearer::check_binding(wanted, &token, peer)?;
         Ok(token)
     });

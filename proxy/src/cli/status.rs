@@ -91,20 +91,31 @@ fn identity(identities: &Value) -> String {
         text += "trusted:\n";
         text += &table(&bundles);
     }
-    let endpoints = list(&identities["bundle_endpoints"]).map(|endpoint| {
-        let outcome = match (endpoint["last_error"].as_str(), endpoint["last_success"].as_str()) {
-            (Some(error), _) => format!("FAILED: {error}"),
-            (None, Some(at)) => format!("fetched {at}"),
-            (None, None) => "not asked yet".to_owned(),
-        };
-        vec![format!("  {}", word(&endpoint["trust_domain"])), outcome]
-    });
+    let endpoints = list(&identities["bundle_endpoints"])
+        .map(|endpoint| vec![format!("  {}", word(&endpoint["trust_domain"])), last_fetch(endpoint)]);
     let endpoints: Vec<_> = endpoints.collect();
     if !endpoints.is_empty() {
         text += "bundle endpoints:\n";
         text += &table(&endpoints);
     }
+    let issuers = list(&identities["issuers"]).map(|issuer| {
+        let keys = usize::try_from(issuer["keys"].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
+        vec![format!("  {}", word(&issuer["name"])), counted(keys, "key"), last_fetch(issuer)]
+    });
+    let issuers: Vec<_> = issuers.collect();
+    if !issuers.is_empty() {
+        text += "issuers of tokens:\n";
+        text += &table(&issuers);
+    }
     text
+}
+
+fn last_fetch(fetched: &Value) -> String {
+    match (fetched["last_error"].as_str(), fetched["last_success"].as_str()) {
+        (Some(error), _) => format!("FAILED: {error}"),
+        (None, Some(at)) => format!("fetched {at}"),
+        (None, None) => "not asked yet".to_owned(),
+    }
 }
 
 fn expiry(seconds: &Value) -> String {
@@ -209,6 +220,7 @@ mod tests {
                 { "trust_domain": "x", "last_success": "2026-11-22T01:00:00Z", "last_error": null },
                 { "trust_domain": "y.example", "last_success": "2026-11-22T01:00:00Z", "last_error": "gone" },
             ],
+            "issuers": [{ "name": "ci", "keys": 1, "last_success": null, "last_error": "gone" }, { "name": "k8s", "keys": 0 }],
         });
         let connections = json!([{
             "id": 7, "direction": "inbound", "listener": "orders", "protocol": "http", "remote": "10.0.0.1:4711",
@@ -230,6 +242,9 @@ trusted:
 bundle endpoints:
   x          fetched 2026-11-22T01:00:00Z
   y.example  FAILED: gone
+issuers of tokens:
+  ci   1 key   FAILED: gone
+  k8s  0 keys  not asked yet
 
 configuration: generation 2, digest ab12, since 2026-11-22T01:00:00Z
 the last attempt to replace it was refused:

@@ -2,6 +2,7 @@
 //!
 //! It is a bearer token on the wire (RFC 6750 §2.1, JWT-SVID §5.2); `binding` makes it more than that.
 
+use crate::identity::issuer_asks::IssuerAsks;
 use crate::policy::TokenPlan;
 use crate::refusal::{Refusal, Refused};
 use crate::revocation::Revocations;
@@ -22,10 +23,19 @@ pub fn authenticate(
     headers: &HeaderMap,
     presenter: Presenter,
     remembered: &mut RememberedTokens,
+    asks: &IssuerAsks,
     now: SystemTime,
 ) -> Result<Arc<Verified>, Refused> {
     let token = find(headers)?;
-    let verified = remembered.verify(token, plan.accepted(), now).map_err(|problem| invalid(&problem))?;
+    let verified = remembered.verify(token, plan.accepted(), now).map_err(|problem| {
+        if matches!(problem, TokenProblem::KeyUnknown { .. } | TokenProblem::IssuerWithoutKeys { .. })
+            && let Some(issuer) = plan.accepted().issuer_of(token)
+        {
+            // It may sign with a key that we have not fetched yet. This request is refused all the same: nothing waits for others.
+            asks.ask(issuer);
+        }
+        invalid(&problem)
+    })?;
     verified.check(&plan.expectation(presenter), now).map_err(|problem| invalid(&problem))?;
     plan.check_claims(&verified).map_err(|problem| invalid(&problem))?;
     Ok(verified)

@@ -211,7 +211,7 @@ fn admit(
     let mut remembered = worker.tokens.borrow_mut();
     let remembered = remembered.with(&identity);
     let now = SystemTime::now();
-    let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, now)?;
+    let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, &worker.shared.issuer_asks, now)?;
     recorder.token(&token);
     bearer::check_not_taken_back(&token, &identity.revocations, now)?;
     bearer::check_binding(wanted, &token, peer.map(|peer| &peer.id))?;

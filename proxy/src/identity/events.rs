@@ -1,9 +1,9 @@
 //! What happened to identity, counted. `telemetry/metrics.rs` names these; nothing is decided by them.
 
-use postern_config::TrustDomain;
+use postern_config::{TokenIssuer, TrustDomain};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 #[derive(Default)]
@@ -23,6 +23,16 @@ pub struct Counters {
     pub app_tokens_removed: AtomicU64,
     discarded: [AtomicU64; DiscardReason::ALL.len()],
     fetches: Mutex<BTreeMap<TrustDomain, Fetches>>,
+    issuers: Mutex<BTreeMap<String, IssuerFigures>>,
+}
+
+/// How the keys of one issuer of tokens fare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IssuerFigures {
+    /// That tokens are verified with, now.
+    pub keys: usize,
+    /// Looks at a file count too.
+    pub fetches: Fetches,
 }
 
 /// How one bundle endpoint fares.
@@ -33,6 +43,22 @@ pub struct Fetches {
     pub last_success: Option<SystemTime>,
     /// Why the last attempt failed; `None`: it did not.
     pub last_error: Option<String>,
+}
+
+impl Fetches {
+    fn count(&mut self, outcome: Result<SystemTime, String>) {
+        match outcome {
+            Ok(now) => {
+                self.succeeded += 1;
+                self.last_success = Some(now);
+                self.last_error = None;
+            }
+            Err(reason) => {
+                self.failed += 1;
+                self.last_error = Some(reason);
+            }
+        }
+    }
 }
 
 impl Counters {
@@ -56,18 +82,7 @@ impl Counters {
 
     pub(crate) fn fetched(&self, trust_domain: &TrustDomain, outcome: Result<SystemTime, String>) {
         let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
-        let fetches = fetches.entry(trust_domain.clone()).or_default();
-        match outcome {
-            Ok(now) => {
-                fetches.succeeded += 1;
-                fetches.last_success = Some(now);
-                fetches.last_error = None;
-            }
-            Err(reason) => {
-                fetches.failed += 1;
-                fetches.last_error = Some(reason);
-            }
-        }
+        fetches.entry(trust_domain.clone()).or_default().count(outcome);
     }
 
     /// Forgets the endpoints of all others, and shows these from the start.
@@ -77,6 +92,32 @@ impl Counters {
         for trust_domain in trust_domains {
             fetches.entry(TrustDomain::clone(trust_domain)).or_default();
         }
+    }
+
+    /// By name, of all issuers that are configured.
+    pub fn issuers(&self) -> BTreeMap<String, IssuerFigures> {
+        self.lock_issuers().clone()
+    }
+
+    /// Keys of `issuer` were asked for, and after that it has so many. One that is configured no more is not counted.
+    pub(crate) fn issuer_asked(&self, issuer: &str, keys: usize, outcome: Result<SystemTime, String>) {
+        if let Some(figures) = self.lock_issuers().get_mut(issuer) {
+            figures.keys = keys;
+            figures.fetches.count(outcome);
+        }
+    }
+
+    /// Forgets all others, and shows these from the start.
+    pub(crate) fn keep_issuers(&self, issuers: &[Arc<TokenIssuer>]) {
+        let mut figures = self.lock_issuers();
+        figures.retain(|name, _| issuers.iter().any(|issuer| issuer.name == *name));
+        for issuer in issuers {
+            figures.entry(issuer.name.clone()).or_default();
+        }
+    }
+
+    fn lock_issuers(&self) -> MutexGuard<'_, BTreeMap<String, IssuerFigures>> {
+        self.issuers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn count(counter: &AtomicU64) {

@@ -15,7 +15,8 @@ use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Between two fetches. Issuers publish a key well before they sign with it, and one that they take back has to be gone soon.
@@ -24,12 +25,18 @@ const FETCH_EVERY: Duration = Duration::from_secs(300);
 const FETCH_AGAIN: Duration = Duration::from_secs(30);
 /// Between two looks at a file; it is of this host.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between two fetches that tokens with an unknown key cause: who may show a token must not make us a burden for its issuer.
+const FETCH_ASKED_EVERY: Duration = Duration::from_secs(30);
 /// So long the last good keys stay while no others can be had: an issuer may be away over a night, and not for ever.
 const KEEP_STALE: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) struct IssuerKeysSource {
     issuer: Arc<TokenIssuer>,
     publisher: Publisher,
+    /// Closed from the start where nobody asks.
+    asked: mpsc::Receiver<()>,
+    /// When a fetch was caused by who asked.
+    asked_at: Option<Instant>,
     /// What the published keys were read from.
     document: Option<Bytes>,
     /// When keys were found good last. `None`: none are published.
@@ -69,8 +76,13 @@ struct Discovered {
 }
 
 impl IssuerKeysSource {
-    pub(crate) fn new(issuer: Arc<TokenIssuer>, publisher: Publisher) -> Self {
-        Self { issuer, publisher, document: None, good_at: None, told: None }
+    /// And how to ask it for newer keys.
+    pub(crate) fn new(issuer: Arc<TokenIssuer>, publisher: Publisher) -> (Self, mpsc::Sender<()>) {
+        // Keys that an earlier configuration left do not stay for ever either.
+        let is_known = publisher.store.load().issuer_keys.contains_key(&issuer.issuer);
+        let good_at = is_known.then(Instant::now);
+        let (ask, asked) = mpsc::channel(1);
+        (Self { issuer, publisher, asked, asked_at: None, document: None, good_at, told: None }, ask)
     }
 
     /// Never returns.
@@ -85,7 +97,22 @@ impl IssuerKeysSource {
                 Ok(()) => FETCH_EVERY.mul_f64(1.0 - 0.1 * fastrand::f64()),
                 Err(_) => FETCH_AGAIN.mul_f64(1.0 - 0.1 * fastrand::f64()),
             };
-            tokio::time::sleep(wait).await;
+            // Who asked until now has been answered.
+            let _ = self.asked.try_recv();
+            self.wait(wait).await;
+        }
+    }
+
+    /// Ends after `at_most`, or earlier when keys are asked for.
+    async fn wait(&mut self, at_most: Duration) {
+        let earliest = self.asked_at.map_or_else(Instant::now, |asked_at| asked_at + FETCH_ASKED_EVERY);
+        let asked = async {
+            tokio::time::sleep_until(earliest).await;
+            self.asked.recv().await
+        };
+        tokio::select! {
+            () = tokio::time::sleep(at_most) => {}
+            Some(()) = asked => self.asked_at = Some(Instant::now()),
         }
     }
 
@@ -101,7 +128,14 @@ impl IssuerKeysSource {
             }
             Err(fault) => self.report(&chain(fault)),
         }
+        self.count(&outcome);
         outcome
+    }
+
+    fn count(&self, outcome: &Result<(), IssuerFault>) {
+        let keys = self.publisher.store.load().issuer_keys.get(&self.issuer.issuer).map_or(0, |set| set.keys().len());
+        let outcome = outcome.as_ref().map(|()| SystemTime::now()).map_err(|fault| chain(fault));
+        self.publisher.counters.issuer_asked(&self.issuer.name, keys, outcome);
     }
 
     /// Publishes the keys if they are others than before.

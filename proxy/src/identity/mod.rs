@@ -12,6 +12,7 @@ mod federation;
 mod file_content;
 mod files;
 mod grace;
+pub mod issuer_asks;
 mod issuers;
 mod key;
 mod message;

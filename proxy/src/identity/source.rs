@@ -5,6 +5,7 @@ use super::federation::Relationship;
 use super::file_content::FilePaths;
 use super::files::FilesSource;
 use super::grace;
+use super::issuer_asks::Askable;
 use super::issuers::IssuerKeysSource;
 use super::publisher::Publisher;
 use super::store::IdentityStore;
@@ -13,6 +14,7 @@ use super::token_keys::TokenKeysSource;
 use super::workload_api::address_of;
 use crate::tasks;
 use crate::tls::Strictness;
+use postern_config::IssuerKeysFrom;
 use postern_config::identity::{Endpoint, Identity, IdentitySource};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,6 +43,8 @@ pub struct SourceHandle {
     tasks: Vec<AbortHandle>,
     /// Where tokens can be had. `None`: nowhere.
     pub endpoint: Option<Endpoint>,
+    /// Who can be asked for newer keys.
+    pub issuers: Arc<Askable>,
 }
 
 impl Drop for SourceHandle {
@@ -64,6 +68,13 @@ pub fn spawn(
     store: Arc<IdentityStore>,
     counters: Arc<Counters>,
 ) -> Result<SourceHandle, SourceError> {
+    // What can fail comes before anything is begun, or forgotten that the source before this one brought.
+    let endpoint = match &config.source {
+        IdentitySource::WorkloadApi { endpoint } => {
+            Some(endpoint.clone().or(environment).ok_or(SourceError::NoEndpoint)?)
+        }
+        IdentitySource::Files { .. } => None,
+    };
     let strictness = if config.compat { Strictness::Compat } else { Strictness::Strict };
     let publisher = Publisher { store: store.clone(), counters };
     let federated: Vec<_> = config.federation.iter().map(|endpoint| &endpoint.trust_domain).collect();
@@ -75,33 +86,34 @@ pub fn spawn(
     });
     let mut tasks: Vec<AbortHandle> = relationships.collect();
     publisher.keep_issuers(&config.issuers);
-    let issuers = config.issuers.iter().map(|issuer| IssuerKeysSource::new(issuer.clone(), publisher.clone()));
-    tasks.extend(issuers.map(|keys| tasks::spawn(keys.run()).abort_handle()));
-    let grace = tasks::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle();
-    let mut of_tokens = None;
-    let source = match &config.source {
-        IdentitySource::WorkloadApi { endpoint } => {
-            let endpoint = endpoint.clone().or(environment).ok_or(SourceError::NoEndpoint);
-            let endpoint = endpoint.inspect_err(|_no_endpoint| grace.abort())?;
-            warn_of_distant(&endpoint);
-            let profile = Profile::SvidsAndBundles;
-            of_tokens = Some(endpoint.clone());
-            let keys = TokenKeysSource::new(endpoint.clone(), publisher.clone());
-            tasks.push(tasks::spawn(keys.run()).abort_handle());
-            tasks::spawn(Supervisor { endpoint, profile, strictness, publisher }.run()).abort_handle()
+    publisher.counters.keep_issuers(&config.issuers);
+    let mut issuers = Askable::new();
+    for issuer in &config.issuers {
+        let (keys, ask) = IssuerKeysSource::new(issuer.clone(), publisher.clone());
+        tasks.push(tasks::spawn(keys.run()).abort_handle());
+        if !matches!(issuer.keys, IssuerKeysFrom::File(_)) {
+            issuers.insert(issuer.issuer.clone(), ask);
         }
-        IdentitySource::Files { certificate, key, bundle, federated } => {
-            let paths = FilePaths {
-                certificate: certificate.clone(),
-                key: key.clone(),
-                bundle: bundle.clone(),
-                federated: federated.clone(),
-            };
-            tasks::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle()
-        }
-    };
-    tasks.extend([grace, source]);
-    Ok(SourceHandle { tasks, endpoint: of_tokens })
+    }
+    tasks.push(tasks::spawn(grace::enforce(store, config.permission_denied_grace)).abort_handle());
+    if let Some(endpoint) = &endpoint {
+        warn_of_distant(endpoint);
+        let keys = TokenKeysSource::new(endpoint.clone(), publisher.clone());
+        tasks.push(tasks::spawn(keys.run()).abort_handle());
+        let (endpoint, profile) = (endpoint.clone(), Profile::SvidsAndBundles);
+        let supervisor = Supervisor { endpoint, profile, strictness, publisher: publisher.clone() };
+        tasks.push(tasks::spawn(supervisor.run()).abort_handle());
+    }
+    if let IdentitySource::Files { certificate, key, bundle, federated } = &config.source {
+        let paths = FilePaths {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            bundle: bundle.clone(),
+            federated: federated.clone(),
+        };
+        tasks.push(tasks::spawn(FilesSource::new(paths, strictness, publisher).run()).abort_handle());
+    }
+    Ok(SourceHandle { tasks, endpoint, issuers: Arc::new(issuers) })
 }
 
 /// Follows the bundles of an agent alone, for a process that validates and has no identity.
@@ -109,7 +121,7 @@ pub fn spawn_bundles_only(endpoint: Endpoint, store: Arc<IdentityStore>, counter
     warn_of_distant(&endpoint);
     let publisher = Publisher { store, counters };
     let supervisor = Supervisor { endpoint, profile: Profile::BundlesOnly, strictness: Strictness::Strict, publisher };
-    SourceHandle { tasks: vec![tasks::spawn(supervisor.run()).abort_handle()], endpoint: None }
+    SourceHandle { tasks: vec![tasks::spawn(supervisor.run()).abort_handle()], endpoint: None, issuers: Arc::default() }
 }
 
 /// Workload Endpoint §3: the endpoint is not encrypted, so it has to be local.

@@ -122,6 +122,11 @@ fn identity(page: &mut Page, source: &Metrics) {
         page.value(&metrics::BUNDLE_FETCHES, &[trust_domain.as_str(), "success"], fetches.succeeded as f64);
         page.value(&metrics::BUNDLE_FETCHES, &[trust_domain.as_str(), "failure"], fetches.failed as f64);
     }
+    for (issuer, figures) in counters.issuers() {
+        page.value(&metrics::ISSUER_KEYS, &[&issuer], figures.keys as f64);
+        page.value(&metrics::ISSUER_FETCHES, &[&issuer, "success"], figures.fetches.succeeded as f64);
+        page.value(&metrics::ISSUER_FETCHES, &[&issuer, "failure"], figures.fetches.failed as f64);
+    }
     page.value(&metrics::IDENTITY_RECONNECTS, &[], counters.reconnects.load(Relaxed) as f64);
     page.value(&metrics::TOKEN_FETCHES, &["success"], counters.tokens_fetched.load(Relaxed) as f64);
     page.value(&metrics::TOKEN_FETCHES, &["failure"], counters.token_fetches_failed.load(Relaxed) as f64);

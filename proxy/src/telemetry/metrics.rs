@@ -6,9 +6,9 @@
 
 use super::counters::{Histogram, PortMetrics};
 use super::dns::{DnsCounters, DnsResult};
-use super::taken_back::TakenBackFigures;
+use super::identity_figures::IdentityFigures;
 use super::{AuditCounters, AuthorizerCounters, Direction, exposition};
-use crate::identity::{Counters as IdentityCounters, IdentityState, Snapshot};
+use crate::identity::{Counters as IdentityCounters, Snapshot};
 use crate::revocation::guard::Change;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -71,6 +71,8 @@ families! {
     BUNDLE_ANCHORS = "postern_bundle_anchors" Gauge &["trust_domain"], "Usable roots of a trust domain; 0: its peers are refused.";
     BUNDLE_AGE = "postern_bundle_update_age_seconds" Gauge &["trust_domain"], "Seconds since this content of a bundle was first received.";
     TOKEN_KEYS = "postern_token_keys" Gauge &["trust_domain"], "Keys that JWT-SVIDs of a trust domain are verified with; 0: they are refused.";
+    ISSUER_KEYS = "postern_issuer_keys" Gauge &["issuer"], "Keys that tokens of an issuer are verified with; 0: they are refused.";
+    ISSUER_FETCHES = "postern_issuer_fetches_total" Counter &["issuer", "result"], "Attempts to have the keys of an issuer: fetches, and looks at its file.";
     IDENTITY_UPDATES = "postern_identity_updates_total" Counter &[], "Messages of the identity source that were taken.";
     IDENTITY_DISCARDS = "postern_identity_discards_total" Counter &["reason"], "Messages of the identity source that were refused whole; the last good one stays.";
     BUNDLES_REFUSED = "postern_identity_bundles_refused_total" Counter &[], "Malformed federated bundles, malformed keys for tokens, and roots that may vouch for nobody.";
@@ -156,24 +158,6 @@ pub(super) struct Global {
     pub(super) dns: DnsCounters,
 }
 
-/// What a scrape says about the identity snapshot; see [`Metrics::update_identity`].
-#[derive(Clone, Default)]
-pub(super) struct IdentityFigures {
-    pub(super) state: Option<IdentityState>,
-    pub(super) generation: u64,
-    pub(super) update_age_seconds: Option<f64>,
-    /// (SPIFFE ID, hint) → seconds to expiry.
-    pub(super) svids: BTreeMap<(String, String), f64>,
-    /// Trust domain → (usable roots, seconds since its content changed).
-    pub(super) bundles: BTreeMap<String, (usize, f64)>,
-    pub(super) token_keys: BTreeMap<String, usize>,
-    pub(super) taken_back: TakenBackFigures,
-}
-
-/// SVIDs and bundles come from our own agent, yet everything has a bound.
-const SVIDS_MAX: usize = 64;
-const BUNDLES_MAX: usize = 256;
-
 impl Default for Metrics {
     fn default() -> Self {
         Self {
@@ -249,24 +233,7 @@ impl Metrics {
 
     /// Takes the figures of `snapshot` over: called when somebody scrapes, so that ages and expiry are of that moment.
     pub fn update_identity(&self, snapshot: &Snapshot, now: SystemTime) {
-        let mut figures = IdentityFigures {
-            state: Some(snapshot.state(now)),
-            generation: snapshot.generation,
-            update_age_seconds: snapshot.received_at.map(|at| seconds_between(at, now)),
-            taken_back: TakenBackFigures::of(snapshot, now),
-            ..IdentityFigures::default()
-        };
-        for svid in snapshot.svids.iter().take(SVIDS_MAX) {
-            let key = (svid.id.to_string(), svid.hint.clone().unwrap_or_default());
-            figures.svids.entry(key).or_insert_with(|| seconds_between(now, svid.not_after));
-        }
-        for bundle in snapshot.bundles.values().take(BUNDLES_MAX) {
-            let figure = (bundle.anchors.len(), seconds_between(bundle.updated_at, now));
-            figures.bundles.insert(bundle.trust_domain.to_string(), figure);
-        }
-        let token_keys = snapshot.token_keys.iter().take(BUNDLES_MAX);
-        figures.token_keys.extend(token_keys.map(|(trust_domain, set)| (trust_domain.to_string(), set.keys().len())));
-        *lock(&self.identity) = figures;
+        *lock(&self.identity) = IdentityFigures::of(snapshot, now);
     }
 
     pub(super) fn identity_figures(&self) -> IdentityFigures {
@@ -375,14 +342,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(super) fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Negative when `later` is the earlier one.
-fn seconds_between(earlier: SystemTime, later: SystemTime) -> f64 {
-    match later.duration_since(earlier) {
-        Ok(between) => between.as_secs_f64(),
-        Err(error) => -error.duration().as_secs_f64(),
-    }
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ mod authorizer_counters;
 pub mod counters;
 mod dns;
 mod exposition;
+mod identity_figures;
 pub mod json;
 mod log_file;
 pub mod metrics;
 pub mod process;
 pub mod process_log;
 pub mod record;
-mod taken_back;
 pub mod upstream_counters;
 
 pub use access_log::AccessLog;

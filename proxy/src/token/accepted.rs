@@ -56,6 +56,11 @@ impl Accepted {
         }
     }
 
+    /// `iss` of an issuer whose tokens are taken: the one that the token names, whoever signed it.
+    pub fn issuer_of(&self, token: &[u8]) -> Option<&str> {
+        self.judge_of(token).ok().flatten().map(|issuer| issuer.name.as_str())
+    }
+
     /// `None`: it is a JWT-SVID, or nothing.
     fn judge_of(&self, token: &[u8]) -> Result<Option<&AcceptedIssuer>, TokenProblem> {
         if self.issuers.is_empty() {

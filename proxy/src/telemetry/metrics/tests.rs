@@ -4,7 +4,7 @@ use crate::identity::{Bundle, IdentityState, Snapshot, SourceStatus, TokenKeys};
 use crate::refusal::Refusal;
 use crate::telemetry::ExternalVerdict;
 use crate::token::{KeySet, Origin};
-use postern_config::TrustDomain;
+use postern_config::{IssuerKeysFrom, TokenIssuer, TrustDomain};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::path::Path;
@@ -131,6 +131,41 @@ fn identity_is_shown_as_it_is_and_what_is_gone_is_gone() {
     assert!(has(&page, &format!(r#"postern_identity_state{{state="{state}"}} 1"#)));
 }
 
+fn issuer(name: &str) -> TokenIssuer {
+    TokenIssuer {
+        name: name.to_owned(),
+        issuer: format!("https://{name}.example"),
+        keys: IssuerKeysFrom::File("/keys.json".into()),
+        algorithms: vec!["ES256".to_owned()],
+        required_claims: Vec::new(),
+        roots: None,
+        allow_private_addresses: false,
+    }
+}
+
+#[test]
+fn issuers_are_shown_from_the_start_and_gone_ones_are_not_counted() {
+    let metrics = Metrics::new();
+    let counters = metrics.identity_counters();
+    counters.keep_issuers(&[Arc::new(issuer("ci")), Arc::new(issuer("gone"))]);
+    counters.issuer_asked("ci", 2, Ok(SystemTime::now()));
+    counters.issuer_asked("ci", 2, Err("away".to_owned()));
+    let page = metrics.render();
+    for line in [
+        r#"postern_issuer_keys{issuer="ci"} 2"#,
+        r#"postern_issuer_fetches_total{issuer="ci",result="success"} 1"#,
+        r#"postern_issuer_fetches_total{issuer="ci",result="failure"} 1"#,
+        r#"postern_issuer_keys{issuer="gone"} 0"#,
+    ] {
+        assert!(has(&page, line), "{line} in {page}");
+    }
+    counters.keep_issuers(&[Arc::new(issuer("ci"))]);
+    // Its task may end a moment later than its configuration.
+    counters.issuer_asked("gone", 1, Ok(SystemTime::now()));
+    let page = metrics.render();
+    assert!(has(&page, r#"postern_issuer_keys{issuer="ci"} 2"#) && !page.contains("gone"), "{page}");
+}
+
 #[test]
 fn teardown_causes_are_bounded() {
     let metrics = Metrics::new();
@@ -168,6 +203,7 @@ fn every_declared_metric_can_be_seen() {
     let trust_domain = TrustDomain::parse("shop.example").unwrap();
     let bundle = Bundle { trust_domain: trust_domain.clone(), anchors: Vec::new(), updated_at: now, fetched: true };
     metrics.identity_counters().fetched(&trust_domain, Ok(now));
+    metrics.identity_counters().keep_issuers(&[Arc::new(issuer("ci"))]);
     let snapshot = Snapshot {
         svids: vec![svid("web", now)],
         bundles: HashMap::from([(trust_domain.clone(), Arc::new(bundle))]),
