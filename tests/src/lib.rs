@@ -7,6 +7,7 @@ pub mod app_http;
 pub mod app_raw;
 pub mod client_http;
 pub mod client_raw;
+mod explanations;
 pub mod gate;
 pub mod http2_raw;
 pub mod mesh;

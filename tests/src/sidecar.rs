@@ -1,6 +1,7 @@
 //! One sidecar: the whole program but its command line, on a thread of its own.
 
 use crate::client_raw::RawClient;
+use crate::explanations::Explanations;
 use crate::wait::{BOUND, eventually, within};
 use postern::admin::ConnectionInfo;
 use postern::app::{App, Surroundings};
@@ -34,6 +35,7 @@ pub struct Sidecar {
     /// What stands before the sections of the test.
     preamble: String,
     directory: PathBuf,
+    explanations: Explanations,
     orders: mpsc::UnboundedSender<Order>,
     thread: Option<JoinHandle<()>>,
 }
@@ -57,6 +59,8 @@ pub(crate) async fn start_sidecar(
         admin.display(),
     );
     let config = read(directory, &preamble, sections);
+    let explanations = Explanations::default();
+    explanations.in_force(format!("{preamble}{sections}"), 0);
     let (orders, queue) = mpsc::unbounded_channel();
     let (started, start) = oneshot::channel();
     let thread = std::thread::Builder::new().name(format!("sidecar-{workload}")).spawn(move || {
@@ -64,7 +68,8 @@ pub(crate) async fn start_sidecar(
         runtime.block_on(serve(config, started, queue));
     });
     let shared = within("the sidecar starts", start).await.expect("its thread lives").expect("the sidecar starts");
-    Sidecar { shared, log, admin, preamble, directory: directory.to_owned(), orders, thread: Some(thread.unwrap()) }
+    let (directory, thread) = (directory.to_owned(), Some(thread.unwrap()));
+    Sidecar { shared, log, admin, preamble, directory, explanations, orders, thread }
 }
 
 fn read(directory: &Path, preamble: &str, sections: &str) -> Config {
@@ -214,10 +219,15 @@ impl Sidecar {
     /// # Panics
     /// The text has problems.
     pub async fn apply_edited(&self, edit: impl FnOnce(&str) -> String, sections: &str) -> Result<(), String> {
-        let config = read(&self.directory, &edit(&self.preamble), sections);
+        let preamble = edit(&self.preamble);
+        let config = read(&self.directory, &preamble, sections);
         let (reply, answer) = oneshot::channel();
         drop(self.orders.send(Order::Apply(Box::new(config), reply)));
-        within("the configuration is applied", answer).await.expect("the sidecar lives")
+        let applied = within("the configuration is applied", answer).await.expect("the sidecar lives");
+        if applied.is_ok() {
+            self.explanations.in_force(format!("{preamble}{sections}"), self.shared.policy().load().generation);
+        }
+        applied
     }
 
     /// Starts a drain; the receiver is told when it has ended.
@@ -259,6 +269,7 @@ impl Sidecar {
     /// It says something else than the record.
     pub fn explains(&self, sections: &str, record: &Value, query: &str, more: &[&str]) -> Value {
         let explained = self.explain(sections, record, query, more);
+        self.explanations.by_test(record);
         for key in ["refusal", "rule", "route"] {
             assert_eq!(explained[key], record.get(key).cloned().unwrap_or_default(), "{key}: {record:#} {explained:#}");
         }
@@ -329,5 +340,8 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         // The receiver is gone only if the thread has ended.
         let _ = self.orders.send(Order::Stop);
+        if !std::thread::panicking() {
+            self.explanations.check(&self.directory, &self.records());
+        }
     }
 }

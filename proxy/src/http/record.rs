@@ -14,13 +14,13 @@ use crate::identity::Svid;
 use crate::policy::Policy;
 use crate::refusal::Refused;
 use crate::session::{Direction, EndCause, InFlight};
-use crate::telemetry::record::{AuthorizerFacts, Outcome, RequestRecord, TokenFacts, Upstream};
+use crate::telemetry::record::{Outcome, RequestRecord, TokenFacts, Upstream};
 use crate::telemetry::{ExternalVerdict, PortMetrics};
 use crate::tls::Peer;
 use crate::token::Verified;
 use crate::upstream::client::chain;
 use crate::upstream::lease::Lease;
-use audit::Audited;
+use audit::{Audited, Authorized};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use postern_config::{Mode, SpiffeId};
 use request_line::read_request_line;
@@ -44,12 +44,6 @@ pub struct Recorder {
     /// What only the logs want: absent when there is none.
     logged: Option<Box<Logged>>,
     is_complete: bool,
-}
-
-struct Authorized {
-    authorizer: Arc<str>,
-    verdict: ExternalVerdict,
-    after: Duration,
 }
 
 #[derive(Default)]
@@ -77,7 +71,9 @@ struct Logged {
     /// A tunnel's own count, where the bodies' do not tell.
     tunnelled: Option<(u64, u64)>,
     decision: String,
-    /// Digest of the policy that decides; for the audit log alone, because to count who holds it costs all workers.
+    /// Of the policy that decides, which may be newer than the connection.
+    generation: u64,
+    /// Its digest; for the audit log alone, because to count who holds it costs all workers.
     policy: Option<Arc<str>>,
     audited: Audited,
     /// What the audit log keeps for its next record.
@@ -113,8 +109,8 @@ impl Recorder {
         let logged = (is_audited || shared.access_log.enabled()).then(|| {
             let audited = if is_audited { Audited::Waiting } else { Audited::Done };
             let decision = connection.worker.decision_id(decision);
-            let policy = is_audited.then(|| policy.digest.clone());
-            Box::new(fill(Logged { decision, policy, audited, ..Logged::default() }))
+            let (generation, policy) = (policy.generation, is_audited.then(|| policy.digest.clone()));
+            Box::new(fill(Logged { decision, generation, policy, audited, ..Logged::default() }))
         });
         Self {
             connection: connection.clone(),
@@ -336,6 +332,7 @@ impl Recorder {
         if let Some(service) = &logged.service {
             facts.name = service;
         }
+        facts.policy_generation = Some(logged.generation);
         facts.bytes_received = bytes_received;
         facts.bytes_sent = bytes_sent;
         facts.duration = self.started.elapsed();
@@ -354,11 +351,7 @@ impl Recorder {
             http_version: logged.version.map(version_text),
             status: self.status.map(|status| status.as_u16()),
             grpc_status: self.grpc_status,
-            authorizer: logged.authorized.as_ref().map(|it| AuthorizerFacts {
-                name: &it.authorizer,
-                verdict: it.verdict.as_str(),
-                duration: it.after,
-            }),
+            authorizer: logged.authorized.as_ref().map(Authorized::facts),
             caller: logged.forwarded_caller.as_ref(),
             token: logged.token.as_deref().map(TokenFacts::of),
             outcome: Outcome {

@@ -6,6 +6,10 @@ use crate::audit::Place;
 use crate::audit::record::{Decision, Outcome};
 use crate::refusal::Refusal;
 use crate::session::{Direction, EndCause};
+use crate::telemetry::ExternalVerdict;
+use crate::telemetry::record::AuthorizerFacts;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// How far the audit log knows of it.
 #[derive(Default)]
@@ -17,6 +21,19 @@ pub(super) enum Audited {
     Waiting,
     /// It was allowed, and may yet be cut.
     Allowed,
+}
+
+/// What an authorizer said, after how long.
+pub(super) struct Authorized {
+    pub(super) authorizer: Arc<str>,
+    pub(super) verdict: ExternalVerdict,
+    pub(super) after: Duration,
+}
+
+impl Authorized {
+    pub(super) fn facts(&self) -> AuthorizerFacts<'_> {
+        AuthorizerFacts { name: &self.authorizer, verdict: self.verdict.as_str(), duration: self.after }
+    }
 }
 
 impl Recorder {
