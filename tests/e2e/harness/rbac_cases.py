@@ -127,7 +127,7 @@ def case(caller, method, target, *headers, source="127.0.0.1", called=None):
 
 METHODS = ["GET", "HEAD", "POST", "DELETE", "get", "PROPFIND"]
 PLAIN_PATHS = ["/orders/7", "/health", "/jobs/7/run", "/debug/pprof", "/nowhere"]
-# Tried by `web`, who may read what is below /orders, and by `operators`, to whom only what is denied is closed.
+# Tried by `web`, who may read what is below /orders, and by `ops`, to whom only what is denied is closed.
 ODD_PATHS = [
     "/", "/orders", "/orders/", "/ordersX", "/Orders/7", "//orders/7", "/orders//7", "/orders/7//", "/orders/./7",
     "/./orders/7", "/orders/.", "/orders/x/../7", "/orders/../debug/x", "/orders/..", "/../orders/7",
