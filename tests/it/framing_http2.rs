@@ -141,6 +141,23 @@ async fn pn_07_a_fragment_of_http_2_is_neither_matched_nor_passed_on() {
     }
 }
 
+/// RFC 9110 §9.3.2, and RFC 9113 §8.1.1: callers take content after all for a malformed answer, and reset its stream.
+#[tokio::test]
+async fn a_head_that_is_refused_gets_an_answer_without_content() {
+    let app = HttpApp::start().await;
+    let port = format!("protocol: http\nallow: [{{ spiffe: {WEB}, paths: [\"/ok/**\"] }}]");
+    let pair = Pair::with(Mesh::start(), app.address, &port, "protocol: tcp").await;
+    for (method, has_content) in [("GET", true), ("HEAD", false)] {
+        let mut client = H2Raw::connect(pair.outbound).await;
+        let fields = [(":method", method.as_bytes()), SCHEME, (":path", b"/closed"), AUTHORITY];
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields))).await;
+        let answer = client.until(|frame| frame.stream == 1).await.expect("an answer");
+        assert_eq!((answer.kind, answer.status()), (HEADERS, 999));
+        assert_eq!(answer.flags & END_STREAM == 0, has_content, "{method}");
+    }
+    assert!(app.seen().is_empty());
+}
+
 #[tokio::test]
 async fn sm_19_pseudo_headers_in_trailers_change_nothing() {
     let app = HttpApp::start().await;

@@ -48,6 +48,7 @@ pub async fn handle(connection: Rc<Connection>, request: Request<Received>) -> R
         // 200 would open the tunnel.
         is_grpc: forward::is_grpc(request.headers()) && !is_connect,
         version: request.version(),
+        is_head: request.method() == Method::HEAD,
         close: connection.is_closing(),
     };
     let has_body = !request.body().is_end_stream();

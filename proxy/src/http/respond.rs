@@ -4,8 +4,9 @@ use super::body::ResponseBody;
 use super::http1::response_head::{self, Asked};
 use crate::refusal::{Refusal, Refused};
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+use http_body::Body as _;
 
 /// To the peer's sidecar: `code; decision=id`. It records the code and passes on the id alone.
 pub const REFUSAL_HEADER: HeaderName = HeaderName::from_static("x-postern-refusal");
@@ -29,6 +30,7 @@ pub enum Asker {
 pub struct Form {
     pub is_grpc: bool,
     pub version: Version,
+    pub is_head: bool,
     /// HTTP/1: close after it (framing cannot be trusted any more, or the connection is retired).
     pub close: bool,
 }
@@ -78,12 +80,22 @@ pub fn refuse(refused: &Refused, decision: &str, asker: Asker, form: Form) -> Re
     if form.close && form.version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    if form.is_head { without_content(response) } else { response }
+}
+
+/// The answer to HEAD has no content (RFC 9110 §9.3.2), and may say how long it would be (§8.6). On HTTP/2 nobody after us leaves it
+/// out, and strict callers reset the stream of an answer that has some.
+fn without_content(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let Some(length) = response.body().size_hint().exact().filter(|length| *length > 0) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response.map(|_| ResponseBody::Own(None))
 }
 
 /// To a peer's CONNECT for a stream of a tunnel.
 pub fn refuse_stream(refused: &Refused, decision: &str, asker: Asker) -> Response<()> {
-    refuse(refused, decision, asker, Form { is_grpc: false, version: Version::HTTP_2, close: false }).map(drop)
+    refuse(refused, decision, asker, Form { is_grpc: false, version: Version::HTTP_2, is_head: false, close: false })
+        .map(drop)
 }
 
 fn words(refused: &Refused, decision: &str) -> String {
@@ -95,7 +107,7 @@ fn words(refused: &Refused, decision: &str) -> String {
 
 /// The answer to a head that cannot be read, behind which the connection ends.
 pub fn refuse_head(refused: &Refused, decision: &str, asker: Asker) -> Vec<u8> {
-    let form = Form { is_grpc: false, version: Version::HTTP_11, close: true };
+    let form = Form { is_grpc: false, version: Version::HTTP_11, is_head: false, close: true };
     let (head, _) = refuse(refused, decision, asker, form).into_parts();
     let text = words(refused, decision);
     let asked = Asked { version: Version::HTTP_11, is_head: false, is_connect: false, keeps: false };
@@ -128,9 +140,10 @@ mod tests {
     use super::{Asker, Form, REFUSAL_HEADER, read_refusal, refuse, refuse_head};
     use crate::refusal::{Refusal, Refused};
     use http::{HeaderMap, HeaderValue, Version};
+    use http_body::Body as _;
 
     fn form(is_grpc: bool) -> Form {
-        Form { is_grpc, version: Version::HTTP_11, close: false }
+        Form { is_grpc, version: Version::HTTP_11, is_head: false, close: false }
     }
 
     #[test]
@@ -141,6 +154,21 @@ mod tests {
         let to_app = refuse(&Refusal::NotAllowed.into(), "ab-1", Asker::Other, form(false));
         assert!(!to_app.headers().contains_key(REFUSAL_HEADER));
         assert_eq!(to_app.headers()["x-postern-decision"], "ab-1");
+    }
+
+    #[test]
+    fn the_answer_to_head_says_how_long_its_content_would_be_and_has_none() {
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let asked = |is_head| {
+                let form = Form { version, is_head, ..form(false) };
+                refuse(&Refusal::NotAllowed.into(), "ab-1", Asker::MeshPeer, form)
+            };
+            let length = asked(false).body().size_hint().exact().expect("its length");
+            assert!(length > 0);
+            let answer = asked(true);
+            assert_eq!(answer.headers()["content-length"], length.to_string());
+            assert!(answer.body().is_end_stream());
+        }
     }
 
     #[test]
