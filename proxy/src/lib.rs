@@ -13,6 +13,7 @@ mod delegate;
 pub mod detect;
 pub mod dns;
 pub mod drain;
+pub mod drift;
 pub mod hardening;
 pub mod hbone;
 pub mod http;

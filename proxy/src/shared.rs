@@ -4,6 +4,7 @@ use crate::audit::AuditLog;
 use crate::break_glass::InForce;
 use crate::capture::ourselves::exempt_by_user;
 use crate::capture::probe::Probes;
+use crate::drift;
 use crate::identity::IdentityStore;
 use crate::identity::issuer_asks::IssuerAsks;
 use crate::identity::tokens::OwnTokens;
@@ -14,6 +15,7 @@ use crate::upstream::discovery::Discovery;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 use tokio::sync::watch;
 
 pub struct Shared {
@@ -31,6 +33,8 @@ pub struct Shared {
     pub issuer_asks: IssuerAsks,
     /// Tokens of callers that are not taken again.
     pub shown_tokens: ShownTokens,
+    /// What things were when they were last seen.
+    pub drift: drift::Seen,
     pub budget: ConnectionBudget,
     pub probes: Probes,
     /// Whose captured connections are our own.
@@ -66,6 +70,7 @@ impl Shared {
             own_tokens,
             issuer_asks: IssuerAsks::default(),
             shown_tokens: ShownTokens::default(),
+            drift: drift::Seen::new(Instant::now()),
             draining: AtomicBool::new(false),
             boot_id: fastrand::u32(..),
         }

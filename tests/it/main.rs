@@ -8,6 +8,7 @@ mod concurrency;
 mod conditions;
 mod deadlines;
 mod dependencies;
+mod drift;
 mod exchanges;
 mod exhaustion;
 mod forged_identity;
