@@ -28,6 +28,7 @@ pub mod redirect;
 pub mod refusal;
 pub mod reload;
 pub mod revocation;
+pub mod seen;
 pub mod session;
 pub mod shared;
 pub mod tasks;

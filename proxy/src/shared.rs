@@ -9,6 +9,7 @@ use crate::identity::IdentityStore;
 use crate::identity::issuer_asks::IssuerAsks;
 use crate::identity::tokens::OwnTokens;
 use crate::policy::Policy;
+use crate::seen::SeenPeers;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token::ShownTokens;
 use crate::upstream::discovery::Discovery;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub issuer_asks: IssuerAsks,
     /// Tokens of callers that are not taken again.
     pub shown_tokens: ShownTokens,
+    /// Who has proven an identity to us.
+    pub seen: Arc<SeenPeers>,
     /// What things were when they were last seen.
     pub drift: drift::Seen,
     pub budget: ConnectionBudget,
@@ -70,6 +73,7 @@ impl Shared {
             own_tokens,
             issuer_asks: IssuerAsks::default(),
             shown_tokens: ShownTokens::default(),
+            seen: Arc::default(),
             drift: drift::Seen::new(Instant::now()),
             draining: AtomicBool::new(false),
             boot_id: fastrand::u32(..),

@@ -82,12 +82,10 @@ async fn a_certificate_from_two_networks_at_once_is_told_and_refused_where_the_f
 #[tokio::test]
 async fn a_token_from_two_networks_or_of_somebody_else_is_told_and_refused_where_the_file_says_so() {
     let (mesh, app, to) = (Mesh::start(), HttpApp::start().await, ports::free());
-    let token_of = |binding: &str| format!("token: {{ audience: {ORDERS}, binding: {binding} }}");
     let routes = format!(
-        "protocol: http\nallow: [{{ spiffe: [{WEB}] }}]\nroutes:\n\
-         - {{ name: own, match: {{ path: /own/** }}, {} }}\n- {{ name: any, match: {{ path: /any/** }}, {} }}\n",
-        token_of("peer"),
-        token_of("bearer")
+        "protocol: http\nallow: [{{ spiffe: {WEB} }}]\nroutes:\n\
+         - {{ name: own, match: {{ path: /own/** }}, audience: \"{ORDERS}\", binding: peer }}\n\
+         - {{ name: any, match: {{ path: /any/** }}, audience: \"{ORDERS}\", binding: bearer }}\n"
     );
     let port = inbound_section(to, &app.address.to_string(), &routes);
     let section = |on: &str| {
@@ -97,6 +95,7 @@ async fn a_token_from_two_networks_or_of_somebody_else_is_told_and_refused_where
     };
     let orders = mesh.sidecar("orders", &section("off")).await;
     let web = mesh.sidecar("web", "workers: 1\n").await;
+    orders.until_identity("keys for tokens", |snapshot| !snapshot.token_keys.is_empty()).await;
     let own = token(&mesh, "web").await;
     let other = token(&mesh, "stranger").await;
     let (mut here, mut elsewhere) = (called_from(HERE, &web, to).await, called_from(ELSEWHERE, &web, to).await);

@@ -24,6 +24,7 @@ mod http2_abuse;
 mod http2_streams;
 mod http_versions;
 mod identity_states;
+mod inventory;
 mod issuers;
 mod limbo;
 mod local_users;

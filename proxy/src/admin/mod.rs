@@ -8,6 +8,7 @@
 
 mod door;
 mod endpoints;
+mod inventory;
 mod levers;
 pub mod readiness;
 mod socket;
@@ -22,6 +23,7 @@ use crate::capture::CloseAsked;
 use crate::identity::IdentityStore;
 use crate::identity::tokens::OwnTokens;
 use crate::revocation::{Gate, Levers};
+use crate::seen::SeenPeers;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
 use arc_swap::ArcSwap;
 use endpoints::Door;
@@ -49,6 +51,7 @@ pub struct AdminState {
     pub gate: Arc<Gate>,
     pub levers: Arc<Levers>,
     pub break_glass: InForce,
+    pub seen: Arc<SeenPeers>,
     pub started_at: SystemTime,
     pub config_status: ArcSwap<ConfigStatus>,
 }
@@ -83,6 +86,11 @@ pub struct ConnectionInfo {
     pub remote: String,
     pub peer_spiffe_id: Option<String>,
     pub peer_not_after: Option<String>,
+    /// Of its leaf certificate, hex; so the next.
+    pub peer_sha256: Option<String>,
+    pub peer_serial: Option<String>,
+    /// SHA-256 of the public key that vouched, hex.
+    pub peer_authority: Option<String>,
     pub own_spiffe_id: Option<String>,
     pub opened_at: String,
     pub bytes_in: u64,

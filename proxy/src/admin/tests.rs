@@ -60,6 +60,7 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
         levers: Arc::new(Levers::new(shared, gate.clone())),
         gate,
         break_glass: Default::default(),
+        seen: Default::default(),
         metrics,
         own_tokens,
         readiness: Arc::new(Readiness::new(identity.clone())),

@@ -97,6 +97,7 @@ pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, own_tokens: &
             "authority": hex(&svid.authority.0),
             "not_before": rfc3339(svid.not_before),
             "not_after": rfc3339(svid.not_after),
+            "age_seconds": -seconds_until(svid.not_before, now),
             "expires_in_seconds": seconds_until(svid.not_after, now),
         })
     });
@@ -159,6 +160,7 @@ fn own_token(token: &HeldToken, now: SystemTime) -> Value {
         "audience": token.audience,
         "fetched_at": token.fetched_at.map(rfc3339),
         "expires_at": token.expires_at.map(rfc3339),
+        "age_seconds": token.fetched_at.map(|at| -seconds_until(at, now)),
         "expires_in_seconds": token.expires_at.map(|end| seconds_until(end, now)),
         "uses": token.uses,
         "last_error": token.last_error,
@@ -198,6 +200,7 @@ fn authority(anchor: &Anchor, now: SystemTime) -> Value {
         "id": hex(&anchor.authority.0),
         "not_before": rfc3339(anchor.not_before),
         "not_after": rfc3339(anchor.not_after),
+        "age_seconds": -seconds_until(anchor.not_before, now),
         "expires_in_seconds": seconds_until(anchor.not_after, now),
     })
 }

@@ -49,6 +49,7 @@ pub(super) fn admin_state(
         gate: taking_back.gate.clone(),
         levers: taking_back.levers.clone(),
         break_glass: shared.break_glass.clone(),
+        seen: shared.seen.clone(),
         started_at: SystemTime::now(),
         config_status: ArcSwap::from_pointee(ConfigStatus::default()),
     })

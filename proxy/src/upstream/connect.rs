@@ -258,6 +258,7 @@ pub async fn mesh(
     };
     establish(worker, &session, trust, plan)?;
     let (shared, drift) = (&worker.shared, &policy.drift);
+    shared.seen.saw(&peer.id, SystemTime::now());
     drift::upstream_answered(shared, drift, plan, address, wanted.expected, &peer, session.id)?;
     Ok((MeshIo::new(tls), session, registered, peer))
 }
