@@ -15,6 +15,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::shared::Shared;
 use crate::tls::Peer;
 use crate::tls::bundle::sha256;
+use crate::tls::certificate::hex;
 use crate::token::{Subject, Verified};
 use crate::upstream::address::EndpointAddress;
 use crate::upstream::plan::ServicePlan;
@@ -22,9 +23,8 @@ use known::{Found, Known};
 use postern_config::{Drift, Network, OnDrift, SpiffeId, SpiffePattern};
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use told::Told;
 
 /// Of some hundred bytes each; as many peers in a `window` are no sidecar's.
@@ -33,6 +33,9 @@ const TOKENS_MAX: usize = 16_384;
 const ENDPOINTS_MAX: usize = 4096;
 /// Of 32 bytes each.
 const DESTINATIONS_MAX: usize = 4096;
+
+/// What changes later than this after another source was named, is not that source's first answer.
+const SOURCE_ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// In the order of `postern_drift_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,11 +77,19 @@ pub struct Facts<'a> {
     pub kind: Kind,
     /// Whose certificate or token it is, who answers now, or what is called.
     pub whose: &'a str,
+    /// SHA-256 of the certificate, or of the token's id, as other records have it.
+    pub credential: Option<&'a [u8; 32]>,
     /// What was seen before. Empty: nothing.
     pub before: &'a str,
     pub now: &'a str,
     pub connection: Option<u64>,
     pub is_denied: bool,
+}
+
+impl<'a> Facts<'a> {
+    fn new(kind: Kind, whose: &'a str) -> Self {
+        Self { kind, whose, credential: None, before: "", now: "", connection: None, is_denied: false }
+    }
 }
 
 /// What was seen by this process.
@@ -91,8 +102,8 @@ pub struct Seen {
     endpoints: Mutex<Known<[u8; 32], SpiffeId>>,
     destinations: Mutex<HashSet<[u8; 32]>>,
     told: Mutex<Told>,
-    /// The next change of our SVID is the file's doing.
-    own_change_expected: AtomicBool,
+    /// When the file named another source of our identity, until our SVID changed.
+    source_changed: Mutex<Option<Instant>>,
     started: Instant,
 }
 
@@ -104,14 +115,19 @@ impl Seen {
             endpoints: Mutex::new(Known::new(ENDPOINTS_MAX)),
             destinations: Mutex::default(),
             told: Mutex::default(),
-            own_change_expected: AtomicBool::new(false),
+            source_changed: Mutex::default(),
             started: now,
         }
     }
 
     /// The file names another source of our identity.
     pub fn expect_own_change(&self) {
-        self.own_change_expected.store(true, Relaxed);
+        *lock(&self.source_changed) = Some(Instant::now());
+    }
+
+    /// Our SVID has changed. Is that the file's doing?
+    fn was_own_change_expected(&self) -> bool {
+        lock(&self.source_changed).take().is_some_and(|at| at.elapsed() < SOURCE_ANSWERS_WITHIN)
     }
 
     /// The last look at a connection that [`certificate_came`] took into account.
@@ -139,8 +155,9 @@ pub fn certificate_came(
     let found = known.see(key, &network, config.window, on == OnDrift::Deny, Instant::now());
     let is_held = known.hold(&key, &network);
     drop(known);
-    let kind = Kind::CertificateFromTwoNetworks;
-    moved(shared, kind, on, found, peer.id.as_str(), network, connection)?;
+    let facts = Facts::new(Kind::CertificateFromTwoNetworks, peer.id.as_str());
+    let (credential, connection) = (Some(&peer.fingerprint), Some(connection));
+    moved(shared, on, found, network, Facts { credential, connection, ..facts })?;
     Ok(is_held.then_some(network))
 }
 
@@ -160,17 +177,18 @@ pub fn token_came(
     let network = network_of(config, from);
     let key = (token.id_hash, network.is_ipv4());
     let found = lock(&shared.drift.tokens).see(key, &network, config.window, on == OnDrift::Deny, Instant::now());
-    moved(shared, Kind::TokenFromTwoNetworks, on, found, token.subject.as_str(), network, connection)
+    let facts = Facts::new(Kind::TokenFromTwoNetworks, token.subject.as_str());
+    let (credential, connection) = (Some(&token.id_hash), Some(connection));
+    moved(shared, on, found, network, Facts { credential, connection, ..facts })
 }
 
+/// `facts`: without what was before, and what is now.
 fn moved(
     shared: &Shared,
-    kind: Kind,
     on: OnDrift,
     found: Found<Network>,
-    whose: &str,
     network: Network,
-    connection: u64,
+    facts: Facts<'_>,
 ) -> Result<(), Refused> {
     let before = match found {
         Found::AsBefore => return Ok(()),
@@ -179,13 +197,12 @@ fn moved(
         Found::Full if on == OnDrift::Event => return Ok(()),
         Found::Full => String::new(),
     };
-    let now = network.to_string();
-    let is_denied = on == OnDrift::Deny;
-    let facts = Facts { kind, whose, before: &before, now: &now, connection: Some(connection), is_denied };
+    let (now, is_denied) = (network.to_string(), on == OnDrift::Deny);
+    let facts = Facts { before: &before, now: &now, is_denied, ..facts };
     tell(shared, &facts);
     let why = match before.as_str() {
-        "" => format!("{}: as many as can be remembered are in use", kind.as_str()),
-        before => format!("{}: {whose} from {now}, and lately from {before}", kind.as_str()),
+        "" => format!("{}: as many as can be remembered are in use", facts.kind.as_str()),
+        before => format!("{}: {} from {now}, and lately from {before}", facts.kind.as_str(), facts.whose),
     };
     if is_denied { Err(Refused::new(Refusal::DriftRefused, why)) } else { Ok(()) }
 }
@@ -208,7 +225,8 @@ pub fn token_of_another(
     }
     let is_denied = is_refused || on == OnDrift::Deny;
     let (kind, now) = (Kind::TokenOfAnotherSubject, caller.as_str());
-    tell(shared, &Facts { kind, whose, before: "", now, connection: Some(connection), is_denied });
+    let (credential, connection) = (Some(&token.id_hash), Some(connection));
+    tell(shared, &Facts { now, credential, connection, is_denied, ..Facts::new(kind, whose) });
     if on != OnDrift::Deny {
         return Ok(());
     }
@@ -246,7 +264,8 @@ pub fn upstream_answered(
     };
     let (kind, whose) = (Kind::UpstreamChangedIdentity, format!("{} at {address}", plan.name));
     let (before, now) = (before.as_str(), peer.id.as_str());
-    tell(shared, &Facts { kind, whose: &whose, before, now, connection: Some(connection), is_denied: is_deny });
+    let (credential, connection) = (Some(&peer.fingerprint), Some(connection));
+    tell(shared, &Facts { before, now, credential, connection, is_denied: is_deny, ..Facts::new(kind, &whose) });
     if !is_deny {
         return Ok(());
     }
@@ -276,7 +295,7 @@ pub fn destination_called(
     drop(known);
     if is_new && shared.drift.started.elapsed() >= config.learn {
         let (kind, now) = (Kind::NewDestination, address.to_string());
-        tell(shared, &Facts { kind, whose: &what, before: "", now: &now, connection: None, is_denied: false });
+        tell(shared, &Facts { now: &now, ..Facts::new(kind, &what) });
     }
 }
 
@@ -285,7 +304,17 @@ fn tell(shared: &Shared, facts: &Facts<'_>) {
     shared.metrics.drift(facts.kind);
     let Some(untold) = lock(&shared.drift.told).tell(facts.kind, facts.whose, Instant::now()) else { return };
     let Facts { kind, whose, before, now, is_denied, .. } = *facts;
-    tracing::warn!(kind = kind.as_str(), whose, before, now, is_denied, untold, "drift: valid, and not what it was");
+    let credential = facts.credential.map(|credential| hex(credential)).unwrap_or_default();
+    tracing::warn!(
+        kind = kind.as_str(),
+        whose,
+        before,
+        now,
+        credential,
+        is_denied,
+        untold,
+        "drift: valid, and not what it was"
+    );
     shared.audit.event(&Event::Drift { facts, untold });
 }
 
@@ -296,12 +325,13 @@ pub async fn watch_own(shared: Arc<Shared>) {
     loop {
         changes.borrow_and_update();
         let after = shared.identity.load();
-        let is_expected = !own::same_svids(&before, &after) && shared.drift.own_change_expected.swap(false, Relaxed);
+        let is_expected = !own::same_svids(&before, &after) && shared.drift.was_own_change_expected();
         if !is_expected && shared.policy().load().drift.own_svid_changed != OnDrift::Off {
             for change in own::changes(&before, &after) {
                 let kind = Kind::OwnSvidChanged;
                 let (whose, before, now) = (change.svid.id.as_str(), change.before.as_str(), change.now.as_str());
-                tell(&shared, &Facts { kind, whose, before, now, connection: None, is_denied: false });
+                let credential = Some(&change.svid.fingerprint);
+                tell(&shared, &Facts { before, now, credential, ..Facts::new(kind, whose) });
             }
         }
         before = after;

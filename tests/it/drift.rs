@@ -68,6 +68,8 @@ async fn a_certificate_from_two_networks_at_once_is_told_and_refused_where_the_f
         (&"certificate_from_two_networks".into(), &WEB.into(), &"127.0.0.0/24".into(), &"127.0.7.0/24".into())
     );
     assert_eq!(event["drift.denied"], true);
+    let sha256: String = web.own_fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(event["drift.credential.sha256"], sha256);
     assert_eq!(here.get("/c").await.unwrap().status, 200, "who was there first stays");
 
     orders.apply(&section("event")).await.unwrap();

@@ -145,6 +145,8 @@ impl Event<'_> {
                 Self::Drift { facts, untold } => {
                     object.text("drift.kind", facts.kind.as_str(), NAME_BYTES_MAX);
                     object.text("drift.whose", facts.whose, ID_BYTES_MAX);
+                    let credential = facts.credential.map(|credential| hex(credential));
+                    object.text_if("drift.credential.sha256", credential.as_deref(), NAME_BYTES_MAX);
                     object.text_if("drift.before", some(facts.before), ID_BYTES_MAX);
                     object.text("drift.now", facts.now, ID_BYTES_MAX);
                     object.number("drift.denied", facts.is_denied);
