@@ -114,6 +114,14 @@ async fn a_token_from_two_networks_or_of_somebody_else_is_told_and_refused_where
     assert_eq!(get(&mut here, "/own/a", &other).await.status, 403);
     assert_eq!(drifts(&orders, "token_of_another_subject"), 2.0, "one that its route refuses is told too");
 
+    let (_status, inventory) = orders.ask("GET", "/inventory").await;
+    let inventory: Value = serde_json::from_str(&inventory).unwrap();
+    let tokens = inventory["caller_tokens"].as_array().unwrap();
+    let mut subjects: Vec<_> = tokens.iter().map(|token| token["spiffe_id"].as_str().unwrap()).collect();
+    subjects.sort_unstable();
+    assert_eq!(subjects, [STRANGER, WEB]);
+    assert!(!inventory.to_string().contains(own.rsplit('.').next().unwrap()), "a token in an inventory");
+
     orders.apply(&section("deny")).await.unwrap();
     // It was last shown from elsewhere.
     assert_eq!(get(&mut elsewhere, "/own/b", &own).await.status, 200);

@@ -2,7 +2,7 @@
 //!
 //! What other endpoints show is shown as there.
 
-use super::{AdminState, ConnectionInfo, levers, views};
+use super::{AdminState, ConnectionInfo, TokenInfo, levers, views};
 use crate::break_glass::Active;
 use crate::identity::{AuthorityId, Snapshot};
 use crate::telemetry::json::rfc3339;
@@ -16,6 +16,7 @@ use time::format_description::well_known::Rfc3339;
 
 pub(super) async fn inventory(state: &AdminState, now: SystemTime) -> Value {
     let connections = (state.connections)().await;
+    let caller_tokens = tokens((state.tokens)().await, now);
     let identity = state.identity.load();
     let config = state.config_status.load();
     let counters = state.metrics.identity_counters();
@@ -31,6 +32,7 @@ pub(super) async fn inventory(state: &AdminState, now: SystemTime) -> Value {
         "policy": { "digest": config.digest, "generation": config.generation },
         "identities": views::identities(&identity, &counters, &state.own_tokens, now),
         "peers": peers(&connections, now),
+        "caller_tokens": caller_tokens,
         "seen": seen,
         "seen_not_kept": not_kept,
         "revocation_lists": lists(&identity, now),
@@ -67,6 +69,29 @@ fn peers(connections: &[ConnectionInfo], now: SystemTime) -> Vec<Value> {
 fn seconds_until(end: &str, now: SystemTime) -> Option<i64> {
     let end = OffsetDateTime::parse(end, &Rfc3339).ok()?;
     Some((end - OffsetDateTime::from(now)).whole_seconds())
+}
+
+/// Each once, though several workers may have seen it.
+fn tokens(tokens: Vec<TokenInfo>, now: SystemTime) -> Vec<Value> {
+    let mut by_id: BTreeMap<[u8; 32], TokenInfo> = BTreeMap::new();
+    for token in tokens {
+        let used_at = token.used_at;
+        let known = by_id.entry(token.id_hash).or_insert(token);
+        known.used_at = known.used_at.max(used_at);
+    }
+    let rows = by_id.values().map(|token| {
+        json!({
+            "subject": token.subject,
+            "spiffe_id": token.is_svid.then_some(&token.subject),
+            "issuer": token.issuer,
+            "audience": token.audience,
+            "sha256": hex(&token.id_hash),
+            "age_seconds": token.issued_at.map(|at| -views::seconds_until(at, now)),
+            "expires_in_seconds": views::seconds_until(token.expires_at, now),
+            "last_use_at": rfc3339(token.used_at),
+        })
+    });
+    rows.collect()
 }
 
 /// One row for each list and the authority that it is of.

@@ -70,6 +70,7 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
         connections: Box::new(|| {
             Box::pin(async { vec![ConnectionInfo { id: 7, direction: "inbound", ..ConnectionInfo::default() }] })
         }),
+        tokens: Box::new(|| Box::pin(async { Vec::new() })),
         drain: Box::new(move || {
             of_state.fetch_add(1, Ordering::SeqCst);
         }),

@@ -163,6 +163,7 @@ fn own_token(token: &HeldToken, now: SystemTime) -> Value {
         "age_seconds": token.fetched_at.map(|at| -seconds_until(at, now)),
         "expires_in_seconds": token.expires_at.map(|end| seconds_until(end, now)),
         "uses": token.uses,
+        "last_use_at": (token.uses > 0).then(|| rfc3339(token.used_at)),
         "last_error": token.last_error,
     })
 }
@@ -206,7 +207,7 @@ fn authority(anchor: &Anchor, now: SystemTime) -> Value {
 }
 
 /// Negative once it is past.
-fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
+pub(super) fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
     let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     match at.duration_since(now) {
         Ok(left) => whole(left.as_secs()),

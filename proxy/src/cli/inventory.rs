@@ -88,6 +88,12 @@ fn render(inventory: &Value) -> String {
         let using = counted(live, "live connection");
         rows.push(row("peer", &peer["spiffe_id"], &peer["sha256"], &Value::Null, &peer["expires_in_seconds"], using));
     }
+    for token in list(&inventory["caller_tokens"]) {
+        let audience: Vec<_> = list(&token["audience"]).map(word).collect();
+        let (age, expiry) = (&token["age_seconds"], &token["expires_in_seconds"]);
+        let used = format!("used {}", word(&token["last_use_at"]));
+        rows.push(row("caller's token", &token["subject"], &json!(audience.join(" ")), age, expiry, used));
+    }
     for crl in list(&inventory["revocation_lists"]) {
         let state = if crl["stale"] == true { "STALE" } else { "" };
         rows.push(row("revocation list", &crl["authority"], &crl["sha256"], &Value::Null, &Value::Null, state.into()));
@@ -115,7 +121,9 @@ fn held(identities: &Value, rows: &mut Vec<Vec<String>>) {
     for token in list(&identities["tokens"]) {
         let uses = token["uses"].as_u64().map_or(0, |uses| usize::try_from(uses).unwrap_or(usize::MAX));
         let (age, expiry) = (&token["age_seconds"], &token["expires_in_seconds"]);
-        rows.push(row("own token", &token["spiffe_id"], &token["audience"], age, expiry, counted(uses, "use")));
+        let last = token["last_use_at"].as_str().map(|at| format!(", the last {at}")).unwrap_or_default();
+        let used = format!("{}{last}", counted(uses, "use"));
+        rows.push(row("own token", &token["spiffe_id"], &token["audience"], age, expiry, used));
     }
     for bundle in list(&identities["bundles"]) {
         for authority in list(&bundle["authorities"]) {

@@ -75,7 +75,7 @@ pub fn compare(entries: &Entries, inventories: &[Value], now: SystemTime) -> Fin
                 findings.stale.push(format!("{id}: our SVID has expired"));
             }
         }
-        let seen = list(&inventory["peers"]).chain(list(&inventory["seen"]));
+        let seen = list(&inventory["peers"]).chain(list(&inventory["seen"])).chain(list(&inventory["caller_tokens"]));
         peers.extend(seen.filter_map(|peer| peer["spiffe_id"].as_str()));
         findings.not_kept += inventory["seen_not_kept"].as_u64().unwrap_or(0);
     }

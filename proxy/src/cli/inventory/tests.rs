@@ -32,10 +32,11 @@ fn names_what_is_unknown_stale_and_unused() {
     let seen = ["web", "old", "twice", "thief"].map(|name| format!("spiffe://shop.example/{name}"));
     let mut seen: Vec<_> = seen.iter().map(String::as_str).collect();
     seen.push("spiffe://partner.example/caller");
-    let first = inventory("spiffe://shop.example/orders", &seen);
+    let mut first = inventory("spiffe://shop.example/orders", &seen);
+    first["caller_tokens"] = json!([{ "spiffe_id": "spiffe://shop.example/passed" }, { "spiffe_id": null }]);
     let found = compare(&entries, std::slice::from_ref(&first), now);
     let expected = Findings {
-        unknown: vec!["spiffe://shop.example/thief".into()],
+        unknown: vec!["spiffe://shop.example/passed".into(), "spiffe://shop.example/thief".into()],
         stale: vec!["spiffe://shop.example/old: its entry has expired".into()],
         unused: vec!["spiffe://shop.example/billing".into()],
         elsewhere: 1,
@@ -53,7 +54,7 @@ fn names_what_is_unknown_stale_and_unused() {
     assert!(stale.contains(&"spiffe://shop.example/gone: our SVID has no entry".to_owned()), "{stale:?}");
     assert!(
         render_findings(&found)
-            .contains("unknown: it has proven this identity, and no entry has it\n  spiffe://shop.example/thief\n")
+            .contains("unknown: it has proven this identity, and no entry has it\n  spiffe://shop.example/passed\n  spiffe://shop.example/thief\n")
     );
     assert_eq!(
         render_findings(&Findings::default()),
@@ -84,13 +85,17 @@ fn one_table_has_all_that_is_held_and_seen() {
             }],
             "tokens": [{
                 "spiffe_id": "spiffe://shop.example/web", "audience": "spiffe://shop.example/b", "age_seconds": null,
-                "expires_in_seconds": null, "uses": 1,
+                "expires_in_seconds": null, "uses": 1, "last_use_at": "2026-11-23T08:30:00Z",
             }],
             "bundles": [{ "trust_domain": "shop.example", "authorities": [{ "id": sha256, "age_seconds": 90, "expires_in_seconds": -5 }] }],
             "token_keys": [{ "trust_domain": "shop.example", "keys": [{ "key_id": "k1" }] }],
             "issuer_keys": [{ "issuer": "https://ci.example", "keys": [{ "key_id": null }] }],
         },
         "peers": [{ "spiffe_id": "spiffe://shop.example/a\u{1b}", "sha256": sha256, "expires_in_seconds": 59, "connections": 2 }],
+        "caller_tokens": [{
+            "subject": "spiffe://shop.example/a", "audience": ["b", "c"], "age_seconds": 5, "expires_in_seconds": 295,
+            "last_use_at": "2026-11-23T08:31:00Z",
+        }],
         "seen": [{}, {}],
         "revocation_lists": [{ "authority": null, "sha256": sha256, "stale": true }],
         "denied": [{ "denied": "token x", "expires": "2026-11-24T00:00:00Z" }],
@@ -101,11 +106,12 @@ policy 0123456789ab, generation 3
 
 KIND             OF                         WHICH                    AGE     EXPIRY          USE
 own SVID         spiffe://shop.example/web  abababababababab         1m 0s   in 1h 0m        serial 0a
-own token        spiffe://shop.example/web  spiffe://shop.example/b  -       -               1 use
+own token        spiffe://shop.example/web  spiffe://shop.example/b  -       -               1 use, the last 2026-11-23T08:30:00Z
 authority        shop.example               abababababababab         1m 30s  EXPIRED 5s ago
 token key        shop.example               k1                       -       -
 token key        https://ci.example         -                        -       -
 peer             spiffe://shop.example/a?   abababababababab         -       in 59s          2 live connections
+caller's token   spiffe://shop.example/a    b c                      5s      in 4m 55s       used 2026-11-23T08:31:00Z
 revocation list  -                          abababababababab         -       -               STALE
 
 seen since 2026-11-23T08:00:00Z: 2 SPIFFE IDs
