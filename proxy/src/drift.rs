@@ -130,7 +130,7 @@ impl Seen {
         lock(&self.source_changed).take().is_some_and(|at| at.elapsed() < SOURCE_ANSWERS_WITHIN)
     }
 
-    /// The last look at a connection that [`certificate_came`] took into account.
+    /// A connection has ended of which [`certificate_came`] said that it is in this network.
     pub fn certificate_gone(&self, peer: &Peer, from: Network) {
         lock(&self.certificates).gone(&(peer.fingerprint, from.is_ipv4()), &from, Instant::now());
     }
