@@ -7,6 +7,7 @@ mod app;
 mod audit;
 mod capture_cost;
 mod compare;
+mod decisions;
 mod instructions;
 mod load;
 mod micro;
@@ -32,6 +33,8 @@ enum Command {
     Instructions(instructions::InstructionsArguments),
     /// What capture adds to a request, in two network namespaces; needs root.
     CaptureCost(capture_cost::CaptureCostArguments),
+    /// What a thousand rules, conditions, an audit log and tokens add to a request
+    Decisions(decisions::DecisionsArguments),
     /// How long connections live on whose identity is denied
     Revoke(revoke::RevokeArguments),
     /// What a log of a million records takes to write, and to verify
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Instructions(arguments) => instructions::run(&arguments),
         Command::CaptureCost(arguments) => capture_cost::run(&arguments),
+        Command::Decisions(arguments) => decisions::run(&arguments),
         Command::Revoke(arguments) => revoke::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::Parts => instructions::parts::run(),

@@ -150,6 +150,7 @@ impl Presenting {
             fingerprint: [0; 32],
             authority: AuthorityId([0; 32]),
             issued: Vec::new(),
+            rendered: Default::default(),
         };
         let bundles = world.bundles().into_iter().map(|(name, certificates)| {
             let trust_domain = TrustDomain::parse(name).expect("a trust domain");

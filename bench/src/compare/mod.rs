@@ -13,11 +13,11 @@ mod plot;
 pub mod process;
 pub mod quota;
 pub mod report;
-mod round;
+pub mod round;
 pub mod scenario;
 pub mod setting;
 pub mod stage;
-mod turns;
+pub mod turns;
 
 use anyhow::{Context as _, bail, ensure};
 use certificates::Certificates;

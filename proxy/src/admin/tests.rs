@@ -39,6 +39,7 @@ pub(crate) fn svid(name: &str, not_after: SystemTime) -> Arc<Svid> {
         fingerprint: [1; 32],
         authority: AuthorityId([2; 32]),
         issued: Vec::new(),
+        rendered: Default::default(),
     })
 }
 

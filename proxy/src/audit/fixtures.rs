@@ -43,6 +43,7 @@ impl Signer {
             fingerprint,
             authority: AuthorityId([0; 32]),
             issued: Vec::new(),
+            rendered: Default::default(),
         };
         Self { authority, svid: Arc::new(svid) }
     }

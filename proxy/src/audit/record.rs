@@ -15,7 +15,6 @@ use crate::telemetry::record::{
     NAME_BYTES_MAX, Outcome as Ended, PATH_BYTES_MAX, RequestRecord,
 };
 use crate::tls::Peer;
-use crate::tls::certificate::hex;
 use postern_config::{Mode, SpiffeId};
 use std::time::SystemTime;
 
@@ -131,19 +130,23 @@ impl Decision<'_> {
         }
         object.text_if("network.protocol.name", facts.protocol, NAME_BYTES_MAX);
         if let Some(peer) = self.peer {
-            object.text("peer.spiffe_id", peer.id.as_str(), ID_BYTES_MAX);
-            object.text("peer.trust_domain", peer.id.trust_domain_name(), NAME_BYTES_MAX * 2);
-            object.text("peer.chain.sha256", &hex(&peer.chain_fingerprint), NAME_BYTES_MAX);
-            object.text("peer.serial", &peer.serial, SERIAL_BYTES_MAX);
-            object.time("peer.not_after", peer.not_after);
-            object.text("peer.authority", &hex(&peer.authority.0), NAME_BYTES_MAX);
+            object.once(&peer.rendered, |object| write_peer(object, peer));
         }
         if let Some(own) = self.own {
-            write_own(object, own);
+            object.once(&own.rendered, |object| write_own(object, own));
         }
         object.number_if("bundle.generation", self.peer.map(|peer| peer.generation));
         object.text("policy.digest", self.policy, NAME_BYTES_MAX);
     }
+}
+
+fn write_peer(object: &mut Object<'_>, peer: &Peer) {
+    object.text("peer.spiffe_id", peer.id.as_str(), ID_BYTES_MAX);
+    object.text("peer.trust_domain", peer.id.trust_domain_name(), NAME_BYTES_MAX * 2);
+    object.hex("peer.chain.sha256", &peer.chain_fingerprint);
+    object.text("peer.serial", &peer.serial, SERIAL_BYTES_MAX);
+    object.time("peer.not_after", peer.not_after);
+    object.hex("peer.authority", &peer.authority.0);
 }
 
 pub(super) fn write_own(object: &mut Object<'_>, own: &Svid) {
@@ -234,7 +237,7 @@ impl Process<'_> {
             self.write(object, now);
             object.number("was_closed", found.was_closed);
             if let Some((digest, bytes)) = found.torn {
-                object.text("torn.sha256", &hex(digest), NAME_BYTES_MAX);
+                object.hex("torn.sha256", digest);
                 object.number("torn.bytes", bytes);
             }
             if let Some((first, last)) = found.verified {

@@ -67,7 +67,7 @@ struct Logged {
     forwarded_caller: Option<SpiffeId>,
     token: Option<Arc<Verified>>,
     authorized: Option<Authorized>,
-    upstream: Option<String>,
+    upstream: Option<Rc<str>>,
     upstream_peer: Option<Arc<Peer>>,
     /// What we showed it.
     upstream_own: Option<Arc<Svid>>,
@@ -228,7 +228,7 @@ impl Recorder {
 
     pub fn upstream(&mut self, lease: &Lease) {
         if let Some(logged) = &mut self.logged {
-            logged.upstream = Some(lease.endpoint.address.to_string());
+            logged.upstream = Some(lease.endpoint.name.clone());
             logged.upstream_peer = lease.peer.clone();
             let trust = lease.session.as_ref().and_then(|session| session.trust()).filter(|_| logged.policy.is_some());
             logged.upstream_own = trust.map(|trust| trust.own.clone());

@@ -160,6 +160,7 @@ impl Update {
             fingerprint: peer.fingerprint,
             authority: peer.authority,
             issued: peer.issued,
+            rendered: Default::default(),
             id,
         });
         Ok(())

@@ -1,6 +1,7 @@
 //! The immutable state of identity that one handshake sees whole.
 
 use crate::revocation::Revocations;
+use crate::telemetry::json::Rendered;
 use crate::tls::SvidError;
 use crate::tls::peer::Issued;
 use crate::tls::verified::VerifiedPeers;
@@ -37,6 +38,8 @@ pub struct Svid {
     pub authority: AuthorityId,
     /// As a peer's.
     pub issued: Vec<Issued>,
+    /// As a peer's.
+    pub rendered: Rendered,
 }
 
 /// One root of a bundle that passed SPIFFE's CA rules at load.

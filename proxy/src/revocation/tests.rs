@@ -29,6 +29,7 @@ fn peer(id: &str) -> Peer {
         authority: AuthorityId([1; 32]),
         issued: Vec::new(),
         generation: 1,
+        rendered: Default::default(),
     }
 }
 

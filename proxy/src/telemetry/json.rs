@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 /// A JSON object under construction at the end of a buffer.
@@ -17,6 +18,20 @@ impl<'a> Object<'a> {
     pub fn begin(buffer: &'a mut Vec<u8>) -> Self {
         buffer.push(b'{');
         Self { buffer, empty: true }
+    }
+
+    /// The members that `write` makes, which are the same whenever it is called with this `rendered`.
+    pub fn once(&mut self, rendered: &Rendered, write: impl FnOnce(&mut Object<'_>)) {
+        let members = rendered.0.get_or_init(|| {
+            let mut members = Vec::new();
+            write(&mut Object { buffer: &mut members, empty: true });
+            members.into_boxed_slice()
+        });
+        if !self.empty && !members.is_empty() {
+            self.buffer.push(b',');
+        }
+        self.empty &= members.is_empty();
+        self.buffer.extend_from_slice(members);
     }
 
     /// `name` is ours and needs no escaping.
@@ -63,14 +78,22 @@ impl<'a> Object<'a> {
 
     /// Upper-case hexadecimal, as OpenTelemetry wants hashes.
     pub fn hash_if(&mut self, name: &str, hash: Option<&[u8; 32]>) {
-        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-        let Some(hash) = hash else { return };
+        if let Some(hash) = hash {
+            self.digits(name, hash, b"0123456789ABCDEF");
+        }
+    }
+
+    /// Lower-case hexadecimal.
+    pub fn hex(&mut self, name: &str, bytes: &[u8]) {
+        self.digits(name, bytes, b"0123456789abcdef");
+    }
+
+    fn digits(&mut self, name: &str, bytes: &[u8], digits: &[u8; 16]) {
         self.key(name);
         self.buffer.push(b'"');
-        for byte in hash {
-            self.buffer.push(DIGITS[usize::from(byte >> 4)]);
-            self.buffer.push(DIGITS[usize::from(byte & 15)]);
-        }
+        let of = |byte: &u8| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]];
+        self.buffer.reserve(bytes.len() * 2);
+        bytes.iter().for_each(|byte| self.buffer.extend_from_slice(&of(byte)));
         self.buffer.push(b'"');
     }
 
@@ -86,9 +109,20 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Members of an object that never change, written when they are wanted first; see [`Object::once`].
+#[derive(Default)]
+pub struct Rendered(OnceLock<Box<[u8]>>);
+
+impl fmt::Debug for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rendered").finish_non_exhaustive()
+    }
+}
+
 /// RFC 8259 §7, and more: DEL and C1 controls (a terminal obeys U+009B like ESC `[`) and the Unicode line separators.
 fn escape_into(buffer: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+    // All bytes are looked at, many at a time: most texts are plain.
+    if text.bytes().fold(true, |plain, byte| plain & (matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\'))) {
         buffer.extend_from_slice(text.as_bytes());
         return;
     }
@@ -117,13 +151,25 @@ pub fn rfc3339(at: SystemTime) -> String {
     text.into_iter().map(char::from).collect()
 }
 
+/// RFC 3339 §1: years have four digits.
+const END_OF_9999: u64 = 253_402_300_799;
+
 fn rfc3339_into(buffer: &mut Vec<u8>, at: SystemTime) {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (seconds, microseconds) = (since.as_secs(), since.subsec_micros());
+    let (seconds, microseconds) = (since.as_secs().min(END_OF_9999), since.subsec_micros());
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_from_days(days);
     let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
-    let _ = write!(buffer, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microseconds:06}Z");
+    // Several are in each record, and the machinery of formatting would be most of their cost.
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    let parts = [(year, 4), (month, 7), (day, 10), (hour, 13), (minute, 16), (second, 19), (microseconds.into(), 26)];
+    for (mut value, end) in parts {
+        for digit in text[..end].iter_mut().rev().take_while(|digit| digit.is_ascii_digit()) {
+            *digit = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    }
+    buffer.extend_from_slice(&text);
 }
 
 /// Days since 1970-01-01 to a date of the Gregorian calendar (Howard Hinnant, "chrono-compatible low-level date
@@ -142,7 +188,7 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Object, rfc3339};
+    use super::{Object, Rendered, rfc3339};
     use proptest::prelude::*;
     use std::time::{Duration, SystemTime};
 
@@ -172,6 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_rendered_is_written_again_as_it_was() {
+        let (rendered, nothing) = (Rendered::default(), Rendered::default());
+        let mut buffer = Vec::new();
+        for value in [1, 2] {
+            let mut object = Object::begin(&mut buffer);
+            object.once(&nothing, |_| {});
+            object.once(&rendered, |object| {
+                object.number("a", value);
+                object.text("b", "\"", 10);
+            });
+            object.once(&nothing, |_| {});
+            object.number("c", value);
+            object.end_line();
+        }
+        assert_eq!(buffer, b"{\"a\":1,\"b\":\"\\\"\",\"c\":1}\n{\"a\":1,\"b\":\"\\\"\",\"c\":2}\n");
+    }
+
+    #[test]
     fn cuts_at_a_character_and_says_so() {
         assert_eq!(line("abcd", 4), "{\"x\":\"abcd\"}\n");
         assert_eq!(line("abcde", 4), "{\"x\":\"abcd…\"}\n");
@@ -186,6 +250,7 @@ mod tests {
             (951_782_400, 0, "2000-02-29T00:00:00.000000Z"),
             (1_795_309_323, 4, "2026-11-22T01:02:03.000004Z"),
             (4_107_542_400, 0, "2100-03-01T00:00:00.000000Z"),
+            (300_000_000_000, 0, "9999-12-31T23:59:59.000000Z"),
         ] {
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(microseconds);
             assert_eq!(rfc3339(at), expected);

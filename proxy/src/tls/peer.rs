@@ -1,6 +1,7 @@
 //! A verified peer.
 
 use crate::identity::AuthorityId;
+use crate::telemetry::json::Rendered;
 use postern_config::SpiffeId;
 use rustls_pki_types::CertificateDer;
 use std::fmt;
@@ -50,4 +51,6 @@ pub struct Peer {
     pub issued: Vec<Issued>,
     /// Generation of the identity snapshot that it was verified with.
     pub generation: u64,
+    /// What records of the audit log say of it.
+    pub rendered: Rendered,
 }

@@ -57,6 +57,7 @@ pub fn verify_svid(
         authority: path.anchor.authority,
         issued: path.issued,
         generation,
+        rendered: Default::default(),
         chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
     })
 }

@@ -74,6 +74,8 @@ pub struct Upstream {
 
 pub struct Endpoint {
     pub address: EndpointAddress,
+    /// The address as records have it.
+    pub name: Rc<str>,
     /// Requests and tunnels under way.
     pub active: Cell<u32>,
     pub health: Health,
@@ -280,6 +282,7 @@ impl Endpoint {
     /// `wait`: for a turn to make a connection.
     fn new(address: EndpointAddress, wait: Duration) -> Rc<Self> {
         Rc::new(Self {
+            name: address.to_string().into(),
             address,
             active: Cell::new(0),
             busiest: Cell::new((0, 0)),

@@ -53,6 +53,7 @@ static PEER: LazyLock<Peer> = LazyLock::new(|| Peer {
     authority: AuthorityId(sha256(AUTHORITY)),
     issued: Vec::new(),
     generation: 1,
+    rendered: Default::default(),
 });
 static OWN: LazyLock<SpiffeId> = LazyLock::new(|| SpiffeId::parse("spiffe://shop.example/orders").expect("an ID"));
 

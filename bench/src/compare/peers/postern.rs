@@ -32,6 +32,19 @@ impl Product for Postern {
     }
 
     fn prepare(&self, side: Side, setting: &Setting, place: &Place<'_>) -> anyhow::Result<Program> {
+        self.prepare_with(side, setting, place, |_| {})
+    }
+}
+
+impl Postern {
+    /// As `prepare`, with what `change` makes of the configuration.
+    pub fn prepare_with(
+        &self,
+        side: Side,
+        setting: &Setting,
+        place: &Place<'_>,
+        change: impl FnOnce(&mut Value),
+    ) -> anyhow::Result<Program> {
         let pems = place.certificates.of(side);
         let protocol = if setting.protocol == Protocol::Tcp { "tcp" } else { "http" };
         let mut config = json!({
@@ -56,6 +69,7 @@ impl Product for Postern {
                 }
             }
         }
+        change(&mut config);
         let path = place.folder.join("postern.yaml");
         // JSON is YAML.
         fs::write(&path, serde_json::to_string_pretty(&config)?)?;

@@ -27,6 +27,7 @@ fn peer() -> Peer {
         authority: AuthorityId([0xcd; 32]),
         issued: Vec::new(),
         generation: 3,
+        rendered: Default::default(),
     }
 }
 

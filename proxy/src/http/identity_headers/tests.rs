@@ -22,6 +22,7 @@ fn peer() -> Peer {
         authority: AuthorityId([0; 32]),
         issued: Vec::new(),
         generation: 1,
+        rendered: Default::default(),
     }
 }
 

@@ -47,6 +47,7 @@ impl Side {
             fingerprint: [0; 32],
             authority: AuthorityId([0; 32]),
             issued: Vec::new(),
+            rendered: Default::default(),
         });
         let snapshot = Arc::new(Snapshot {
             generation: GENERATION,
