@@ -48,6 +48,7 @@ impl Config {
         put(&mut root, "audit", self.audit.as_ref().map(audit::audit));
         root.insert("revocation".into(), revocation(&self.revocation));
         put(&mut root, "break_glass", self.break_glass.as_ref().map(break_glass));
+        root.insert("drift".into(), self.drift.effective_json());
         root.insert("admin".into(), admin(self));
         put(&mut root, "workers", self.workers.map(|workers| json!(workers.get())));
         put(&mut root, "drain_timeout", self.drain_timeout.map(|span| json!(print_duration(span))));

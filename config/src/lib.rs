@@ -15,6 +15,7 @@ pub mod break_glass;
 pub mod capture;
 mod cross_check;
 pub mod deny_list;
+pub mod drift;
 mod effective;
 mod forwarder;
 pub mod hardening;
@@ -57,6 +58,7 @@ pub use bounds::{Limits, Timeouts};
 pub use break_glass::{BreakGlass, Override};
 pub use capture::{Capture, CaptureMode, Dns};
 pub use deny_list::{Denied, DenyEntry, DenyList};
+pub use drift::{Drift, OnDrift};
 pub use forwarder::Forwarder;
 pub use hardening::Hardening;
 pub use identity::{Endpoint, EndpointError, Identity, IdentitySource, SvidSelector};
@@ -99,6 +101,7 @@ pub struct Config {
     pub revocation: Revocation,
     /// `None`: nobody can override the rules.
     pub break_glass: Option<BreakGlass>,
+    pub drift: Drift,
     pub admin: Admin,
     pub workload: Workload,
     /// Data-plane threads. `None`: the CPU quota of the cgroup rounded up, 2 where there is none.

@@ -47,6 +47,14 @@ impl Network {
         if network.masked(address) == address { Ok(network) } else { Err(NetworkError::HostBits) }
     }
 
+    /// The network of `prefix` bits that `address` is in. A longer prefix than the address has bits means the address alone.
+    pub fn around(address: IpAddr, prefix: u8) -> Self {
+        let address = address.to_canonical();
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let network = Self { address, prefix: prefix.min(most) };
+        Self { address: network.masked(address), ..network }
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4() && self.masked(address) == self.address
@@ -209,6 +217,19 @@ mod tests {
         ] {
             let found = Network::parse(network).unwrap().contains(address.parse().unwrap());
             assert_eq!(found, expected, "{address} in {network}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_in_the_network_around_it() {
+        for (address, prefix, expected) in [
+            ("10.1.2.3", 24, "10.1.2.0/24"),
+            ("::ffff:10.1.2.3", 24, "10.1.2.0/24"),
+            ("10.1.2.3", 0, "0.0.0.0/0"),
+            ("10.1.2.3", 200, "10.1.2.3"),
+            ("2001:db8:1:2:3::1", 64, "2001:db8:1:2::/64"),
+        ] {
+            assert_eq!(Network::around(address.parse().unwrap(), prefix).to_string(), expected, "{address}/{prefix}");
         }
     }
 

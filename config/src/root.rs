@@ -5,6 +5,7 @@ use crate::authorizer::RawAuthorizer;
 use crate::bounds::{Count, Limits, RawLimits, RawTimeouts, Timeouts};
 use crate::break_glass::RawBreakGlass;
 use crate::capture::RawCapture;
+use crate::drift::RawDrift;
 use crate::hardening::RawHardening;
 use crate::identity::RawIdentity;
 use crate::issuer::{self, RawIssuer};
@@ -16,7 +17,7 @@ use crate::tunnel::RawTunnel;
 use crate::upstream::RawOutbound;
 use crate::values::{FilePath, OneOrMany, Span};
 use crate::workload::{RawWorkload, Workload};
-use crate::{Admin, Config, Hardening, Identity, Revocation};
+use crate::{Admin, Config, Drift, Hardening, Identity, Revocation};
 use schemars::JsonSchema;
 use std::num::NonZeroUsize;
 
@@ -46,6 +47,8 @@ pub(crate) struct RawConfig {
     revocation: Field<RawRevocation>,
     /// Who may override the rules in an emergency.
     break_glass: Field<RawBreakGlass>,
+    /// What is told, or refused, of things that are valid and not what they were.
+    drift: Field<RawDrift>,
     /// Where the running program is asked and told.
     admin: Field<RawAdmin>,
     /// Threads that carry traffic.
@@ -90,6 +93,7 @@ impl Section for RawConfig {
             audit: keys.optional("audit"),
             revocation: keys.optional("revocation"),
             break_glass: keys.optional("break_glass"),
+            drift: keys.optional("drift"),
             admin: keys.optional("admin"),
             workers: keys.optional("workers"),
             drain_timeout: keys.optional("drain_timeout"),
@@ -135,6 +139,7 @@ impl RawConfig {
             audit: self.audit.into_option().and_then(|audit| audit.check(reader)),
             revocation: self.revocation.into_option().map_or_else(Revocation::default, |section| section.check(reader)),
             break_glass: self.break_glass.into_option().and_then(|section| section.check(reader)),
+            drift: self.drift.into_option().map_or_else(Drift::default, |section| section.check(reader)),
             admin: self.admin.into_option().map_or_else(Admin::default, |admin| admin.check(reader)),
             workers: self.workers.into_option().and_then(|count| NonZeroUsize::new(count.as_usize())),
             drain_timeout: self.drain_timeout.into_option().map(|span| span.0),

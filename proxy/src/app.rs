@@ -12,6 +12,7 @@ use crate::audit;
 use crate::audit::record::Event;
 use crate::capture::probe;
 use crate::dns::server as dns_server;
+use crate::drift;
 use crate::hardening::Hardened;
 use crate::identity::tokens::OwnTokens;
 use crate::identity::{self, Counters, IdentityStore, SourceError, SourceHandle};
@@ -153,6 +154,7 @@ impl App {
         tasks::spawn(probe::watch(app.shared.clone(), app.readiness.clone()));
         tasks::spawn(app.shared.own_tokens.clone().follow_keys(identity.clone()));
         tasks::spawn(pressure::watch(app.shared.clone()));
+        tasks::spawn(drift::watch_own(app.shared.clone()));
         if app.shared.audit.enabled() {
             tasks::spawn(audit::watch::watch(identity, app.shared.audit.clone()));
         }
@@ -235,6 +237,7 @@ impl App {
             self.shared.own_tokens.set_endpoint(identity.endpoint.clone());
             self.shared.issuer_asks.set(identity.issuers.clone());
             self.source = identity;
+            self.shared.drift.expect_own_change();
         }
         self.shared.publish_policy(policy);
         if self.dns.as_ref().map(dns_server::Open::port) != dns_port(&config) {

@@ -1,6 +1,7 @@
 //! One accepted connection, from the moment it is accepted to its last byte: what is known of it, and its one record.
 
 mod audit;
+mod drift;
 mod local_caller;
 mod rate_limits;
 
@@ -18,7 +19,7 @@ use crate::tls::Peer;
 use crate::upstream::client::HttpVersion;
 use crate::upstream::plan::ServicePlan;
 use crate::worker::Worker;
-use postern_config::Mode;
+use postern_config::{Mode, Network};
 use rate_limits::Buckets;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -46,6 +47,8 @@ pub struct Connection {
     carrier: Cell<Option<u64>>,
     version: Cell<HttpVersion>,
     policy_generation: u64,
+    /// The network that its peer's certificate is held to be in while it lives (`drift`).
+    network: Cell<Option<Network>>,
     outcome: RefCell<ConnectionOutcome>,
     audited: audit::Audited,
     registered: Registered,
@@ -110,6 +113,7 @@ impl Connection {
             carrier: Cell::new(None),
             version: Cell::new(HttpVersion::Http1),
             policy_generation: worker.policy().generation,
+            network: Cell::new(None),
             outcome: RefCell::default(),
             audited: audit::Audited::default(),
             _place: place,
@@ -311,6 +315,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.metrics.connection_closed();
+        self.certificate_gone();
         if self.session.requests_total() == 0 {
             // Requests count their own bytes.
             self.metrics.bytes(self.session.bytes_in.load(Relaxed), self.session.bytes_out.load(Relaxed));

@@ -146,6 +146,8 @@ pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(
         server_name: tls.get_ref().1.server_name().map(Box::from),
     };
     connection.session.establish(trust, &connection.worker.identity());
+    connection.worker.shared.seen.saw(&peer.id, SystemTime::now());
+    connection.certificate_came(&policy, &peer)?;
     Ok((Box::new(tls), peer))
 }
 

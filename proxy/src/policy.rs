@@ -23,7 +23,7 @@ use crate::upstream::plan::{ServicePlan, ServiceTable};
 use crate::upstream::web_clients::client_of;
 use postern_config::authz::TimeWindow;
 use postern_config::{
-    AppAddress, CaptureMode, Config, Inbound, Limits, ListenAddress, SvidSelector, Timeouts, Transport,
+    AppAddress, CaptureMode, Config, Drift, Inbound, Limits, ListenAddress, SvidSelector, Timeouts, Transport,
 };
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -140,6 +140,7 @@ pub struct Policy {
     asks_time: bool,
     /// Of our own workload.
     pub labels: Arc<Labels>,
+    pub drift: Drift,
 }
 
 /// What the application meant, as far as is known.
@@ -227,6 +228,7 @@ impl Policy {
             windows: windows_of(config.inbound.iter().flat_map(Inbound::rule_sets)),
             asks_time: some_condition_asks_time(config.inbound.iter().flat_map(Inbound::rule_sets)),
             labels: site.labels,
+            drift: config.drift,
         })
     }
 

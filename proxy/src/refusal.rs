@@ -49,6 +49,8 @@ pub enum Refusal {
     TokenInvalid,
     /// The token is good, and not its caller's to show.
     TokenNotBound,
+    /// It is valid, not what it was before, and the file says `deny` of that.
+    DriftRefused,
     /// The peer forwards for somebody it may not speak for, or who is on the deny list.
     ForwardedCallerRefused,
     /// The token was shown before, and is taken one time only.
@@ -91,6 +93,8 @@ pub enum Refusal {
     UnknownService,
     /// Outbound: the answerer's SVID is valid, but not one of the expected identities.
     WrongUpstreamIdentity,
+    /// Outbound: the answerer is expected, another one than before, and the file says `deny` of that.
+    UpstreamDrift,
     /// Outbound: the answerer could not be verified.
     UpstreamNotVerified,
     /// Outbound: no endpoint could be reached.
@@ -175,6 +179,7 @@ impl Refusal {
             Self::TokenMissing          => ("token_missing",           401, 16),
             Self::TokenInvalid          => ("token_invalid",           401, 16),
             Self::TokenNotBound         => ("token_not_bound",         403,  7),
+            Self::DriftRefused          => ("drift_refused",           403,  7),
             Self::ForwardedCallerRefused => ("forwarded_caller_refused", 403, 7),
             Self::TokenReplayed         => ("token_replayed",          401, 16),
             Self::TokenUnavailable      => ("token_unavailable",       503, 14),
@@ -196,6 +201,7 @@ impl Refusal {
             Self::LocalUserUnknown      => ("local_user_unknown",      403,  7),
             Self::UnknownService        => ("unknown_service",         403,  7),
             Self::WrongUpstreamIdentity => ("wrong_upstream_identity", 502, 14),
+            Self::UpstreamDrift         => ("upstream_drift",          502, 14),
             Self::UpstreamNotVerified   => ("upstream_not_verified",   502, 14),
             Self::UpstreamUnreachable   => ("upstream_unreachable",    503, 14),
             Self::UpstreamUnresolved    => ("upstream_unresolved",     503, 14),

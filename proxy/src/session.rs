@@ -34,6 +34,7 @@ use crate::identity::Snapshot;
 use crate::telemetry::PortMetrics;
 use crate::telemetry::counters::refuses_stream;
 use crate::telemetry::json::rfc3339;
+use crate::tls::certificate::hex;
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -351,6 +352,9 @@ impl Session {
             remote: self.remote.to_string(),
             peer_spiffe_id: trust.map(|trust| trust.peer.id.to_string()),
             peer_not_after: trust.map(|trust| rfc3339(trust.peer.not_after)),
+            peer_sha256: trust.map(|trust| hex(&trust.peer.fingerprint)),
+            peer_serial: trust.map(|trust| trust.peer.serial.clone()),
+            peer_authority: trust.map(|trust| hex(&trust.peer.authority.0)),
             own_spiffe_id: trust.map(|trust| trust.own.id.to_string()),
             opened_at: rfc3339(self.opened_at),
             bytes_in: self.bytes_in.load(Relaxed),

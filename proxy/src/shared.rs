@@ -4,16 +4,19 @@ use crate::audit::AuditLog;
 use crate::break_glass::InForce;
 use crate::capture::ourselves::exempt_by_user;
 use crate::capture::probe::Probes;
+use crate::drift;
 use crate::identity::IdentityStore;
 use crate::identity::issuer_asks::IssuerAsks;
 use crate::identity::tokens::OwnTokens;
 use crate::policy::Policy;
+use crate::seen::SeenPeers;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token::ShownTokens;
 use crate::upstream::discovery::Discovery;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 use tokio::sync::watch;
 
 pub struct Shared {
@@ -31,6 +34,10 @@ pub struct Shared {
     pub issuer_asks: IssuerAsks,
     /// Tokens of callers that are not taken again.
     pub shown_tokens: ShownTokens,
+    /// Who has proven an identity to us.
+    pub seen: Arc<SeenPeers>,
+    /// What things were when they were last seen.
+    pub drift: drift::Seen,
     pub budget: ConnectionBudget,
     pub probes: Probes,
     /// Whose captured connections are our own.
@@ -66,6 +73,8 @@ impl Shared {
             own_tokens,
             issuer_asks: IssuerAsks::default(),
             shown_tokens: ShownTokens::default(),
+            seen: Arc::default(),
+            drift: drift::Seen::new(Instant::now()),
             draining: AtomicBool::new(false),
             boot_id: fastrand::u32(..),
         }

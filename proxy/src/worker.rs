@@ -3,10 +3,11 @@
 //! A connection lives and dies on one worker, so nothing on the request path is locked. A listener is accepted on one
 //! worker; each connection goes to the one with the fewest.
 
+mod asked;
 mod current;
 mod watch;
 
-use crate::admin::ConnectionInfo;
+use crate::admin::{ConnectionInfo, TokenInfo};
 use crate::capture::caller_uid::CallerUids;
 use crate::capture::original::{inbound_door, original_destination};
 use crate::capture::{Accepted, Acceptor, CloseAsked, Listening, Remote, StdStream, Stream};
@@ -44,6 +45,8 @@ pub enum Command {
     /// Serve a connection that another worker accepted.
     Serve(Door, StdStream, Remote),
     Connections(oneshot::Sender<Vec<ConnectionInfo>>),
+    /// Tokens of callers that it remembers.
+    Tokens(oneshot::Sender<Vec<TokenInfo>>),
     /// How many of them a change would cut.
     WouldCut(Proposal, oneshot::Sender<Blast>),
     /// Retire inbound connections; what is idle closes.
@@ -109,28 +112,6 @@ impl Workers {
             start.recv().map_err(std::io::Error::other)??;
         }
         Ok(Self { handles, threads })
-    }
-
-    /// Live connections of all workers.
-    pub async fn connections(handles: Vec<WorkerHandle>) -> Vec<ConnectionInfo> {
-        let mut all = Vec::new();
-        for handle in handles {
-            let (reply, answer) = oneshot::channel();
-            handle.send(Command::Connections(reply)).await;
-            all.extend(answer.await.unwrap_or_default());
-        }
-        all
-    }
-
-    /// How many connections of peers and of the application still live.
-    pub async fn live(&self) -> usize {
-        let mut live = 0;
-        for handle in &self.handles {
-            let (reply, answer) = oneshot::channel();
-            handle.send(Command::Live(reply)).await;
-            live += answer.await.unwrap_or_default();
-        }
-        live
     }
 
     pub async fn stop(self) {
@@ -254,6 +235,9 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
             Command::Connections(reply) => {
                 // The asker may have gone.
                 let _ = reply.send(worker.registry.sessions().iter().map(|session| session.info()).collect());
+            }
+            Command::Tokens(reply) => {
+                let _ = reply.send(worker.tokens.borrow().infos());
             }
             Command::WouldCut(proposal, reply) => {
                 let _ = reply.send(session::would_cut(&worker.registry, &proposal));

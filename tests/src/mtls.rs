@@ -10,9 +10,9 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -32,6 +32,25 @@ pub async fn connect(
     connect_as(&identity.shared.identity.load(), to, alpn, server_name).await
 }
 
+/// As [`connect`], from an address of this host; on Linux all of 127.0.0.0/8 are.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Panics
+/// As [`connect`].
+pub async fn connect_from(
+    identity: &Sidecar,
+    from: Ipv4Addr,
+    to: SocketAddr,
+    alpn: &[&[u8]],
+) -> io::Result<TlsStream<TcpStream>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(IpAddr::V4(from), 0))?;
+    let stream = within("a connection", socket.connect(to)).await.expect("somebody listens");
+    shake_hands(&identity.shared.identity.load(), stream, alpn, "orders.shop.svc").await
+}
+
 /// As [`connect`], with an identity that was had at some time.
 ///
 /// # Errors
@@ -45,6 +64,16 @@ pub async fn connect_as(
     alpn: &[&[u8]],
     server_name: &'static str,
 ) -> io::Result<TlsStream<TcpStream>> {
+    let stream = within("a connection", TcpStream::connect(to)).await.expect("somebody listens");
+    shake_hands(snapshot, stream, alpn, server_name).await
+}
+
+async fn shake_hands(
+    snapshot: &Snapshot,
+    stream: TcpStream,
+    alpn: &[&[u8]],
+    server_name: &'static str,
+) -> io::Result<TlsStream<TcpStream>> {
     let own = SingleCertAndKey::from(CertifiedKey::clone(&snapshot.svids[0].certified));
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13])
@@ -53,7 +82,6 @@ pub async fn connect_as(
         .with_custom_certificate_verifier(Arc::new(Credulous))
         .with_client_cert_resolver(Arc::new(own));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let stream = within("a connection", TcpStream::connect(to)).await.expect("somebody listens");
     stream.set_nodelay(true)?;
     let name = ServerName::try_from(server_name).expect("a name");
     within("a handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await

@@ -6,6 +6,7 @@ use crate::bounds::{RawLimits, RawTimeouts};
 use crate::break_glass::{RawBreakGlass, RawOverride, RawOverrideFile};
 use crate::capture::{RawCapture, RawDns, RawRedirect};
 use crate::deny_list::{RawDenyEntry, RawDenyList};
+use crate::drift::RawDrift;
 use crate::forwarder::RawForwarder;
 use crate::hardening::RawHardening;
 use crate::identity::{RawBundleEndpoint, RawFiles, RawIdentity, RawSvid};
@@ -85,6 +86,7 @@ fn schema_and_reader_know_the_same_keys() {
     check::<RawRevocation>();
     check::<RawGuard>();
     check::<RawBreakGlass>();
+    check::<RawDrift>();
     check::<RawAdmin>();
     check::<RawTimeouts>();
     check::<RawLimits>();
@@ -103,7 +105,7 @@ fn no_section_is_forgotten() {
     let schema = schema_value();
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
-    assert_eq!(objects + 1, 47);
+    assert_eq!(objects + 1, 48);
 }
 
 /// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.
@@ -147,6 +149,7 @@ fn defaults_in_the_schema_are_those_in_force() {
         ("AuditRotate", "/audit/to/rotate"),
         ("Timeouts", "/timeouts"),
         ("Limits", "/limits"),
+        ("Drift", "/drift"),
     ] {
         let in_force = effective.pointer(pointer).expect(pointer);
         for (key, property) in schema["definitions"][definition]["properties"].as_object().expect(definition) {

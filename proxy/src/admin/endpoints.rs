@@ -3,7 +3,7 @@
 //! Paths are compared as they came, byte by byte: `//config` and `/%63onfig` are not `/config` (THREATS NW-08).
 
 use super::socket::{AllowedUids, Right};
-use super::{AdminState, levers, views};
+use super::{AdminState, inventory, levers, views};
 use crate::audit::record::Event;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
@@ -46,6 +46,7 @@ enum Endpoint {
     State,
     Config,
     Identities,
+    Inventory,
     Connections,
     Log,
     SetLog,
@@ -64,6 +65,7 @@ const ENDPOINTS: &[(&str, Method, Endpoint)] = &[
     ("/state", Method::GET, Endpoint::State),
     ("/config", Method::GET, Endpoint::Config),
     ("/identities", Method::GET, Endpoint::Identities),
+    ("/inventory", Method::GET, Endpoint::Inventory),
     ("/connections", Method::GET, Endpoint::Connections),
     ("/log", Method::GET, Endpoint::Log),
     ("/log", Method::POST, Endpoint::SetLog),
@@ -98,6 +100,7 @@ impl Endpoint {
             Self::State
             | Self::Config
             | Self::Identities
+            | Self::Inventory
             | Self::Connections
             | Self::Log
             | Self::Metrics
@@ -203,6 +206,7 @@ async fn serve(endpoint: Endpoint, caller: &Caller, state: &AdminState, uri: &Ur
             let counters = state.metrics.identity_counters();
             json(StatusCode::OK, &views::identities(&state.identity.load(), &counters, &state.own_tokens, now))
         }
+        Endpoint::Inventory => json(StatusCode::OK, &inventory::inventory(state, now).await),
         Endpoint::Connections => json(StatusCode::OK, &(state.connections)().await),
         Endpoint::Log => json(StatusCode::OK, &serde_json::json!({ "filter": state.log.current() })),
         Endpoint::SetLog => set_log(caller, state, uri),
@@ -302,6 +306,8 @@ mod tests {
             (Door::Socket, &post, "/log", Ok(Endpoint::SetLog)),
             (Door::Socket, &post, "/drain", Ok(Endpoint::Drain)),
             (Door::Socket, &get, "/drain", Err(405)),
+            (Door::Socket, &get, "/inventory", Ok(Endpoint::Inventory)),
+            (Door::Metrics, &get, "/inventory", Err(404)),
             (Door::ReadOnly, &get, "/log", Ok(Endpoint::Log)),
             (Door::ReadOnly, &post, "/log", Err(405)),
             (Door::ReadOnly, &post, "/drain", Err(404)),

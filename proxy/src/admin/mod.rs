@@ -8,6 +8,7 @@
 
 mod door;
 mod endpoints;
+mod inventory;
 mod levers;
 pub mod readiness;
 mod socket;
@@ -22,7 +23,9 @@ use crate::capture::CloseAsked;
 use crate::identity::IdentityStore;
 use crate::identity::tokens::OwnTokens;
 use crate::revocation::{Gate, Levers};
+use crate::seen::SeenPeers;
 use crate::telemetry::{AccessLog, LogHandle, Metrics};
+use crate::token::{Subject, Verified};
 use arc_swap::ArcSwap;
 use endpoints::Door;
 use futures_util::future::BoxFuture;
@@ -42,6 +45,8 @@ pub struct AdminState {
     pub effective_config: ArcSwap<String>,
     /// Asks every worker for its live connections.
     pub connections: Box<dyn Fn() -> BoxFuture<'static, Vec<ConnectionInfo>> + Send + Sync>,
+    /// Asks every worker for the callers' tokens that it remembers.
+    pub tokens: Box<dyn Fn() -> BoxFuture<'static, Vec<TokenInfo>> + Send + Sync>,
     /// Starts a drain, as SIGTERM does.
     pub drain: Box<dyn Fn() + Send + Sync>,
     pub access_log: AccessLog,
@@ -49,6 +54,7 @@ pub struct AdminState {
     pub gate: Arc<Gate>,
     pub levers: Arc<Levers>,
     pub break_glass: InForce,
+    pub seen: Arc<SeenPeers>,
     pub started_at: SystemTime,
     pub config_status: ArcSwap<ConfigStatus>,
 }
@@ -83,12 +89,47 @@ pub struct ConnectionInfo {
     pub remote: String,
     pub peer_spiffe_id: Option<String>,
     pub peer_not_after: Option<String>,
+    /// Of its leaf certificate, hex; so the next.
+    pub peer_sha256: Option<String>,
+    pub peer_serial: Option<String>,
+    /// SHA-256 of the public key that vouched, hex.
+    pub peer_authority: Option<String>,
     pub own_spiffe_id: Option<String>,
     pub opened_at: String,
     pub bytes_in: u64,
     pub bytes_out: u64,
     /// `open`, `draining`, `kept after expiry` …
     pub state: &'static str,
+}
+
+/// A caller's token that was found good. Times are of the token, but `used_at`.
+#[derive(Clone, Debug)]
+pub struct TokenInfo {
+    pub subject: String,
+    /// Whether that is a SPIFFE ID; what an issuer of others' tokens calls so is none.
+    pub is_svid: bool,
+    pub issuer: Option<String>,
+    pub audience: Vec<String>,
+    /// Of its id, as records have it.
+    pub id_hash: [u8; 32],
+    pub issued_at: Option<SystemTime>,
+    pub expires_at: SystemTime,
+    pub used_at: SystemTime,
+}
+
+impl TokenInfo {
+    pub fn of(token: &Verified, used_at: SystemTime) -> Self {
+        Self {
+            subject: token.subject.to_string(),
+            is_svid: matches!(token.subject, Subject::Workload(_)),
+            issuer: token.registered.issuer.clone(),
+            audience: token.registered.audience.clone(),
+            id_hash: token.id_hash,
+            issued_at: token.registered.issued_at,
+            expires_at: token.registered.expires_at,
+            used_at,
+        }
+    }
 }
 
 /// `GET /metrics`, nothing else. Ends when it is asked to close and its last caller has gone.

@@ -61,6 +61,7 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
         levers: Arc::new(Levers::new(shared, gate.clone())),
         gate,
         break_glass: Default::default(),
+        seen: Default::default(),
         metrics,
         own_tokens,
         readiness: Arc::new(Readiness::new(identity.clone())),
@@ -70,6 +71,7 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
         connections: Box::new(|| {
             Box::pin(async { vec![ConnectionInfo { id: 7, direction: "inbound", ..ConnectionInfo::default() }] })
         }),
+        tokens: Box::new(|| Box::pin(async { Vec::new() })),
         drain: Box::new(move || {
             of_state.fetch_add(1, Ordering::SeqCst);
         }),

@@ -97,6 +97,7 @@ pub(super) fn identities(snapshot: &Snapshot, counters: &Counters, own_tokens: &
             "authority": hex(&svid.authority.0),
             "not_before": rfc3339(svid.not_before),
             "not_after": rfc3339(svid.not_after),
+            "age_seconds": -seconds_until(svid.not_before, now),
             "expires_in_seconds": seconds_until(svid.not_after, now),
         })
     });
@@ -159,8 +160,10 @@ fn own_token(token: &HeldToken, now: SystemTime) -> Value {
         "audience": token.audience,
         "fetched_at": token.fetched_at.map(rfc3339),
         "expires_at": token.expires_at.map(rfc3339),
+        "age_seconds": token.fetched_at.map(|at| -seconds_until(at, now)),
         "expires_in_seconds": token.expires_at.map(|end| seconds_until(end, now)),
         "uses": token.uses,
+        "last_use_at": (token.uses > 0).then(|| rfc3339(token.used_at)),
         "last_error": token.last_error,
     })
 }
@@ -198,12 +201,13 @@ fn authority(anchor: &Anchor, now: SystemTime) -> Value {
         "id": hex(&anchor.authority.0),
         "not_before": rfc3339(anchor.not_before),
         "not_after": rfc3339(anchor.not_after),
+        "age_seconds": -seconds_until(anchor.not_before, now),
         "expires_in_seconds": seconds_until(anchor.not_after, now),
     })
 }
 
 /// Negative once it is past.
-fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
+pub(super) fn seconds_until(at: SystemTime, now: SystemTime) -> i64 {
     let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     match at.duration_since(now) {
         Ok(left) => whole(left.as_secs()),

@@ -33,7 +33,7 @@ pub(super) fn admin_state(
     drain_asked: &Arc<Notify>,
     taking_back: &TakingBack,
 ) -> Arc<AdminState> {
-    let handles = workers.handles.clone();
+    let (handles, of_tokens) = (workers.handles.clone(), workers.handles.clone());
     let drain_asked = drain_asked.clone();
     Arc::new(AdminState {
         identity: shared.identity.clone(),
@@ -43,12 +43,14 @@ pub(super) fn admin_state(
         log,
         effective_config: ArcSwap::from_pointee(String::new()),
         connections: Box::new(move || Box::pin(Workers::connections(handles.clone()))),
+        tokens: Box::new(move || Box::pin(Workers::tokens(of_tokens.clone()))),
         drain: Box::new(move || drain_asked.notify_one()),
         access_log: shared.access_log.clone(),
         audit: shared.audit.clone(),
         gate: taking_back.gate.clone(),
         levers: taking_back.levers.clone(),
         break_glass: shared.break_glass.clone(),
+        seen: shared.seen.clone(),
         started_at: SystemTime::now(),
         config_status: ArcSwap::from_pointee(ConfigStatus::default()),
     })

@@ -1,7 +1,8 @@
 //! What became of what decisions stand on: credentials, policy, levers.
 
-use super::record::{SERIAL_BYTES_MAX, write, write_own};
+use super::record::{SERIAL_BYTES_MAX, some, write, write_own};
 use crate::break_glass::Active;
+use crate::drift;
 use crate::identity::{Bundle, Svid};
 use crate::revocation::{Blast, Entry};
 use crate::telemetry::record::{DETAIL_BYTES_MAX, ID_BYTES_MAX, NAME_BYTES_MAX};
@@ -50,6 +51,11 @@ pub enum Event<'a> {
         blast: Blast,
         is_held: bool,
     },
+    /// Something is valid, and not what it was. `untold`: how many of the same were not recorded since the last one.
+    Drift {
+        facts: &'a drift::Facts<'a>,
+        untold: u64,
+    },
     /// Somebody wanted to, and may not.
     LeverRefused {
         lever: &'a str,
@@ -81,6 +87,7 @@ impl Event<'_> {
             Self::BreakGlass { acts: false, .. } => "break_glass_closed",
             Self::BreakGlassRefused { .. } => "break_glass_refused",
             Self::GuardAlarm { .. } => "guard_alarm",
+            Self::Drift { .. } => "drift",
             Self::LeverRefused { .. } => "lever_refused",
             Self::LeverUsed { .. } => "lever_used",
         }
@@ -134,6 +141,17 @@ impl Event<'_> {
                     object.number("connections.live", blast.live);
                     object.number("connections.cut", blast.cut);
                     object.number("held", is_held);
+                }
+                Self::Drift { facts, untold } => {
+                    object.text("drift.kind", facts.kind.as_str(), NAME_BYTES_MAX);
+                    object.text("drift.whose", facts.whose, ID_BYTES_MAX);
+                    let credential = facts.credential.map(|credential| hex(credential));
+                    object.text_if("drift.credential.sha256", credential.as_deref(), NAME_BYTES_MAX);
+                    object.text_if("drift.before", some(facts.before), ID_BYTES_MAX);
+                    object.text("drift.now", facts.now, ID_BYTES_MAX);
+                    object.number("drift.denied", facts.is_denied);
+                    object.number("drift.untold", untold);
+                    object.number_if("connection", facts.connection);
                 }
                 Self::LeverRefused { lever, uid } => {
                     object.text("lever", lever, NAME_BYTES_MAX);

@@ -172,7 +172,7 @@ fn write_upstream(object: &mut Object<'_>, address: Option<&str>, identity: Opti
     object.text_if("upstream.spiffe_id", identity.map(SpiffeId::as_str), ID_BYTES_MAX);
 }
 
-fn some(text: &str) -> Option<&str> {
+pub(super) fn some(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 

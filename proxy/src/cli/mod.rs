@@ -9,6 +9,7 @@ mod dev_identity;
 mod doctor;
 mod environment;
 pub mod explain;
+pub mod inventory;
 mod output;
 mod recorded;
 mod redirect;
@@ -65,6 +66,8 @@ enum Command {
     Deny(deny::DenyArgs),
     /// Changes that the blast-radius guard of a running proxy holds
     Held(deny::HeldArgs),
+    /// Every credential that a running proxy holds or has seen, and what of it nobody registered
+    Inventory(inventory::InventoryArgs),
     /// Ask a running proxy how it is
     Status(status::StatusArgs),
 }
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => environment::block_on(demo::run(args)),
         Command::Deny(args) => environment::block_on(deny::run(args)),
         Command::Held(args) => environment::block_on(deny::held(args)),
+        Command::Inventory(args) => environment::block_on(inventory::run(args)),
         Command::Status(args) => environment::block_on(status::run(args)),
     };
     result.unwrap_or_else(|error| {

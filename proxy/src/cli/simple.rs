@@ -5,8 +5,8 @@ use clap::{Args, ValueEnum};
 use postern_config::authz::{Principal, Rule, Rules};
 use postern_config::identity::{Endpoint, IdentitySource};
 use postern_config::{
-    Admin, AppAddress, AppHttp, Config, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls, Limits,
-    ListenAddress, Mode, OnExpiry, Outbound, Place, Protocol, Resilience, Revocation, Service, ServiceProtocol,
+    Admin, AppAddress, AppHttp, Config, Drift, Endpoints, Hardening, Identity, IdentityHeaders, Inbound, InboundTls,
+    Limits, ListenAddress, Mode, OnExpiry, Outbound, Place, Protocol, Resilience, Revocation, Service, ServiceProtocol,
     SpiffePattern, SvidSelector, Telemetry, Timeouts, Transport, Workload,
 };
 use std::net::SocketAddr;
@@ -164,6 +164,7 @@ impl Common {
             authorizers: Vec::new(),
             audit: None,
             telemetry: Telemetry { metrics: self.metrics, readiness: self.readiness, ..Telemetry::default() },
+            drift: Drift::default(),
             admin: Admin { socket: self.admin.clone(), ..Admin::default() },
             workers: self.workers,
             drain_timeout: None,

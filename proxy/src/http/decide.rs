@@ -120,7 +120,13 @@ fn decide_inbound(
     }
     recorder.judged_in(route.map_or(plan.rules.mode, |route| route.mode));
     let token = match route.and_then(|route| route.token.as_ref()) {
-        Some(wanted) => Some(admit(connection, wanted, head, recorder)?),
+        Some(wanted) => {
+            let admitted = admit(connection, policy, wanted, head, recorder)?;
+            let caller = forwarded.as_ref().and_then(|forwarded| forwarded.caller());
+            let caller = caller.or(connection.peer().map(|peer| &peer.id));
+            connection.token_came(policy, wanted, &admitted.token, caller)?;
+            Some(admitted)
+        }
         None => None,
     };
     let shown = token.as_ref().map(|admitted| &*admitted.token);
@@ -197,6 +203,7 @@ fn limits_of(plan: &InboundPlan, route: Option<&RoutePlan>) -> String {
 /// The token that the route wants, if it is good, for us, and its caller's to show.
 fn admit(
     connection: &Connection,
+    policy: &Policy,
     wanted: &TokenPlan,
     head: &Parts,
     recorder: &mut Recorder,
@@ -214,7 +221,8 @@ fn admit(
     let token = bearer::authenticate(wanted, &head.headers, presenter, remembered, &worker.shared.issuer_asks, now)?;
     recorder.token(&token);
     bearer::check_not_taken_back(&token, &identity.revocations, now)?;
-    bearer::check_binding(wanted, &token, peer.map(|peer| &peer.id))?;
+    bearer::check_binding(wanted, &token, peer.map(|peer| &peer.id))
+        .inspect_err(|_| connection.token_not_bound(policy, &token))?;
     bearer::check_once(wanted, &token, &worker.shared.shown_tokens)?;
     Ok(Box::new(Admitted { claims: wanted.claims(&token), token }))
 }

@@ -65,6 +65,8 @@ pub struct HeldToken {
     pub fetched_at: Option<SystemTime>,
     pub expires_at: Option<SystemTime>,
     pub uses: u64,
+    /// Or when it was asked for.
+    pub used_at: SystemTime,
     pub last_error: Option<String>,
 }
 

@@ -66,6 +66,11 @@ impl TokenPlan {
         self.rule.binding != Binding::Bearer
     }
 
+    /// Whether some callers may show others' tokens, by name.
+    pub fn names_forwarders(&self) -> bool {
+        matches!(self.rule.binding, Binding::Forwarders(_))
+    }
+
     /// Until when it has to be remembered that this token was shown. `None`: it may be shown again.
     pub fn shown_once(&self, token: &Verified) -> Option<SystemTime> {
         // A claim's time ends with the year 9999 (`claims::TIME_MAX`).

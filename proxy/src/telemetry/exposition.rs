@@ -6,6 +6,7 @@ use super::dns::DnsResult;
 use super::metrics::{self, Family, Kind, Metrics, unix_seconds};
 use super::process;
 use super::upstream_counters::Retry;
+use crate::drift;
 use crate::identity::{DiscardReason, IdentityState};
 use crate::revocation::guard::Change;
 use prometheus::proto;
@@ -163,6 +164,9 @@ fn identity(page: &mut Page, source: &Metrics) {
     page.value(&metrics::BREAK_GLASS_USED, &[], source.global.break_glass_used.load(Relaxed) as f64);
     for change in Change::ALL {
         page.value(&metrics::GUARD_ALARMS, &[change.as_str()], source.guard_alarms(change) as f64);
+    }
+    for kind in drift::Kind::ALL {
+        page.value(&metrics::DRIFT, &[kind.as_str()], source.drifts(kind) as f64);
     }
     for (trust_domain, keys) in &figures.token_keys {
         page.value(&metrics::TOKEN_KEYS, &[trust_domain], *keys as f64);

@@ -8,6 +8,7 @@ use super::counters::{Histogram, PortMetrics};
 use super::dns::{DnsCounters, DnsResult};
 use super::identity_figures::IdentityFigures;
 use super::{AuditCounters, AuthorizerCounters, Direction, exposition};
+use crate::drift;
 use crate::identity::{Counters as IdentityCounters, Snapshot};
 use crate::revocation::guard::Change;
 use std::collections::BTreeMap;
@@ -85,6 +86,7 @@ families! {
     BREAK_GLASS = "postern_break_glass" Gauge &[], "1 while a break-glass override is in force.";
     BREAK_GLASS_USED = "postern_break_glass_used_total" Counter &[], "Requests and L4 connections that the rules refuse and a break-glass override let in.";
     GUARD_ALARMS = "postern_guard_alarms_total" Counter &["change"], "Changes of identity, policy and deny list that would cut more of what lives than `revocation.guard` lets pass unsaid.";
+    DRIFT = "postern_drift_total" Counter &["kind"], "Things that were valid and not what they were before, as `drift` says which are looked for; denied ones too.";
     TOKEN_FETCHES = "postern_token_fetches_total" Counter &["result"], "Requests to the Workload API for a JWT-SVID of ours.";
     TOKENS_MISSED = "postern_tokens_missed_total" Counter &[], "Requests refused because there was no JWT-SVID to send with them.";
     TOKENS_KEPT = "postern_tokens_kept" Gauge &[], "Audiences for which JWT-SVIDs of ours are kept fresh, or asked for.";
@@ -155,6 +157,7 @@ pub(super) struct Global {
     pub(super) break_glass: AtomicBool,
     pub(super) break_glass_used: AtomicU64,
     guard_alarms: [AtomicU64; Change::ALL.len()],
+    drift: [AtomicU64; drift::Kind::ALL.len()],
     pub(super) dns: DnsCounters,
 }
 
@@ -319,6 +322,14 @@ impl Metrics {
 
     pub fn guard_alarms(&self, change: Change) -> u64 {
         self.global.guard_alarms[change as usize].load(Relaxed)
+    }
+
+    pub fn drift(&self, kind: drift::Kind) {
+        self.global.drift[kind as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn drifts(&self, kind: drift::Kind) -> u64 {
+        self.global.drift[kind as usize].load(Relaxed)
     }
 
     pub fn dns_query(&self, result: DnsResult) {

@@ -4,6 +4,7 @@
 use super::accepted::Accepted;
 use super::judge::Verified;
 use super::problem::TokenProblem;
+use crate::admin::TokenInfo;
 use crate::identity::{IssuerKeys, Snapshot, TokenKeys};
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::HashMap;
@@ -22,7 +23,12 @@ pub struct RememberedTokens {
     keys: Arc<TokenKeys>,
     issuers: Arc<IssuerKeys>,
     /// By SHA-256 of the token, so that none lies here.
-    by_hash: HashMap<[u8; 32], Arc<Verified>>,
+    by_hash: HashMap<[u8; 32], Remembered>,
+}
+
+struct Remembered {
+    token: Arc<Verified>,
+    used_at: SystemTime,
 }
 
 impl RememberedTokens {
@@ -49,22 +55,28 @@ impl RememberedTokens {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, token).as_ref());
         // Another route may have judged it by other keys.
-        if let Some(verified) = self.by_hash.get(&hash).filter(|verified| accepted.takes(verified)) {
-            return Ok(verified.clone());
+        if let Some(known) = self.by_hash.get_mut(&hash).filter(|known| accepted.takes(&known.token)) {
+            known.used_at = now;
+            return Ok(known.token.clone());
         }
         let verified = Arc::new(accepted.verify(token, &self.keys, &self.issuers)?);
         if token.len() <= BYTES_MAX {
             self.make_room(now);
-            self.by_hash.insert(hash, verified.clone());
+            self.by_hash.insert(hash, Remembered { token: verified.clone(), used_at: now });
         }
         Ok(verified)
+    }
+
+    /// For the operator.
+    pub fn infos(&self) -> Vec<TokenInfo> {
+        self.by_hash.values().map(|known| TokenInfo::of(&known.token, known.used_at)).collect()
     }
 
     fn make_room(&mut self, now: SystemTime) {
         if self.by_hash.len() < TOKENS_MAX {
             return;
         }
-        self.by_hash.retain(|_, token| token.registered.expires_at + LEEWAY_MAX > now);
+        self.by_hash.retain(|_, known| known.token.registered.expires_at + LEEWAY_MAX > now);
         if self.by_hash.len() >= TOKENS_MAX {
             // Each of them costs one signature once more.
             self.by_hash.clear();

@@ -8,6 +8,7 @@ use super::plan::{Security, ServicePlan};
 use super::pool::OwnSvid;
 use crate::capture::{self, Remote, Stream};
 use crate::delegate::delegate_io;
+use crate::drift;
 use crate::hbone::client::Wanted;
 use crate::hbone::{self, TunnelStream};
 use crate::identity::{NoSvid, Snapshot, Svid};
@@ -109,6 +110,7 @@ pub async fn connect(
     own: &Own,
     alpn: ClientAlpn,
 ) -> Result<Connected, Refused> {
+    drift::destination_called(&worker.shared, &worker.policy().drift, plan, host, address);
     match (&plan.security, address) {
         (Security::Plaintext | Security::App, _) => Ok(plain(dial(worker, plan, address).await?)),
         (Security::Mesh { tunnel: Some(port), expected, .. }, EndpointAddress::Tcp(address)) => {
@@ -255,6 +257,9 @@ pub async fn mesh(
         server_name: None,
     };
     establish(worker, &session, trust, plan)?;
+    let (shared, drift) = (&worker.shared, &policy.drift);
+    shared.seen.saw(&peer.id, SystemTime::now());
+    drift::upstream_answered(shared, drift, plan, address, wanted.expected, &peer, session.id)?;
     Ok((MeshIo::new(tls), session, registered, peer))
 }
 

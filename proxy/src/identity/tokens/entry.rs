@@ -218,6 +218,7 @@ impl Entry {
             fetched_at: token.as_ref().map(|token| token.fetched_at),
             expires_at: token.as_ref().map(|token| token.expires_at),
             uses: self.uses(),
+            used_at: self.used_at(),
             last_error: match &*self.state.borrow() {
                 State::Failed(why) => Some(why.clone()),
                 State::Asking(_) | State::Fetched | State::LetGo => None,

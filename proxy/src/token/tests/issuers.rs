@@ -201,3 +201,19 @@ fn jw_09_a_token_is_judged_by_the_one_issuer_that_it_names() {
     assert_eq!(shown(true, &[NAME], &claims_both), named("spiffe://example.org/a"));
     assert!(matches!(shown(true, &[], &claims_both), Ok(Subject::Workload(_))));
 }
+
+#[test]
+fn what_is_remembered_says_whose_it_is_and_when_it_was_last_shown() {
+    let claims = json!({"sub": "spiffe://example.org/a", "aud": AUDIENCE, "exp": NOW + 300});
+    let token = WORLD.k1.token(HEADER, &claims.to_string());
+    let accepted = Accepted { svids: true, issuers: Vec::new() };
+    let token_keys = Arc::new(trusted(&WORLD.bundles(), Origin::WorkloadApi));
+    let identity = Snapshot { token_keys, ..Snapshot::empty() };
+    let mut remembered = RememberedTokens::default();
+    for now in [NOW, NOW + 60] {
+        remembered.with(&identity).verify(token.as_bytes(), &accepted, at(now)).unwrap();
+    }
+    let infos = remembered.infos();
+    let found: Vec<_> = infos.iter().map(|info| (info.subject.as_str(), info.is_svid, info.used_at)).collect();
+    assert_eq!(found, [("spiffe://example.org/a", true, at(NOW + 60))]);
+}
