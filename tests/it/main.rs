@@ -30,6 +30,7 @@ mod limbo;
 mod local_users;
 mod loops;
 mod modes;
+mod multi_cloud;
 mod oracle_id;
 mod oracle_jwt;
 mod oracle_svid;

@@ -80,3 +80,59 @@ fn links_between_pages_lead_somewhere() {
     }
     assert!(broken.is_empty(), "links that lead nowhere: {broken:?}");
 }
+
+/// What stands in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Everything that the program's own code, without its tests, has as a text.
+fn code() -> String {
+    let mut folders = vec![root().join("proxy/src")];
+    let mut code = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() && !entry.ends_with("tests") {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|ending| ending == "rs") && !entry.ends_with("tests.rs") {
+                code.push_str(&fs::read_to_string(entry).unwrap());
+            }
+        }
+    }
+    code
+}
+
+/// Whether `docs/configuration.md` has `key` in the section of its name: `audit.seal` is the row `seal` of `audit`.
+fn is_setting(reference: &str, key: &str) -> bool {
+    let (section, key) =
+        key.rsplit_once('.').map_or(("The file".to_owned(), key), |(section, key)| (format!("`{section}`"), key));
+    let found = reference.split("\n## ").find(|text| text.lines().next() == Some(section.as_str()));
+    found.is_some_and(|text| text.contains(&format!("\n| `{key}` |")))
+}
+
+#[test]
+fn settings_metrics_and_records_that_controls_name_exist() {
+    let (page, reference, metrics) = (read("docs/controls.md"), read("docs/configuration.md"), read("docs/metrics.md"));
+    let code = code();
+    let mut unknown = Vec::new();
+    for framework in page.split("\n## ").skip(1) {
+        let rows = framework.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| record |"));
+        let mut count = 0;
+        for row in rows {
+            count += 1;
+            let cells: Vec<_> = row.trim_matches('|').split(" | ").collect();
+            let [_control, says, settings, of_metrics, records] = cells[..] else { panic!("five columns: {row}") };
+            let none = [settings, of_metrics, records].map(|cell| cell.trim() == "–");
+            assert!(
+                none == [false; 3] || (none == [true; 3] && says.contains("ot covered**")),
+                "all or nothing: {row}"
+            );
+            unknown.extend(quoted(settings).filter(|key| !is_setting(&reference, key)));
+            unknown.extend(quoted(of_metrics).filter(|name| !metrics.contains(&format!("| `{name}` |"))));
+            unknown.extend(quoted(records).filter(|name| !code.contains(&format!("\"{name}\""))));
+        }
+        assert!(count >= 7, "a framework without its table: {framework}");
+    }
+    assert_eq!(page.matches("\n## ").count(), 6, "six frameworks");
+    assert!(unknown.is_empty(), "docs/controls.md names what there is not: {unknown:?}");
+}
