@@ -76,7 +76,11 @@ impl Scene {
             request = request.header(name, value);
         }
         let status = client.send(request.body(empty()).unwrap()).await.unwrap().status.as_u16();
-        (status, self.orders.record("request", |record| record["url.path"] == path).await)
+        let record = self.orders.record("request", |record| record["url.path"] == path).await;
+        let keys = format!("ci={}", self.mesh.directory().join("ci-jwks.json").display());
+        let shown = ["--token-keys", &keys, "--header", line];
+        self.orders.shown(&record, "", if line.is_empty() { &[] } else { &shown });
+        (status, record)
     }
 
     async fn decided(&mut self, caller: &str, what: &str, line: &str, status: u16, refusal: &str, rule: &str) {

@@ -1,10 +1,10 @@
 //! Whatever rules refuse in the suite, `postern explain` refuses by the same rule: asked about every record of every sidecar,
-//! when that ends. A record has neither headers nor the query: where rules ask for those, the test asks by itself, with
-//! `Sidecar::explains`.
+//! when that ends. A record has neither headers nor the query: where rules ask for those, the test says them, with
+//! `Sidecar::shown`.
 
 use postern::cli::explain;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,8 +15,8 @@ const BY_RULES: [&str; 5] = ["not_allowed", "denied", "requirement_unmet", "no_r
 #[derive(Default)]
 pub struct Explanations {
     texts: Mutex<Vec<(u64, String)>>,
-    /// Ids of decisions that the test asked about.
-    by_test: Mutex<HashSet<String>>,
+    /// By the decision's id: a query, and more words for `explain`.
+    shown: Mutex<HashMap<String, (String, Vec<String>)>>,
 }
 
 impl Explanations {
@@ -24,27 +24,29 @@ impl Explanations {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).push((generation, text));
     }
 
-    pub fn by_test(&self, record: &Value) {
+    /// What the request of `record` showed beside what is recorded.
+    pub fn shown(&self, record: &Value, query: &str, more: &[&str]) {
         let id = record["decision"].as_str().unwrap_or_default().to_owned();
-        self.by_test.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        let more = more.iter().map(|word| (*word).to_owned()).collect();
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(id, (query.to_owned(), more));
     }
 
     /// # Panics
     /// Something was refused, and `explain` says otherwise.
     pub fn check(&self, directory: &Path, records: &[Value]) {
         let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        let by_test = self.by_test.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut asked = HashSet::new();
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let (nothing, mut asked) = (Default::default(), HashSet::new());
         for record in records {
             let Some(question) = Question::of(record) else { continue };
-            let is_by_test = record["decision"].as_str().is_some_and(|id| by_test.contains(id));
-            if is_by_test || !asked.insert(question.clone()) {
+            let (query, more) = record["decision"].as_str().and_then(|id| shown.get(id)).unwrap_or(&nothing);
+            if !asked.insert((question.clone(), query, more)) {
                 continue;
             }
             let Some((_, text)) = texts.iter().rfind(|(generation, _)| *generation <= question.generation) else {
                 panic!("no configuration was in force: {record:#}");
             };
-            let explained = question.ask(directory, text, record);
+            let explained = question.ask(directory, text, record, query, more);
             for (key, expected) in
                 [("refusal", &question.refusal), ("rule", &question.rule), ("route", &question.route)]
             {
@@ -93,7 +95,7 @@ impl Question {
         })
     }
 
-    fn ask(&self, directory: &Path, text: &str, record: &Value) -> Value {
+    fn ask(&self, directory: &Path, text: &str, record: &Value, query: &str, more: &[String]) -> Value {
         let file = directory.join("explained.yaml");
         std::fs::write(&file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let file = file.display().to_string();
@@ -105,9 +107,11 @@ impl Question {
         if let Some(peer) = &self.peer {
             arguments.extend(["--peer", peer]);
         }
-        if let Some(path) = &self.path {
+        let path = self.path.as_ref().map(|path| format!("{path}{query}"));
+        if let Some(path) = &path {
             arguments.extend(["--method", &self.method, "--path", path, "--host", &self.host]);
         }
+        arguments.extend(more.iter().map(String::as_str));
         explain::answer(&arguments).unwrap_or_else(|error| panic!("{error:#}: {record:#}\n{text}"))
     }
 }

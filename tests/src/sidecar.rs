@@ -263,13 +263,19 @@ impl Sidecar {
         answer.unwrap_or_else(|error| panic!("{error:#}: {record:#}"))
     }
 
+    /// What a request showed that its record does not have: its query, and more words for `explain`, which is asked about it in
+    /// the end.
+    pub fn shown(&self, record: &Value, query: &str, more: &[&str]) {
+        self.explanations.shown(record, query, more);
+    }
+
     /// As [`Sidecar::explain`], of a request that was refused: the same words in the same places.
     ///
     /// # Panics
     /// It says something else than the record.
     pub fn explains(&self, sections: &str, record: &Value, query: &str, more: &[&str]) -> Value {
         let explained = self.explain(sections, record, query, more);
-        self.explanations.by_test(record);
+        self.shown(record, query, more);
         for key in ["refusal", "rule", "route"] {
             assert_eq!(explained[key], record.get(key).cloned().unwrap_or_default(), "{key}: {record:#} {explained:#}");
         }
