@@ -70,6 +70,8 @@ pub struct Rule {
     /// For logs: `NAME` if it has one, else `allow-N`.
     pub name: String,
     pub who: Principal,
+    /// Original callers, where a forwarder speaks for them; empty: any. No pattern captures.
+    pub callers: Vec<SpiffePattern>,
     /// What it says of the connection and the moment.
     pub source: Vec<Network>,
     pub time: Option<TimeWindow>,
@@ -97,6 +99,7 @@ impl Rule {
         Self {
             name,
             who,
+            callers: Vec::new(),
             source: Vec::new(),
             time: None,
             sni: Vec::new(),

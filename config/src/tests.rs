@@ -33,7 +33,7 @@ fn load(text: &str) -> Result<Config, Problems> {
 #[test]
 fn every_example_loads() {
     let names = examples();
-    assert_eq!(names.len(), 22, "{names:?}");
+    assert_eq!(names.len(), 23, "{names:?}");
     for path in names {
         if let Err(problems) = Config::load(&path) {
             panic!("{problems}");

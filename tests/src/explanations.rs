@@ -63,6 +63,7 @@ struct Question {
     generation: u64,
     port: String,
     peer: Option<String>,
+    caller: Option<String>,
     source: String,
     method: String,
     path: Option<String>,
@@ -85,6 +86,7 @@ impl Question {
             generation: record["policy.generation"].as_u64().unwrap_or_default(),
             port: field("listener"),
             peer: record["peer.spiffe_id"].as_str().map(str::to_owned),
+            caller: record["caller.spiffe_id"].as_str().map(str::to_owned),
             source: field("network.peer.address"),
             method: field("http.request.method"),
             path: is_request.then(|| field("url.path")),
@@ -106,6 +108,9 @@ impl Question {
         }
         if let Some(peer) = &self.peer {
             arguments.extend(["--peer", peer]);
+        }
+        if let Some(caller) = &self.caller {
+            arguments.extend(["--caller", caller]);
         }
         let path = self.path.as_ref().map(|path| format!("{path}{query}"));
         if let Some(path) = &path {

@@ -135,6 +135,7 @@ fn routes_and_rules() -> anyhow::Result<[Part; 2]> {
                 headers: None,
                 query: None,
                 token: None,
+                caller: None,
             };
             let principal = Principal::Spiffe(black_box(&caller));
             rules
@@ -181,6 +182,7 @@ fn conditions() -> anyhow::Result<[Part; 2]> {
                 headers: Some(&headers),
                 query: None,
                 token: None,
+                caller: None,
             };
             let principal = Principal::Spiffe(black_box(&caller));
             let connection = ConnectionFacts::default();

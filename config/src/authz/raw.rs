@@ -25,6 +25,10 @@ pub(crate) struct RawRule {
     spiffe: Field<OneOrMany<At<SpiffePattern>>>,
     /// Callers of these trust domains.
     trust_domain: Field<OneOrMany<TrustDomain>>,
+    /// Only when the original caller fits one of these, which has no `{name}`: whom the peer speaks for, where it is one of the
+    /// port's `forwarders`, else the peer.
+    #[schemars(extend("x-default" = "any"))]
+    caller: Field<OneOrMany<At<SpiffePattern>>>,
     /// Plaintext callers, of whom nothing is known; only on ports with `tls: permissive` or `off`.
     #[schemars(extend("default" = false))]
     anonymous: Field<bool>,
@@ -82,6 +86,7 @@ impl Section for RawRule {
             name: keys.optional("name"),
             spiffe: keys.optional("spiffe"),
             trust_domain: keys.optional("trust_domain"),
+            caller: keys.optional("caller"),
             anonymous: keys.optional("anonymous"),
             source: keys.optional("source"),
             time: keys.optional("time"),
@@ -106,6 +111,7 @@ impl RawRule {
         self.refuse_empty(reader);
         let callers = self.spiffe.get().map(|callers| callers.0.clone()).unwrap_or_default();
         let who = self.who(effect, reader)?;
+        let original = original_callers(read_or_nothing(self.caller)?, reader)?;
         let time = match self.time.is_written() {
             true => Some(self.time.into_option()?.check(reader)?),
             false => None,
@@ -121,6 +127,7 @@ impl RawRule {
         let rule = Rule {
             name: self.name.into_option().map_or_else(default_name, |name| name.0),
             who,
+            callers: original,
             source: read_or_nothing(self.source)?.0,
             time,
             sni: read_or_nothing(self.sni)?.0,
@@ -137,7 +144,11 @@ impl RawRule {
         };
         if effect != Effect::Allow && rule.who == Principal::Anyone && !rule.is_about_requests() {
             let says_nothing = rule.source.is_empty() && rule.time.is_none() && rule.when.is_none();
-            let says_nothing = says_nothing && rule.sni.is_empty() && rule.ports.is_empty() && rule.labels.is_empty();
+            let says_nothing = says_nothing
+                && rule.callers.is_empty()
+                && rule.sni.is_empty()
+                && rule.ports.is_empty()
+                && rule.labels.is_empty();
             if says_nothing {
                 let hint = "say what it is about: `spiffe`, `source`, `paths`, …";
                 reader.problem(&rule.place, format!("a rule of `{}` fits everything", effect.as_str()), hint);
@@ -151,6 +162,7 @@ impl RawRule {
     fn refuse_empty(&self, reader: &mut Reader) {
         for (key, is_empty, place) in [
             ("trust_domain", self.trust_domain.get().is_some_and(|it| it.0.is_empty()), self.trust_domain.place()),
+            ("caller", self.caller.get().is_some_and(|it| it.0.is_empty()), self.caller.place()),
             ("source", self.source.get().is_some_and(|it| it.0.is_empty()), self.source.place()),
             ("sni", self.sni.get().is_some_and(|it| it.0.is_empty()), self.sni.place()),
             ("ports", self.ports.get().is_some_and(|it| it.0.is_empty()), self.ports.place()),
@@ -215,6 +227,19 @@ pub(super) fn read_or_nothing<T: Default>(field: Field<T>) -> Option<T> {
         true => field.into_option(),
         false => Some(T::default()),
     }
+}
+
+/// `None`: one has a capture, which nothing would compare.
+fn original_callers(written: OneOrMany<At<SpiffePattern>>, reader: &mut Reader) -> Option<Vec<SpiffePattern>> {
+    let mut is_right = true;
+    for At { value: pattern, place } in &written.0 {
+        if pattern.has_capture() {
+            let what = format!("`{pattern}` has a capture, which means nothing here");
+            reader.problem(place, what, "write `*` for any one segment; captures are for `spiffe`");
+            is_right = false;
+        }
+    }
+    is_right.then(|| written.0.into_iter().map(|pattern| pattern.value).collect())
 }
 
 fn field_matches(fields: Fields) -> Vec<FieldMatch> {

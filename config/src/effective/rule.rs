@@ -19,6 +19,7 @@ fn rule(rule: &Rule) -> Value {
         Principal::Anonymous => put(&mut section, "anonymous", Some(json!(true))),
         Principal::Anyone => {}
     }
+    put(&mut section, "caller", (!rule.callers.is_empty()).then(|| words(&rule.callers)));
     put(&mut section, "source", (!rule.source.is_empty()).then(|| words(&rule.source)));
     put(&mut section, "time", rule.time.as_ref().map(time));
     put(&mut section, "sni", (!rule.sni.is_empty()).then(|| words(&rule.sni)));

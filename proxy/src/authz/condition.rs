@@ -157,6 +157,7 @@ impl Lent<'_> {
             Variable::OwnId => Fact::Text(connection.tls?.own?.as_str().into()),
             Variable::PeerDigest => Fact::Text(hex(connection.tls?.fingerprint?).into()),
             Variable::PeerId => Fact::Text(peer?.as_str().into()),
+            Variable::CallerId => Fact::Text(self.asked.caller()?.as_str().into()),
             Variable::PeerTrustDomain => Fact::Text(split(peer?).0.into()),
             Variable::PeerPath => Fact::Text(split(peer?).1.into()),
             _ => return None,

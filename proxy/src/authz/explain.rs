@@ -113,6 +113,7 @@ fn lack(rule: &Rule, part: Part, asked: &Asked<'_>, captured: &Captured<'_>, eff
             let mut labels = rule.labels.iter().map(|label| (label.name.clone(), one_of(&label.values)));
             ("labels", fields(&mut labels))
         }
+        Part::Caller => ("caller", one_of(&rule.callers)),
         Part::Sni => ("sni", one_of(&rule.sni)),
         Part::When => ("when", condition(rule, asked, captured, effect)),
         Part::Source => ("source", one_of(&rule.source)),

@@ -50,6 +50,17 @@ pub struct Asked<'a> {
     pub request: Option<RequestFacts<'a>>,
 }
 
+impl<'a> Asked<'a> {
+    /// The original caller. `None`: it is anonymous.
+    pub fn caller(&self) -> Option<&'a SpiffeId> {
+        let peer = match self.principal {
+            Principal::Spiffe(id) => Some(id),
+            Principal::Anonymous => None,
+        };
+        self.request.and_then(|request| request.caller).or(peer)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct RequestFacts<'a> {
     pub method: &'a Method,
@@ -62,6 +73,8 @@ pub struct RequestFacts<'a> {
     pub query: Option<&'a str>,
     /// The caller's, where the route wants one: good, for us, and the caller's to show.
     pub token: Option<&'a Verified>,
+    /// For whom the peer speaks. `None`: for itself.
+    pub caller: Option<&'a SpiffeId>,
 }
 
 impl<'a> RequestFacts<'a> {
@@ -74,7 +87,12 @@ impl<'a> RequestFacts<'a> {
         headers: Option<&'a HeaderMap>,
         token: Option<&'a Verified>,
     ) -> Self {
-        Self { method, host, readings, headers, query: uri.query(), token }
+        Self { method, host, readings, headers, query: uri.query(), token, caller: None }
+    }
+
+    /// With the original caller, where the peer speaks for one.
+    pub fn for_caller(self, caller: Option<&'a SpiffeId>) -> Self {
+        Self { caller, ..self }
     }
 }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, Method};
 use postern_config::authz::{
     Condition, ConditionError, Effect, FieldMatch, Principal as Who, Rule as Written, TimeWindow, TokenMatch,
 };
-use postern_config::{HostPattern, Network, PathPattern};
+use postern_config::{HostPattern, Network, PathPattern, SpiffePattern};
 use std::sync::Arc;
 
 /// What a caller's ID captured.
@@ -18,6 +18,7 @@ pub struct Rule {
     pub name: Arc<str>,
     pub who: Who,
     /// Empty, as in all that follow: any.
+    pub callers: Vec<SpiffePattern>,
     pub source: Vec<Network>,
     pub time: Option<TimeWindow>,
     pub sni: Vec<HostPattern>,
@@ -45,6 +46,8 @@ pub enum Part {
     /// That it speaks of our port, and of a workload like ours.
     Port,
     Labels,
+    /// Who asked first.
+    Caller,
     Source,
     Time,
     Sni,
@@ -60,9 +63,10 @@ pub enum Part {
 }
 
 /// What costs least comes first.
-pub const PARTS: [Part; 13] = [
+pub const PARTS: [Part; 14] = [
     Part::Port,
     Part::Labels,
+    Part::Caller,
     Part::Source,
     Part::Time,
     Part::Sni,
@@ -85,6 +89,7 @@ impl Rule {
         let is_asked = |part: &&Part| match part {
             Part::Port => !rule.ports.is_empty(),
             Part::Labels => !rule.labels.is_empty(),
+            Part::Caller => !rule.callers.is_empty(),
             Part::Sni => !rule.sni.is_empty(),
             Part::When => rule.when.is_some(),
             Part::Source => !rule.source.is_empty(),
@@ -101,6 +106,7 @@ impl Rule {
         Self {
             name: Arc::from(rule.name.as_str()),
             who: rule.who.clone(),
+            callers: rule.callers.clone(),
             source: rule.source.clone(),
             time: rule.time,
             sni: rule.sni.clone(),
@@ -151,6 +157,11 @@ impl Rule {
                 self.ports.is_empty() || asked.port.map_or(effect == Effect::Deny, fits)
             }
             Part::Labels => self.is_here,
+            // An anonymous caller has no ID, whatever the rule would do with one.
+            Part::Caller => {
+                let fits = |id| self.callers.iter().any(|pattern| pattern.matches(id));
+                self.callers.is_empty() || asked.caller().is_some_and(fits)
+            }
             Part::Sni => {
                 let asked_for = asked.connection.tls.and_then(|tls| tls.server_name);
                 let fits = |name: &str| self.sni.iter().any(|pattern| pattern.matches_given(name, captured));

@@ -48,7 +48,8 @@ fn connection<'a>(principal: &Principal<'a>) -> Asked<'a> {
 }
 
 fn request<'a>(principal: &Principal<'a>, method: &'a Method, readings: &'a Readings<'a>) -> Asked<'a> {
-    let facts = RequestFacts { method, host: "orders.shop", readings, headers: None, query: None, token: None };
+    let facts =
+        RequestFacts { method, host: "orders.shop", readings, headers: None, query: None, token: None, caller: None };
     Asked { request: Some(facts), ..connection(principal) }
 }
 

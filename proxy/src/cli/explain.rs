@@ -10,7 +10,7 @@ use crate::http::target::read_target;
 use crate::identity::issuer_asks::IssuerAsks;
 use crate::identity::{IssuerKeys, Snapshot, TokenKeys};
 use crate::policy::{PortRules, TokenPlan};
-use crate::refusal::Refused;
+use crate::refusal::{Refusal, Refused};
 use crate::token::{KeySet, Origin, Presenter, RememberedTokens, Verified};
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, FromArgMatches as _};
@@ -40,6 +40,9 @@ pub struct ExplainArgs {
     /// The caller's SPIFFE ID; without it the caller is anonymous
     #[arg(long, value_name = "SPIFFE-ID")]
     peer: Option<String>,
+    /// The original caller's SPIFFE ID, where the peer is one of the port's `forwarders` and speaks for it
+    #[arg(long, value_name = "SPIFFE-ID", requires = "peer")]
+    caller: Option<String>,
     /// The request's method
     #[arg(long, default_value = "GET")]
     method: String,
@@ -109,6 +112,8 @@ pub fn answer(arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
 struct Explanation {
     port: String,
     caller: String,
+    /// For whom it speaks.
+    original: Option<String>,
     route: Option<String>,
     /// Whose token was shown, where the route wants one.
     token: Option<String>,
@@ -124,11 +129,9 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     let inbound = port(&config, arguments.port.as_deref())?;
     let site = Site { labels: Arc::new(labels(&config, &arguments.label)?) };
     let rules = PortRules::compile(inbound, &site, &[]);
-    let peer = arguments
-        .peer
-        .as_deref()
-        .map(|text| SpiffeId::parse(text).map_err(|error| anyhow!("`{text}` is no SPIFFE ID: it {error}")));
-    let peer = peer.transpose()?;
+    let id = |text: &str| SpiffeId::parse(text).map_err(|error| anyhow!("`{text}` is no SPIFFE ID: it {error}"));
+    let peer = arguments.peer.as_deref().map(id).transpose()?;
+    let caller = arguments.caller.as_deref().map(id).transpose()?;
     let principal = peer.as_ref().map_or(Principal::Anonymous, Principal::Spiffe);
     let now = match &arguments.at {
         None => OffsetDateTime::now_utc(),
@@ -149,12 +152,19 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     let mut explanation = Explanation {
         port: inbound.name.clone(),
         caller: principal_text(&principal),
+        original: None,
         route: None,
         token: None,
         readings: Vec::new(),
         rules: Vec::new(),
         verdict: Ok(Decision::NotAllowed),
     };
+    if let (Some(peer), Some(caller)) = (&peer, &caller)
+        && let Err(refused) = check_speaks_for(inbound, peer, caller)?
+    {
+        return Ok(Explanation { verdict: Err(refused), ..explanation });
+    }
+    explanation.original = caller.as_ref().map(SpiffeId::to_string);
     let Some(path) = &arguments.path else {
         if inbound.is_about_requests() {
             bail!("port `{}` carries HTTP alone: ask about a request, with --path", inbound.name);
@@ -186,10 +196,21 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     }
     let shown = token.as_deref();
     let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers), shown);
+    let facts = facts.for_caller(caller.as_ref());
     let asked = Asked { request: Some(facts), ..connection };
     explanation.rules = rules.explain(route, &asked);
     explanation.verdict = Ok(rules.decide(route, &asked));
     Ok(explanation)
+}
+
+/// The outer error: there is no saying. Between the two there may be other forwarders, of whom nobody is asked.
+fn check_speaks_for(inbound: &Inbound, peer: &SpiffeId, caller: &SpiffeId) -> anyhow::Result<Result<(), Refused>> {
+    if !inbound.forwarders.iter().any(|forwarder| forwarder.is(peer)) {
+        bail!("{peer} is none of the `forwarders` of port `{}`: it speaks for itself alone", inbound.name);
+    }
+    let may = inbound.forwarders.iter().any(|forwarder| forwarder.may_speak_for(caller));
+    let refused = || Refused::new(Refusal::ForwardedCallerRefused, format!("no forwarder may speak for {caller}"));
+    Ok(if may { Ok(()) } else { Err(refused()) })
 }
 
 /// The token that the caller shows, judged by the data plane's own code. The outer error: there is no saying.
@@ -297,7 +318,8 @@ impl Explanation {
     fn to_text(&self) -> String {
         let mut text = String::new();
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "port `{}`, caller {}", self.port, self.caller);
+        let original = self.original.as_ref().map(|id| format!(", for {id}")).unwrap_or_default();
+        let _ = writeln!(text, "port `{}`, caller {}{original}", self.port, self.caller);
         if let Some(route) = &self.route {
             let _ = writeln!(text, "route `{route}`");
         }
@@ -332,6 +354,7 @@ impl Explanation {
         json!({
             "port": self.port,
             "caller": self.caller,
+            "original_caller": self.original,
             "route": self.route,
             "token_subject": self.token,
             "readings": self.readings,

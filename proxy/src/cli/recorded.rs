@@ -23,6 +23,8 @@ pub struct Recorded {
     pub port: String,
     /// `None`: an anonymous caller.
     pub peer: Option<SpiffeId>,
+    /// For whom the peer spoke.
+    pub caller: Option<SpiffeId>,
     pub source: Option<IpAddr>,
     pub route: Option<String>,
     pub rule: Option<String>,
@@ -70,6 +72,8 @@ struct Line {
     listener: String,
     #[serde(rename = "peer.spiffe_id")]
     peer: Option<String>,
+    #[serde(rename = "caller.spiffe_id")]
+    caller: Option<String>,
     #[serde(rename = "network.peer.address")]
     source: Option<String>,
     #[serde(rename = "http.request.method")]
@@ -157,10 +161,11 @@ impl Line {
             }),
             _ => None,
         };
-        let peer = self.peer.map(|id| SpiffeId::parse(&id)).transpose().ok()?;
+        let id = |text: Option<String>| text.map(|id| SpiffeId::parse(&id)).transpose();
+        let (peer, caller) = (id(self.peer).ok()?, id(self.caller).ok()?);
         let at = OffsetDateTime::parse(&self.time, &Rfc3339).ok()?.unix_timestamp();
         let source = self.source.and_then(|source| source.parse().ok());
         let (port, route, rule) = (self.listener, self.route, self.rule);
-        Some(Recorded { at, port, peer, source, route, rule, request, was })
+        Some(Recorded { at, port, peer, caller, source, route, rule, request, was })
     }
 }

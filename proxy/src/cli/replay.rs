@@ -6,7 +6,7 @@ use crate::authz::explain::principal_text;
 use crate::authz::{Asked, ConnectionFacts, Principal, RequestFacts, Site};
 use crate::http::target::read_target;
 use crate::policy::{Judged, PortRules};
-use crate::refusal::Refused;
+use crate::refusal::{Refusal, Refused};
 use clap::Args;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Uri};
@@ -148,6 +148,13 @@ impl<'a> Candidate<'a> {
             return Would::CannotTell;
         }
         let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, None, None);
+        // Of whom is no forwarder any more, nobody would look for whom it speaks.
+        let is_forwarder = |peer| port.forwarders.iter().any(|forwarder| forwarder.is(peer));
+        let caller = record.caller.as_ref().filter(|_| record.peer.as_ref().is_some_and(is_forwarder));
+        if caller.is_some_and(|caller| !port.forwarders.iter().any(|forwarder| forwarder.may_speak_for(caller))) {
+            return Would::Refuse(Refusal::ForwardedCallerRefused.code().to_owned());
+        }
+        let facts = facts.for_caller(caller);
         judged(rules.judge(route, &Asked { request: Some(facts), ..asked }))
     }
 }

@@ -36,8 +36,11 @@ struct Used {
     paths: BTreeMap<Vec<String>, BTreeSet<String>>,
 }
 
-/// By port, then caller; `None` is an anonymous one.
-type ByPort = BTreeMap<String, BTreeMap<Option<String>, Used>>;
+/// By port, then who it was.
+type ByPort = BTreeMap<String, BTreeMap<Who, Used>>;
+
+/// The peer, and for whom it spoke. Without a peer: an anonymous caller.
+type Who = (Option<String>, Option<String>);
 
 #[derive(Default)]
 struct Seen {
@@ -68,14 +71,15 @@ pub fn run(arguments: &SuggestArgs) -> anyhow::Result<ExitCode> {
 
 impl Seen {
     fn add(&mut self, record: Recorded) {
-        let Recorded { port, peer, route, rule, request, was, .. } = record;
+        let Recorded { port, peer, caller, route, rule, request, was, .. } = record;
         self.rules.extend(rule.map(|rule| (port.clone(), rule)));
         self.routes.extend(route.map(|route| (port.clone(), route)));
         if was == Was::Refused {
             self.refused += 1;
             return;
         }
-        let used = self.used.entry(port).or_default().entry(peer.map(|id| id.to_string())).or_default();
+        let who = (peer.map(|id| id.to_string()), caller.map(|id| id.to_string()));
+        let used = self.used.entry(port).or_default().entry(who).or_default();
         used.decisions += 1;
         used.observed += u64::from(was == Was::Observed);
         match request {
@@ -142,7 +146,7 @@ fn render(seen: &Seen, config: Option<&Config>) -> String {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "  - name: {port}\n    allow:");
         for (caller, used) in callers {
-            write_caller(&mut text, caller.as_deref(), used);
+            write_caller(&mut text, caller, used);
         }
     }
     if let Some(config) = config {
@@ -151,8 +155,11 @@ fn render(seen: &Seen, config: Option<&Config>) -> String {
     text
 }
 
-fn write_caller(text: &mut String, caller: Option<&str>, used: &Used) {
-    let who = caller.map_or_else(|| "anonymous: true".to_owned(), |id| format!("spiffe: {id}"));
+fn write_caller(text: &mut String, (peer, caller): &Who, used: &Used) {
+    let mut who = peer.as_ref().map_or_else(|| "anonymous: true".to_owned(), |id| format!("spiffe: {id}"));
+    if let Some(caller) = caller {
+        let _ = write!(who, "\n        caller: {caller}");
+    }
     let observed = match used.observed {
         0 => String::new(),
         observed => format!(", {observed} of them refused by the rules of then, and observed"),
@@ -215,6 +222,7 @@ mod tests {
             at: 0,
             port: "orders".to_owned(),
             peer: Some(SpiffeId::parse(peer).unwrap()),
+            caller: None,
             source: None,
             route: Some("read".to_owned()),
             rule: Some("web".to_owned()),
@@ -249,6 +257,8 @@ mod tests {
         }
         seen.add(record(web, Method::POST, "/orders", Was::Observed));
         seen.add(record(ops, Method::GET, "/orders/", Was::Allowed));
+        let caller = Some(SpiffeId::parse("spiffe://shop.example/user").unwrap());
+        seen.add(Recorded { caller, ..record(ops, Method::GET, "/orders/", Was::Allowed) });
         seen.add(record(ops, Method::DELETE, "/orders/7", Was::Refused));
         let file = r#"
 identity: { workload_api: "unix:///a" }
@@ -261,13 +271,18 @@ inbound:
     routes: [{ name: read, match: {} }, { name: other, match: { path: /b } }]
 "#;
         let config = Config::from_str(Path::new("postern.yaml"), file).unwrap();
-        let expected = r#"# From 42 decisions that let something through; 1 that rules refused are left out.
+        let expected = r#"# From 43 decisions that let something through; 1 that rules refused are left out.
 # It is what happened, and not what should: read it before you use it.
 inbound:
   - name: orders
     allow:
       # 1 decision
       - spiffe: spiffe://shop.example/ops
+        methods: [GET]
+        paths: ["/orders/"]
+      # 1 decision
+      - spiffe: spiffe://shop.example/ops
+        caller: spiffe://shop.example/user
         methods: [GET]
         paths: ["/orders/"]
       # 41 decisions, 1 of them refused by the rules of then, and observed

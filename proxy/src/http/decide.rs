@@ -103,6 +103,7 @@ fn decide_inbound(
     recorder: &mut Recorder,
 ) -> Result<Allowed, Refused> {
     let forwarded = forwarded(connection, plan, head, recorder)?;
+    let original = forwarded.as_ref().and_then(|forwarded| forwarded.caller());
     let (route, readings) = match plan.rules.route(target, &head.method) {
         Ok(found) => found,
         Err(refused) if plan.rules.lets_through(refused.refusal, &head.method) => {
@@ -122,8 +123,7 @@ fn decide_inbound(
     let token = match route.and_then(|route| route.token.as_ref()) {
         Some(wanted) => {
             let admitted = admit(connection, policy, wanted, head, recorder)?;
-            let caller = forwarded.as_ref().and_then(|forwarded| forwarded.caller());
-            let caller = caller.or(connection.peer().map(|peer| &peer.id));
+            let caller = original.or(connection.peer().map(|peer| &peer.id));
             connection.token_came(policy, wanted, &admitted.token, caller)?;
             Some(admitted)
         }
@@ -131,6 +131,7 @@ fn decide_inbound(
     };
     let shown = token.as_ref().map(|admitted| &*admitted.token);
     let facts = RequestFacts::new(&head.method, &head.uri, &target.host, &readings, Some(&head.headers), shown);
+    let facts = facts.for_caller(original);
     let asked = connection.session.asked(policy, Some(facts));
     let judged = rescue(policy, &plan.name, plan.rules.judge(route, &asked), &asked);
     if let Judged::Overridden { rule, refused } = &judged {

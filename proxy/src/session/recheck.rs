@@ -126,6 +126,7 @@ fn is_allowed_again(request: &InFlight, door: &Door, policy: &Policy) -> bool {
         let headers = request.headers.get().map(|headers| &**headers);
         let token = request.token.get().map(|token| &**token);
         let facts = RequestFacts::new(&request.method, &request.uri, &request.host, &readings, headers, token);
+        let facts = facts.for_caller(request.forwarded.get().and_then(|forwarded| forwarded.caller()));
         let asked = request.session.asked(policy, Some(facts));
         let route = match plan.rules.route_of(&request.host, &request.method, &readings) {
             Ok(route) => route,

@@ -71,6 +71,7 @@ pub(super) fn check(bytes: &[u8]) {
         headers: None,
         query: None,
         token: None,
+        caller: None,
     };
     let asked = Asked {
         principal: Principal::Anonymous,

@@ -49,6 +49,7 @@ fn decide(rules: &Rules, request: &Request<'_>) -> Decision {
         headers: request.headers.as_ref(),
         query: request.query,
         token: None,
+        caller: None,
     };
     let asked = Asked {
         principal: Principal::Spiffe(&caller),
@@ -115,8 +116,15 @@ fn a_ports_deny_and_require_hold_on_its_routes_and_its_allow_only_where_there_is
     ] {
         let id = id(caller);
         let read = readings("/");
-        let facts =
-            RequestFacts { method: &Method::GET, host: "h", readings: &read, headers: None, query: None, token: None };
+        let facts = RequestFacts {
+            method: &Method::GET,
+            host: "h",
+            readings: &read,
+            headers: None,
+            query: None,
+            token: None,
+            caller: None,
+        };
         let asked = Asked {
             principal: Principal::Spiffe(&id),
             source: Some(HERE),

@@ -45,7 +45,8 @@ fn fits(effect: Effect, wanted: TokenMatch, token: Option<&Verified>) -> bool {
     }
     let (caller, read) = (id(WEB), readings("/orders/7"));
     let method = Method::GET;
-    let facts = RequestFacts { method: &method, host: "h", readings: &read, headers: None, query: None, token };
+    let facts =
+        RequestFacts { method: &method, host: "h", readings: &read, headers: None, query: None, token, caller: None };
     let principal = Principal::Spiffe(&caller);
     let decision = RuleSet::compile(&rules).decide(&Asked { request: Some(facts), ..connection(&principal) });
     match effect {

@@ -62,6 +62,7 @@ impl Request {
             headers: self.headers.as_ref(),
             query: self.query,
             token: None,
+            caller: None,
         };
         let tls = TlsFacts { server_name: self.server_name, own: Some(&own), fingerprint: Some(&[0xAB; 32]) };
         let connection = ConnectionFacts { source_port: Some(40_000), tls: Some(tls), version: Some(Version::HTTP_2) };

@@ -108,3 +108,23 @@ fn a_route_that_wants_a_token_is_explained_with_one() {
     assert_eq!(ask(gateway, "GET", &shown)["decision"], "allowed");
     assert_eq!(ask(gateway, "POST", &shown)["refusal"], "token_not_bound");
 }
+
+#[test]
+fn the_original_caller_decides_where_a_forwarder_speaks_for_it() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/forwarders.yaml");
+    let asked = |peer: &str, more: &[&str]| {
+        let peer = format!("spiffe://shop.example/ns/{peer}");
+        let common = ["explain", "--config", example.to_str().unwrap(), "--peer", &peer, "--path", "/orders/1"];
+        explain(&Command::try_parse_from([&common, more].concat()).unwrap().arguments)
+    };
+    for (more, refusal, rule) in [
+        (&["--caller", "spiffe://shop.example/ns/web/sa/a"][..], None, Some("through-the-gateway")),
+        (&["--caller", "spiffe://partner.example/a", "--method", "PUT"], Some("denied"), Some("partners-only-read")),
+        (&["--caller", "spiffe://other.example/a"], Some("forwarded_caller_refused"), None),
+        (&[], Some("not_allowed"), None),
+    ] {
+        let said = asked("edge/sa/gateway", more).unwrap().to_json();
+        assert_eq!((said["refusal"].as_str(), said["rule"].as_str()), (refusal, rule), "{said:#}");
+    }
+    assert!(asked("web/sa/a", &["--caller", "spiffe://partner.example/a"]).is_err(), "it speaks for nobody");
+}

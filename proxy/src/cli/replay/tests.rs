@@ -16,6 +16,11 @@ inbound:
       - { name: read, match: { path: "/orders/**", methods: [GET] } }
       - { name: own, match: { path: "/own/**" }, allow: [{ spiffe: spiffe://shop.example/web, headers: { x-a: b } }] }
       - { name: try, match: { path: "/try/**" }, mode: observe, allow: [{ spiffe: spiffe://shop.example/ops }] }
+  - name: gated
+    port: 8081
+    listen: 127.0.0.1:15008
+    forwarders: [{ spiffe: spiffe://shop.example/web, may_speak_for: "spiffe://shop.example/user/*" }]
+    allow: [{ spiffe: spiffe://shop.example/web, caller: spiffe://shop.example/user/a, paths: "/**" }]
   - { name: raw, port: 9000, listen: "127.0.0.1:15007", protocol: tcp, allow: [{ spiffe: spiffe://shop.example/web }] }
 "#;
 
@@ -32,6 +37,11 @@ fn request(outcome: &str, method: &str, path: &str, more: &str) -> String {
             r#""listener":"orders","outcome":"{outcome}","http.request.method":"{method}","url.path":"{path}","server.address":"orders.svc"{more}"#
         ),
     )
+}
+
+fn forwarded(outcome: &str, caller: &str, more: &str) -> String {
+    let caller = format!(r#","caller.spiffe_id":"spiffe://shop.example/{caller}"{more}"#);
+    request(outcome, "GET", "/a", &caller).replace("\"orders\"", "\"gated\"")
 }
 
 fn read(lines: &[String]) -> (Vec<Recorded>, Tally) {
@@ -58,6 +68,10 @@ fn only_what_would_be_decided_otherwise_differs() {
         (request("refused", "GET", "/orders/7", r#","refusal":"not_allowed""#), Some(Would::Allow)),
         (request("observed", "GET", "/orders/7", r#","observed":"not_allowed""#), Some(Would::Allow)),
         (request("allowed", "POST", "/orders/7", ""), refuse("no_route")),
+        (forwarded("allowed", "user/a", ""), None),
+        (forwarded("refused", "user/a", r#","refusal":"not_allowed""#), Some(Would::Allow)),
+        (forwarded("allowed", "user/b", ""), refuse("not_allowed")),
+        (forwarded("allowed", "other", ""), refuse("forwarded_caller_refused")),
         (request("refused", "POST", "/orders/7", r#","refusal":"no_route""#), None),
         (request("allowed", "GET", "/try/7", ""), Some(Would::Observe("not_allowed".to_owned()))),
         (request("allowed", "GET", "/own/7", ""), Some(Would::CannotTell)),
