@@ -28,7 +28,7 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
     };
     // Another file, whose problems are as fatal at the start.
-    if let Some(path) = &config.revocation.deny_list
+    if let Some(path) = config.revocation.deny_list.as_deref().filter(|path| !is_absent(path))
         && let Err(problems) = DenyList::load(path)
     {
         eprintln!("{}", report(&problems));
@@ -48,7 +48,18 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
 fn notes(config: &Config, file: &Path) -> Vec<String> {
     let mut notes: Vec<String> = config.not_enforced().into_iter().map(|note| format!("note: {note}")).collect();
     notes.extend(unknown_user_notes(config, file));
+    if let Some(path) = config.revocation.deny_list.as_deref().filter(|path| is_absent(path)) {
+        let (file, path) = (file.display(), path.display());
+        notes.push(format!(
+            "{file}: note: `revocation.deny_list` names {path}, which is not here\n  hint: where it is to run, the file must \
+             exist; `deny: []` is an empty one"
+        ));
+    }
     notes
+}
+
+fn is_absent(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
 }
 
 fn unknown_user_notes(config: &Config, file: &Path) -> Vec<String> {
@@ -93,9 +104,10 @@ pub(super) fn counted(count: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{counted, report};
-    use postern_config::{Place, Problem, Problems};
+    use super::{CheckArgs, counted, notes, report, run};
+    use postern_config::{Config, Place, Problem, Problems};
     use std::path::PathBuf;
+    use std::process::ExitCode;
     use std::sync::Arc;
 
     #[test]
@@ -111,6 +123,19 @@ mod tests {
         let expected = "postern.yaml:2:3: `prot` is not known\n  hint: write `port`\n\
                         postern.yaml:9:3: `0` is no port\n\n2 problems";
         assert_eq!(report(&problems), expected);
+    }
+
+    #[test]
+    fn a_deny_list_that_is_not_here_may_be_where_it_is_to_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("postern.yaml");
+        let text = "identity: { workload_api: \"unix:///a\" }\nrevocation: { deny_list: deny.yaml }\n";
+        let config = Config::from_str(&file, text).unwrap();
+        let notes = notes(&config, &file);
+        assert!(notes.iter().any(|note| note.contains("deny.yaml, which is not here")), "{notes:?}");
+        std::fs::write(folder.path().join("deny.yaml"), "deny: [").unwrap();
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(run(&CheckArgs { file, print: false }).unwrap(), ExitCode::FAILURE, "one that is here is read");
     }
 
     #[test]
