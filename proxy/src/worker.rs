@@ -14,6 +14,7 @@ use crate::capture::{Accepted, Acceptor, CloseAsked, Listening, Remote, StdStrea
 use crate::connection::{Place, turn_away};
 use crate::detect::DetectMemory;
 use crate::hbone::client::Tunnels;
+use crate::http::refused_requests::RefusedRequests;
 use crate::http::windows::Windows;
 use crate::identity::Snapshot;
 use crate::policy::{Door, DoorPlan, Policy};
@@ -26,6 +27,7 @@ use crate::upstream::pool::Upstreams;
 use crate::{capture, hbone, inbound, outbound, session};
 use arc_swap::Cache;
 use current::{IdentityOf, PolicyOf};
+use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -47,6 +49,8 @@ pub enum Command {
     Connections(oneshot::Sender<Vec<ConnectionInfo>>),
     /// Tokens of callers that it remembers.
     Tokens(oneshot::Sender<Vec<TokenInfo>>),
+    /// Why a request was refused, by its decision's number, if it is remembered.
+    Explain(u64, oneshot::Sender<Option<Value>>),
     /// How many of them a change would cut.
     WouldCut(Proposal, oneshot::Sender<Blast>),
     /// Retire inbound connections; what is idle closes.
@@ -146,6 +150,7 @@ pub struct Worker {
     pub handshakes: Handshakes,
     pub windows: Rc<Windows>,
     pub tokens: RefCell<RememberedTokens>,
+    pub refused: RefCell<RefusedRequests>,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
@@ -213,6 +218,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
         handshakes: Handshakes::default(),
         windows: Rc::default(),
         tokens: RefCell::default(),
+        refused: RefCell::default(),
         policy: RefCell::new(Cache::new(PolicyOf(shared.clone()))),
         identity: RefCell::new(Cache::new(IdentityOf(shared.clone()))),
         peers,
@@ -238,6 +244,10 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
             }
             Command::Tokens(reply) => {
                 let _ = reply.send(worker.tokens.borrow().infos());
+            }
+            Command::Explain(number, reply) => {
+                let refused = worker.refused.borrow();
+                let _ = reply.send(refused.find(number).and_then(|request| request.explain(&worker.policy())));
             }
             Command::WouldCut(proposal, reply) => {
                 let _ = reply.send(session::would_cut(&worker.registry, &proposal));

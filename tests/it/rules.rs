@@ -4,7 +4,8 @@ use http_body_util::BodyExt;
 use postern_tests::client_http::empty;
 use postern_tests::mesh::WEB;
 use postern_tests::pair::{Pair, inbound_section};
-use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, TcpApp, within};
+use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, Sidecar, TcpApp, within};
+use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -68,9 +69,62 @@ async fn each_refusal_names_its_rule_and_nothing_of_it_reaches_the_application()
             let query = path.find('?').map_or("", |at| &path[at..]);
             let header = format!("x-purpose: {}", purpose.unwrap_or_default());
             let more = ["--header", &header];
-            pair.orders.explains(&section, record, query, if purpose.is_some() { &more } else { &[] });
+            let offline = pair.orders.explains(&section, record, query, if purpose.is_some() { &more } else { &[] });
+            let (status, remembered) = explained(&pair.orders, record).await;
+            assert_eq!(status, 200, "{remembered}");
+            for key in ["refusal", "rule", "route", "nearest", "rules", "caller"] {
+                assert_eq!(remembered[key], offline[key], "{key}: {remembered:#} {offline:#}");
+            }
+            assert_eq!(remembered["policy_digest"], remembered["decided_by_policy"]);
         }
     }
+}
+
+/// What the process says about a decision that it made a moment ago.
+async fn explained(sidecar: &Sidecar, record: &Value) -> (u16, Value) {
+    let id = record["decision"].as_str().unwrap();
+    let (status, text) = sidecar.ask("GET", &format!("/decision?id={id}")).await;
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+#[tokio::test]
+async fn a_refusal_is_explained_by_its_id_for_as_long_as_it_is_remembered() {
+    let app = HttpApp::start().await;
+    let lines = |rule: &str| format!("protocol: http\nallow: [{{ spiffe: {WEB}, {rule} }}]");
+    let port = lines("methods: [GET], when: \"request.query == 'k=secret'\"");
+    let pair = Pair::with(Mesh::start(), app.address, &port, "protocol: http").await;
+    let mut client = H2Client::connect(pair.outbound).await;
+    assert_eq!(client.get("/a?k=other").await.unwrap().status, 403);
+    assert_eq!(client.get("/a?k=secret").await.unwrap().status, 200);
+    let records = pair.orders.records_of("request", 2).await;
+    pair.orders.shown(&records[0], "?k=other", &[]);
+    let (status, refused) = explained(&pair.orders, &records[0]).await;
+    assert_eq!((status, &refused["refusal"]), (200, &json!("not_allowed")), "{refused:#}");
+    assert!(refused["nearest"]["lacks"]["when"].as_str().unwrap().contains("k=secret"), "{refused:#}");
+    assert_eq!(explained(&pair.orders, &records[1]).await.0, 404, "what was allowed is not remembered");
+    for unknown in ["00000000-1", "x", "1-1-1", ""] {
+        assert_eq!(explained(&pair.orders, &json!({ "decision": unknown })).await.0, 404, "{unknown}");
+    }
+    assert_eq!(pair.orders.ask("GET", "/decision").await.0, 400);
+
+    // The policy of now answers, and says that it is another one.
+    let section = inbound_section(pair.inbound, &app.address.to_string(), &lines("methods: [GET]"));
+    pair.orders.apply(&section).await.unwrap();
+    let (_, changed) = explained(&pair.orders, &records[0]).await;
+    assert_eq!(changed["decision"], "allowed", "{changed:#}");
+    assert_ne!(changed["policy_digest"], changed["decided_by_policy"]);
+
+    // The oldest go.
+    pair.orders
+        .apply(&inbound_section(pair.inbound, &app.address.to_string(), &lines("methods: [PUT]")))
+        .await
+        .unwrap();
+    for number in 0..300 {
+        assert_eq!(client.get(&format!("/b/{number}")).await.unwrap().status, 403);
+    }
+    let gone = explained(&pair.orders, &records[0]).await.0;
+    let latest = pair.orders.record("request", |record| record["url.path"] == "/b/299").await;
+    assert_eq!((gone, explained(&pair.orders, &latest).await.0), (404, 200));
 }
 
 /// RFC 3339, so many seconds from now.

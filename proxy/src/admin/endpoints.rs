@@ -48,6 +48,7 @@ enum Endpoint {
     Identities,
     Inventory,
     Connections,
+    Decision,
     Log,
     SetLog,
     Metrics,
@@ -67,6 +68,7 @@ const ENDPOINTS: &[(&str, Method, Endpoint)] = &[
     ("/identities", Method::GET, Endpoint::Identities),
     ("/inventory", Method::GET, Endpoint::Inventory),
     ("/connections", Method::GET, Endpoint::Connections),
+    ("/decision", Method::GET, Endpoint::Decision),
     ("/log", Method::GET, Endpoint::Log),
     ("/log", Method::POST, Endpoint::SetLog),
     ("/metrics", Method::GET, Endpoint::Metrics),
@@ -102,6 +104,7 @@ impl Endpoint {
             | Self::Identities
             | Self::Inventory
             | Self::Connections
+            | Self::Decision
             | Self::Log
             | Self::Metrics
             | Self::Ready
@@ -208,6 +211,7 @@ async fn serve(endpoint: Endpoint, caller: &Caller, state: &AdminState, uri: &Ur
         }
         Endpoint::Inventory => json(StatusCode::OK, &inventory::inventory(state, now).await),
         Endpoint::Connections => json(StatusCode::OK, &(state.connections)().await),
+        Endpoint::Decision => decision(state, uri).await,
         Endpoint::Log => json(StatusCode::OK, &serde_json::json!({ "filter": state.log.current() })),
         Endpoint::SetLog => set_log(caller, state, uri),
         Endpoint::Metrics => {
@@ -227,6 +231,20 @@ async fn serve(endpoint: Endpoint, caller: &Caller, state: &AdminState, uri: &Ur
         Endpoint::AllowAgain => levers::allow_again(caller, state, uri).await,
         Endpoint::Held => json(StatusCode::OK, &levers::held(state)),
         Endpoint::ApplyHeld => levers::apply_held(caller, state),
+    }
+}
+
+async fn decision(state: &AdminState, uri: &Uri) -> Answer {
+    let Some(id) = uri.query().and_then(|query| query.strip_prefix("id=")) else {
+        return text(StatusCode::BAD_REQUEST, "write GET /decision?id=ID, as records have it\n".to_owned());
+    };
+    match (state.explain)(id).await {
+        Some(explained) => json(StatusCode::OK, &explained),
+        None => text(
+            StatusCode::NOT_FOUND,
+            "no request with this decision is remembered: only the last ones that routes and rules refused are\n"
+                .to_owned(),
+        ),
     }
 }
 

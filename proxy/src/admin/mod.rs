@@ -30,6 +30,7 @@ use arc_swap::ArcSwap;
 use endpoints::Door;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::net::{TcpListener, UnixListener};
@@ -47,6 +48,8 @@ pub struct AdminState {
     pub connections: Box<dyn Fn() -> BoxFuture<'static, Vec<ConnectionInfo>> + Send + Sync>,
     /// Asks every worker for the callers' tokens that it remembers.
     pub tokens: Box<dyn Fn() -> BoxFuture<'static, Vec<TokenInfo>> + Send + Sync>,
+    /// Asks every worker why a request was refused, by its decision's id. `None`: nobody remembers it.
+    pub explain: Box<ExplainDecision>,
     /// Starts a drain, as SIGTERM does.
     pub drain: Box<dyn Fn() + Send + Sync>,
     pub access_log: AccessLog,
@@ -58,6 +61,8 @@ pub struct AdminState {
     pub started_at: SystemTime,
     pub config_status: ArcSwap<ConfigStatus>,
 }
+
+type ExplainDecision = dyn Fn(&str) -> BoxFuture<'static, Option<Value>> + Send + Sync;
 
 impl AdminState {
     /// What stands in no one's way, and has to be known.

@@ -72,6 +72,7 @@ fn state() -> (Arc<AdminState>, Arc<AtomicUsize>) {
             Box::pin(async { vec![ConnectionInfo { id: 7, direction: "inbound", ..ConnectionInfo::default() }] })
         }),
         tokens: Box::new(|| Box::pin(async { Vec::new() })),
+        explain: Box::new(|_| Box::pin(std::future::ready(None))),
         drain: Box::new(move || {
             of_state.fetch_add(1, Ordering::SeqCst);
         }),

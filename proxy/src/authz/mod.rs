@@ -6,6 +6,7 @@
 
 mod condition;
 pub mod explain;
+pub mod explanation;
 pub mod external;
 mod labels;
 mod list;
@@ -152,6 +153,7 @@ pub struct RuleSet {
     require: Vec<Rule>,
     allow: RuleList,
     needs_headers: bool,
+    needs_query: bool,
     has_conditions: bool,
 }
 
@@ -170,9 +172,11 @@ impl RuleSet {
         let allow = route.allow.iter().map(|rule| (Effect::Allow, rule));
         for (effect, rule) in port_rules.chain(route_rules).chain(allow) {
             compiled.needs_headers |= !rule.headers.is_empty();
+            compiled.needs_query |= !rule.query.is_empty();
             if let Some(when) = &rule.when {
                 compiled.has_conditions = true;
                 compiled.needs_headers |= when.needs_headers();
+                compiled.needs_query |= [Variable::Path, Variable::Query].into_iter().any(|part| when.asks_for(part));
             }
             match effect {
                 Effect::Deny => compiled.deny.add(rule, site),
@@ -186,6 +190,11 @@ impl RuleSet {
     /// Some rule asks for headers: to decide a request again, they have to be kept.
     pub fn needs_headers(&self) -> bool {
         self.needs_headers
+    }
+
+    /// Some rule asks for parameters of the query.
+    pub fn needs_query(&self) -> bool {
+        self.needs_query
     }
 
     /// Deny, require, allow: the first that speaks decides, and where none does, nothing is allowed.

@@ -1,9 +1,11 @@
 //! `postern explain`: what would be decided about a request, by which rule, and what the nearest one lacks. Without a network,
 //! and by the data plane's own code.
 
+use super::admin_client::{SOCKET_DEFAULT, get};
 use super::output::print;
 use super::verify::jwt;
-use crate::authz::explain::{Explained, nearest, principal_text};
+use crate::authz::explain::principal_text;
+use crate::authz::explanation::Explanation;
 use crate::authz::{Asked, ConnectionFacts, Decision, Labels, Principal, RequestFacts, Site, TlsFacts};
 use crate::http::bearer;
 use crate::http::target::read_target;
@@ -16,10 +18,8 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, FromArgMatches as _};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request};
-use postern_config::authz::Effect;
 use postern_config::{Config, Inbound, SpiffeId};
-use serde_json::json;
-use std::fmt::Write as _;
+use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,8 +32,14 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "decision")]
+    config: Option<PathBuf>,
+    /// Instead of a question: the id of a refusal that a running process made a moment ago, as its records have it
+    #[arg(long, value_name = "ID", conflicts_with = "config")]
+    decision: Option<String>,
+    /// The admin socket of that process
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    admin: PathBuf,
     /// The inbound port, by its name or number; not needed where there is one
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
@@ -84,8 +90,13 @@ pub struct ExplainArgs {
 const REFUSED: u8 = 1;
 
 /// Exit 0: it would be allowed; 1: refused; 2 (as any misuse): there is no saying.
-pub fn run(arguments: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let explanation = match explain(arguments) {
+pub async fn run(arguments: ExplainArgs) -> anyhow::Result<ExitCode> {
+    if let Some(id) = &arguments.decision {
+        let answer = get(&arguments.admin, &format!("/decision?id={id}")).await?;
+        print(&if arguments.json { format!("{answer:#}\n") } else { remembered(&answer) });
+        return Ok(if answer["decision"] == "allowed" { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });
+    }
+    let explanation = match explain(&arguments) {
         Ok(explanation) => explanation,
         Err(error) => {
             eprintln!("could not tell: {error:#}");
@@ -99,33 +110,27 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(if explanation.is_allowed() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
 }
 
+fn remembered(answer: &Value) -> String {
+    let mut text = answer["text"].as_str().unwrap_or_default().to_owned();
+    if answer["policy_digest"] != answer["decided_by_policy"] {
+        text.push_str("the policy has changed since: this is what the one in force now decides\n");
+    }
+    text
+}
+
 /// The answer to a question that is put as on the command line, as `--json` prints it.
 ///
 /// # Errors
 /// The arguments make no question, or there is no saying.
-pub fn answer(arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
+pub fn answer(arguments: &[&str]) -> anyhow::Result<Value> {
     let command = ExplainArgs::augment_args(clap::Command::new("explain").no_binary_name(true));
     let arguments = ExplainArgs::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
     Ok(explain(&arguments)?.to_json())
 }
 
-struct Explanation {
-    port: String,
-    caller: String,
-    /// For whom it speaks.
-    original: Option<String>,
-    route: Option<String>,
-    /// Whose token was shown, where the route wants one.
-    token: Option<String>,
-    /// Of the path; the first is as it came.
-    readings: Vec<String>,
-    rules: Vec<Explained>,
-    /// `Err`: refused before rules were asked.
-    verdict: Result<Decision, Refused>,
-}
-
 fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
-    let config = Config::load(&arguments.config).map_err(|problems| anyhow!("{problems}"))?;
+    let config = arguments.config.as_deref().context("there is no --config")?;
+    let config = Config::load(config).map_err(|problems| anyhow!("{problems}"))?;
     let inbound = port(&config, arguments.port.as_deref())?;
     let site = Site { labels: Arc::new(labels(&config, &arguments.label)?) };
     let rules = PortRules::compile(inbound, &site, &[]);
@@ -293,101 +298,6 @@ fn request(arguments: &ExplainArgs, path: &str) -> anyhow::Result<Request<()>> {
         request.headers_mut().append(name, value);
     }
     Ok(request)
-}
-
-impl Explanation {
-    fn is_allowed(&self) -> bool {
-        self.verdict.as_ref().is_ok_and(Decision::is_allowed)
-    }
-
-    fn words(&self) -> String {
-        match &self.verdict {
-            Ok(Decision::Allowed { rule }) => format!("allowed by rule `{rule}`"),
-            Ok(decision) => match decision.clone().into_result() {
-                Ok(()) => String::new(),
-                Err(refused) => refused_words(&refused),
-            },
-            Err(refused) => refused_words(refused),
-        }
-    }
-
-    fn nearest(&self) -> Option<&Explained> {
-        self.verdict.as_ref().ok().and_then(|decision| nearest(&self.rules, decision))
-    }
-
-    fn to_text(&self) -> String {
-        let mut text = String::new();
-        // Writing into a String cannot fail.
-        let original = self.original.as_ref().map(|id| format!(", for {id}")).unwrap_or_default();
-        let _ = writeln!(text, "port `{}`, caller {}{original}", self.port, self.caller);
-        if let Some(route) = &self.route {
-            let _ = writeln!(text, "route `{route}`");
-        }
-        if let Some(subject) = &self.token {
-            let _ = writeln!(text, "token of {subject}");
-        }
-        if self.readings.len() > 1 {
-            let _ = writeln!(text, "readings of the path: {}", self.readings.join("  "));
-        }
-        for effect in [Effect::Deny, Effect::Require, Effect::Allow] {
-            for rule in self.rules.iter().filter(|rule| rule.effect == effect) {
-                let _ = writeln!(text, "  {:<8} {}: {}", effect.as_str(), rule.rule, lacks(rule));
-            }
-        }
-        let _ = writeln!(text, "{}", self.words());
-        if let (false, Some(rule)) = (self.is_allowed(), self.nearest()) {
-            let _ = match rule.effect {
-                Effect::Deny => writeln!(text, "what fits `{}` is refused whatever allows it", rule.rule),
-                _ => writeln!(text, "nearest: `{}`, {}", rule.rule, lacks(rule)),
-            };
-        }
-        text
-    }
-
-    fn to_json(&self) -> serde_json::Value {
-        let rules: Vec<_> = self.rules.iter().map(rule_json).collect();
-        let (decision, rule, refusal) = match &self.verdict {
-            Ok(decision @ Decision::Allowed { .. }) => ("allowed", decision.rule(), None),
-            Ok(decision) => ("refused", decision.rule(), decision.clone().into_result().err()),
-            Err(refused) => ("refused", None, Some(refused.clone())),
-        };
-        json!({
-            "port": self.port,
-            "caller": self.caller,
-            "original_caller": self.original,
-            "route": self.route,
-            "token_subject": self.token,
-            "readings": self.readings,
-            "decision": decision,
-            "rule": rule.map(|rule| &**rule),
-            "refusal": refusal.as_ref().map(|refused| refused.refusal.code()),
-            "status": refusal.as_ref().map(|refused| refused.refusal.status().as_u16()),
-            "detail": refusal.as_ref().map(|refused| refused.detail.to_string()).filter(|detail| !detail.is_empty()),
-            "nearest": self.nearest().filter(|_| !self.is_allowed()).map(rule_json),
-            "rules": rules,
-        })
-    }
-}
-
-fn rule_json(rule: &Explained) -> serde_json::Value {
-    let lacks: serde_json::Map<_, _> = rule.lacks.iter().map(|lack| (lack.key.to_owned(), json!(lack.wants))).collect();
-    json!({ "list": rule.effect.as_str(), "rule": &*rule.rule, "fits": rule.lacks.is_empty(), "lacks": lacks })
-}
-
-fn refused_words(refused: &Refused) -> String {
-    let (code, status) = (refused.refusal.code(), refused.refusal.status().as_u16());
-    match refused.detail.is_empty() {
-        true => format!("refused: {code} ({status})"),
-        false => format!("refused: {code} ({status}): {}", refused.detail),
-    }
-}
-
-fn lacks(rule: &Explained) -> String {
-    if rule.lacks.is_empty() {
-        return "fits".to_owned();
-    }
-    let lacks: Vec<String> = rule.lacks.iter().map(|lack| format!("`{}` {}", lack.key, lack.wants)).collect();
-    format!("wants {}", lacks.join("; "))
 }
 
 #[cfg(test)]

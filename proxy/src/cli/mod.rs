@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Verify(args) => Ok(verify::run(args)),
-        Command::Explain(args) => explain::run(&args),
+        Command::Explain(args) => environment::block_on(explain::run(args)),
         Command::Replay(args) => replay::run(&args),
         Command::Suggest(args) => suggest::run(&args),
         Command::Audit(args) => Ok(audit::run(args)),

@@ -3,6 +3,7 @@
 use super::bearer;
 use super::forwarded::Forwarded;
 use super::record::Recorder;
+use super::refused_requests::RefusedRequest;
 use super::target::Target;
 use crate::authz::RequestFacts;
 use crate::authz::external::AuthorizerPlan;
@@ -13,9 +14,10 @@ use crate::refusal::{Refusal, Refused};
 use crate::token::{Presenter, Verified};
 use crate::upstream::client::HttpVersion;
 use crate::upstream::plan::{Requested, ServicePlan};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use postern_config::{AppHttp, Mode};
+use postern_config::{AppHttp, Mode, SpiffeId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -114,7 +116,17 @@ fn decide_inbound(
             let allowed = admitted(connection, policy, plan, head, target, None)?;
             return Ok(Allowed { forwarded, ..allowed });
         }
-        Err(refused) => return Err(refused),
+        Err(refused) => {
+            remember(
+                connection,
+                policy,
+                head,
+                target,
+                recorder,
+                &Refusable { plan, route: None, token: None, original },
+            );
+            return Err(refused);
+        }
     };
     if let Some(route) = route {
         recorder.route(&route.name);
@@ -140,12 +152,57 @@ fn decide_inbound(
     if let Some(rule) = judged.rule() {
         recorder.rule(rule.clone());
     }
+    if judged.decision().is_some_and(|decision| !decision.is_allowed()) {
+        let token = token.as_ref().map(|admitted| &admitted.token);
+        remember(connection, policy, head, target, recorder, &Refusable { plan, route, token, original });
+    }
     let fault = judged.refusal().and_then(|decision| plan.rules.condition_fault(route, &asked, decision));
     if let Some(refused) = judged.into_result().map_err(|refused| plan.undecided(refused, fault))? {
         recorder.observed(refused);
     }
     let allowed = admitted(connection, policy, plan, head, target, route)?;
     Ok(Allowed { token, forwarded, ..allowed })
+}
+
+/// What is known of a request that routes or rules refuse.
+struct Refusable<'a> {
+    plan: &'a InboundPlan,
+    route: Option<&'a RoutePlan>,
+    token: Option<&'a Arc<Verified>>,
+    original: Option<&'a SpiffeId>,
+}
+
+/// Somebody may ask why.
+fn remember(
+    connection: &Connection,
+    policy: &Policy,
+    head: &Parts,
+    target: &Target<'_>,
+    recorder: &Recorder,
+    refused: &Refusable<'_>,
+) {
+    let rules = &refused.plan.rules;
+    let uri = match head.uri.query().is_some() && !rules.needs_query(refused.route) {
+        true => head.uri.path().parse().unwrap_or_default(),
+        false => head.uri.clone(),
+    };
+    let headers = rules.needs_headers(refused.route).then(|| {
+        let mut headers = Box::new(head.headers.clone());
+        [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].iter().for_each(|name| drop(headers.remove(name)));
+        headers
+    });
+    connection.worker.refused.borrow_mut().add(RefusedRequest {
+        number: recorder.number(),
+        session: connection.session.clone(),
+        door: connection.door.clone(),
+        method: head.method.clone(),
+        uri,
+        host: Box::from(&*target.host),
+        headers,
+        token: refused.token.cloned(),
+        caller: refused.original.cloned(),
+        digest: policy.digest.clone(),
+    });
 }
 
 /// For whom the peer speaks: a part of who the caller is, and so asked in every mode of the rules.

@@ -135,6 +135,11 @@ impl Recorder {
         }
     }
 
+    /// Tells this decision from every other one of this process.
+    pub fn number(&self) -> u64 {
+        self.decision
+    }
+
     /// Tells this decision from every other one, also of other processes.
     pub fn decision_id(&self) -> String {
         self.connection.worker.decision_id(self.decision)

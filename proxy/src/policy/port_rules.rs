@@ -71,6 +71,16 @@ impl Judged {
         }
     }
 
+    /// What the rules said. `None`: they were not asked.
+    pub fn decision(&self) -> Option<&Decision> {
+        match self {
+            Self::By(decision) | Self::Observed(decision) | Self::Overridden { refused: decision, .. } => {
+                Some(decision)
+            }
+            Self::Off => None,
+        }
+    }
+
     /// The rule that spoke, if one did.
     pub fn rule(&self) -> Option<&Arc<str>> {
         match self {
@@ -203,6 +213,11 @@ impl PortRules {
 
     fn here<'a>(&self, asked: &Asked<'a>) -> Asked<'a> {
         Asked { port: Some(self.port), ..*asked }
+    }
+
+    /// To decide a request on `route` again, its query has to be kept.
+    pub fn needs_query(&self, route: Option<&RoutePlan>) -> bool {
+        self.of(route).needs_query()
     }
 
     /// To decide a request on `route` again, its headers have to be kept.

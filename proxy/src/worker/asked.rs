@@ -2,6 +2,7 @@
 
 use super::{Command, WorkerHandle, Workers};
 use crate::admin::{ConnectionInfo, TokenInfo};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 impl Workers {
@@ -13,6 +14,11 @@ impl Workers {
     /// Tokens of callers, as each worker remembers them.
     pub async fn tokens(handles: Vec<WorkerHandle>) -> Vec<TokenInfo> {
         ask(&handles, Command::Tokens).await.into_iter().flatten().collect()
+    }
+
+    /// Why a request was refused, by its decision's number. `None`: nobody remembers it.
+    pub async fn explain(handles: Vec<WorkerHandle>, number: u64) -> Option<Value> {
+        ask(&handles, |reply| Command::Explain(number, reply)).await.into_iter().flatten().next()
     }
 
     /// How many connections of peers and of the application still live.
