@@ -7,6 +7,7 @@
 mod check;
 mod functions;
 mod place;
+mod plan;
 mod trial;
 mod values;
 mod variables;
@@ -19,6 +20,7 @@ use cel::common::types::CelBool;
 use cel::common::value::CowVal;
 use cel::context::VariableResolver;
 use cel::{Context, Env, ExecutionError, Value};
+use plan::Plan;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 use std::fmt;
@@ -38,10 +40,15 @@ pub struct Condition(Arc<Compiled>);
 
 struct Compiled {
     text: String,
-    expression: IdedExpr,
-    patterns: Vec<Pattern>,
+    plan: Plan,
+    library: Library,
     uses: Vec<Variable>,
     captures: Vec<String>,
+}
+
+/// What an evaluation by the library needs of its condition.
+struct Library {
+    patterns: Vec<Pattern>,
     environment: Arc<Env>,
 }
 
@@ -66,9 +73,7 @@ impl Condition {
     /// # Errors
     /// What it asks for is not there, or there is no result.
     pub fn holds(&self, facts: &dyn Facts) -> Result<bool, ConditionError> {
-        let lent = Lent { condition: &self.0, facts };
-        lent.evaluate(&self.0.expression, |value| value.downcast_ref::<CelBool>().map(|truth| *truth.inner()))?
-            .ok_or(ConditionError::NoTruth)
+        self.0.plan.holds(&self.0.library, facts)
     }
 
     /// What it asks for, and what it is lent, for people. What is not known is left out.
@@ -128,13 +133,13 @@ impl fmt::Display for Condition {
 
 /// Lends a condition what it asks for.
 struct Lent<'a> {
-    condition: &'a Compiled,
+    library: &'a Library,
     facts: &'a dyn Facts,
 }
 
 impl Lent<'_> {
     fn evaluate<T>(&self, expression: &IdedExpr, read: impl FnOnce(&CowVal<'_, '_>) -> T) -> Result<T, ConditionError> {
-        let mut context = Context::with_env(self.condition.environment.clone());
+        let mut context = Context::with_env(self.library.environment.clone());
         context.set_variable_resolver(self);
         match Value::resolve_val(expression, &context) {
             Ok(value) => Ok(read(&value)),
@@ -151,7 +156,7 @@ impl VariableResolver for Lent<'_> {
                 Some(CowVal::owned(CelBool::from(self.facts.fact(variable).is_some())))
             }
             check::Reference::Pattern(index) => {
-                self.condition.patterns.get(index).map(|pattern| CowVal::Borrowed(pattern as _))
+                self.library.patterns.get(index).map(|pattern| CowVal::Borrowed(pattern as _))
             }
         }
     }
@@ -164,7 +169,7 @@ impl ConditionError {
                 Some(check::Reference::Value(variable)) => Self::Unknown(variable.name()),
                 _ => Self::Failed,
             },
-            ExecutionError::NoSuchKey(key) => Self::NoSuchKey(shown(key)),
+            ExecutionError::NoSuchKey(key) => Self::no_such_key(key),
             ExecutionError::NoSuchOverload(_)
             | ExecutionError::UnexpectedType { .. }
             | ExecutionError::UnsupportedBinaryOperator(..)
@@ -175,6 +180,10 @@ impl ConditionError {
             | ExecutionError::ValuesNotComparable(..) => Self::Types,
             _ => Self::Failed,
         }
+    }
+
+    fn no_such_key(key: &str) -> Self {
+        Self::NoSuchKey(shown(key))
     }
 }
 
@@ -188,16 +197,18 @@ struct Fault {
 
 fn compile(text: &str, environment: Arc<Env>) -> Result<Condition, Vec<Fault>> {
     let found = check::read(text, &environment)?;
-    let compiled = Compiled {
+    let library = Library { patterns: found.patterns, environment };
+    let faults = trial::run(&found.expression, &library, &found.places);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Ok(Condition(Arc::new(Compiled {
         text: text.to_owned(),
-        expression: found.expression,
-        patterns: found.patterns,
+        plan: Plan::of(&found.expression),
+        library,
         uses: found.uses,
         captures: found.captures,
-        environment,
-    };
-    let faults = trial::run(&compiled, &found.places);
-    if faults.is_empty() { Ok(Condition(Arc::new(compiled))) } else { Err(faults) }
+    })))
 }
 
 impl FromNode for Condition {

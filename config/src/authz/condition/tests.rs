@@ -33,7 +33,7 @@ impl NamedTexts for Named {
     }
 }
 
-struct Request {
+pub(super) struct Request {
     headers: Named,
     claims: Map<String, Value>,
     scopes: Vec<String>,

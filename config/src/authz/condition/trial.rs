@@ -2,23 +2,23 @@
 
 use super::check::{Reference, is_value};
 use super::variables::{Kind, Variable};
-use super::{Compiled, ConditionError, Fact, Facts, Fault, Lent, NamedTexts};
+use super::{ConditionError, Fact, Facts, Fault, Lent, Library, NamedTexts};
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, SourceInfo, operators};
 use serde_json::Map;
 use std::borrow::Cow;
 
 /// Parts that are wrong: of each the innermost, so that one mistake is one problem.
-pub(super) fn run(condition: &Compiled, places: &SourceInfo) -> Vec<Fault> {
+pub(super) fn run(expression: &IdedExpr, library: &Library, places: &SourceInfo) -> Vec<Fault> {
     let facts = MadeUp::default();
-    let mut trial = Trial { lent: Lent { condition, facts: &facts }, places, faults: Vec::new() };
-    let is_wrong = trial.part(&condition.expression);
-    if !is_wrong && !has_claims(&condition.expression) {
-        let kind = trial.lent.evaluate(&condition.expression, |value| value.get_type().name().to_owned());
+    let mut trial = Trial { lent: Lent { library, facts: &facts }, places, faults: Vec::new() };
+    let is_wrong = trial.part(expression);
+    if !is_wrong && !has_claims(expression) {
+        let kind = trial.lent.evaluate(expression, |value| value.get_type().name().to_owned());
         if let Ok(kind) = kind
             && kind != "bool"
         {
             let hint = "compare it with something: a condition is true or false";
-            trial.fault(&condition.expression, format!("is a {kind}, and not true or false"), hint);
+            trial.fault(expression, format!("is a {kind}, and not true or false"), hint);
         }
     }
     trial.faults

@@ -103,12 +103,16 @@ impl Variable {
 
     /// Known of a request alone, not of a connection.
     pub fn is_of_request(self) -> bool {
-        let name = self.name();
-        name.starts_with("request.") || name.starts_with("token.")
+        let is_of_line =
+            matches!(self, Self::Method | Self::Query | Self::Host | Self::Scheme | Self::Protocol | Self::Time);
+        is_of_line || self.is_of_path() || self.is_of_headers() || self.is_of_token()
     }
 
     pub fn is_of_token(self) -> bool {
-        self.name().starts_with("token.")
+        matches!(
+            self,
+            Self::TokenSubject | Self::TokenIssuer | Self::TokenAudience | Self::TokenScopes | Self::TokenClaims
+        )
     }
 
     /// Read from the head's fields.
