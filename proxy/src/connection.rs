@@ -13,6 +13,7 @@ use crate::policy::{Door, DoorPlan, InboundPlan, Policy, UNROUTED};
 use crate::refusal::Refused;
 use crate::session::{CallerShare, Carries, Direction, EndCause, Registered, Session, SessionIo, Trust};
 use crate::shared::Shared;
+use crate::telemetry::json::Rendered;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord, Outcome, TlsFacts, Upstream};
 use crate::telemetry::{self, PortMetrics};
 use crate::tls::Peer;
@@ -26,7 +27,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 /// What is known of a connection. Its drop closes the books: metrics, place, record.
 pub struct Connection {
@@ -51,6 +51,8 @@ pub struct Connection {
     network: Cell<Option<Network>>,
     outcome: RefCell<ConnectionOutcome>,
     audited: audit::Audited,
+    /// For the records of its requests.
+    pub rendered: Rendered,
     registered: Registered,
     _place: Place,
 }
@@ -116,6 +118,7 @@ impl Connection {
             network: Cell::new(None),
             outcome: RefCell::default(),
             audited: audit::Audited::default(),
+            rendered: Rendered::default(),
             _place: place,
         })
     }
@@ -222,12 +225,11 @@ impl Connection {
         self.outcome.borrow_mut().end.get_or_insert(why);
     }
 
-    /// What every record of this connection says.
+    /// What every record of this connection says, without its duration.
     pub fn facts(&self) -> ConnectionFacts<'_> {
         let session = &self.session;
         let trust = session.trust();
         ConnectionFacts {
-            time: None,
             direction: match session.direction {
                 Direction::Inbound => telemetry::Direction::Inbound,
                 Direction::Local | Direction::Upstream => telemetry::Direction::Outbound,
@@ -258,7 +260,7 @@ impl Connection {
             policy_generation: Some(self.policy_generation),
             bytes_received: session.bytes_in.load(Relaxed),
             bytes_sent: session.bytes_out.load(Relaxed),
-            duration: session.opened.elapsed(),
+            ..ConnectionFacts::default()
         }
     }
 
@@ -274,6 +276,7 @@ impl Connection {
     /// Without the id of its decision.
     fn record<'a>(&'a self, outcome: &'a ConnectionOutcome, end: Option<&'a str>) -> ConnectionRecord<'a> {
         let mut facts = self.facts();
+        facts.duration = self.session.opened.elapsed();
         if self.session.direction == Direction::Local {
             facts.peer = outcome.upstream_peer.as_ref().map(|peer| &peer.id);
             facts.peer_fingerprint = outcome.upstream_peer.as_ref().map(|peer| &peer.fingerprint);
@@ -289,17 +292,9 @@ impl Connection {
                 rule: outcome.rule.as_deref(),
                 route: None,
                 observed: outcome.observed.as_ref().map(|refused| refused.refusal),
-                observed_detail: outcome
-                    .observed
-                    .as_ref()
-                    .map(|refused| &*refused.detail)
-                    .filter(|text| !text.is_empty()),
+                observed_detail: outcome.observed.as_ref().and_then(Refused::words_inside),
                 refusal: outcome.refused.as_ref().map(|refused| refused.refusal),
-                refusal_detail: outcome
-                    .refused
-                    .as_ref()
-                    .map(|refused| &*refused.detail)
-                    .filter(|text| !text.is_empty()),
+                refusal_detail: outcome.refused.as_ref().and_then(Refused::words_inside),
                 remote_refusal: None,
                 remote_decision: None,
                 end,
@@ -338,7 +333,7 @@ pub fn turn_away(worker: &Worker, door: &Door, remote: Remote, refused: Refused)
 pub fn turn_away_stream(number: u64, carrier: &Connection, door: &Door, refused: Refused) {
     let facts = ConnectionFacts { connection: number, carrier: Some(carrier.session.id), ..carrier.facts() };
     // They are the carrier's.
-    let facts = ConnectionFacts { bytes_received: 0, bytes_sent: 0, duration: Duration::ZERO, ..facts };
+    let facts = ConnectionFacts { bytes_received: 0, bytes_sent: 0, ..facts };
     write_turned_away(number, &carrier.worker, door, facts, carrier.session.trust(), refused);
 }
 
@@ -382,7 +377,7 @@ fn write_turned_away(
         streams_refused: None,
         outcome: Outcome {
             refusal: Some(refused.refusal),
-            refusal_detail: Some(&*refused.detail).filter(|text| !text.is_empty()),
+            refusal_detail: refused.words_inside(),
             ..Outcome::default()
         },
         upstream: Upstream::default(),

@@ -9,6 +9,7 @@ pub mod break_glass;
 pub mod capture;
 pub mod cli;
 pub mod connection;
+mod decision_id;
 mod delegate;
 pub mod detect;
 pub mod dns;

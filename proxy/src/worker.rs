@@ -12,6 +12,7 @@ use crate::capture::caller_uid::CallerUids;
 use crate::capture::original::{inbound_door, original_destination};
 use crate::capture::{Accepted, Acceptor, CloseAsked, Listening, Remote, StdStream, Stream};
 use crate::connection::{Place, turn_away};
+use crate::decision_id::DecisionId;
 use crate::detect::DetectMemory;
 use crate::hbone::client::Tunnels;
 use crate::http::refused_requests::RefusedRequests;
@@ -181,8 +182,8 @@ impl Worker {
     }
 
     /// How a decision of this process is named, here and at the peer.
-    pub fn decision_id(&self, number: u64) -> String {
-        format!("{:08x}-{number:x}", self.shared.boot_id)
+    pub fn decision_id(&self, number: u64) -> DecisionId {
+        DecisionId::new(self.shared.boot_id, number)
     }
 
     /// A stream of a tunnel counts as the connection that it would be without. `None`: all places are taken.

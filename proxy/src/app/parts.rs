@@ -3,6 +3,7 @@
 use super::taking_back::TakingBack;
 use crate::admin::{AdminState, ConfigStatus, Readiness};
 use crate::audit::{self, AuditLog, OpenError};
+use crate::decision_id::DecisionId;
 use crate::shared::Shared;
 use crate::telemetry::LogHandle;
 use crate::worker::Workers;
@@ -46,7 +47,7 @@ pub(super) fn admin_state(
         effective_config: ArcSwap::from_pointee(String::new()),
         connections: Box::new(move || Box::pin(Workers::connections(handles.clone()))),
         tokens: Box::new(move || Box::pin(Workers::tokens(of_tokens.clone()))),
-        explain: Box::new(move |id| match decision_number(id, boot_id) {
+        explain: Box::new(move |id| match DecisionId::number(id, boot_id) {
             Some(number) => Box::pin(Workers::explain(of_decisions.clone(), number)),
             None => Box::pin(std::future::ready(None)),
         }),
@@ -60,13 +61,6 @@ pub(super) fn admin_state(
         started_at: SystemTime::now(),
         config_status: ArcSwap::from_pointee(ConfigStatus::default()),
     })
-}
-
-/// Of a decision's id, if it is one of this process; see [`crate::worker::Worker::decision_id`].
-fn decision_number(id: &str, boot_id: u32) -> Option<u64> {
-    let (boot, number) = id.split_once('-')?;
-    let is_ours = u32::from_str_radix(boot, 16).is_ok_and(|boot| boot == boot_id);
-    u64::from_str_radix(number, 16).ok().filter(|_| is_ours)
 }
 
 /// The CPU quota of the cgroup rounded up (the standard library reads it); 2 where there is none to find.

@@ -14,7 +14,6 @@
 use crate::tls::certificate::hex;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::fmt;
-use std::io::Write;
 use std::ops::Range;
 
 /// No hash of a record is the hash of anything else.
@@ -102,8 +101,9 @@ impl Chain {
     }
 
     fn open(&self, body: &[u8], lines: &mut Vec<u8>) {
-        // Writing to a `Vec` cannot fail.
-        let _ = write!(lines, "{{\"seq\":{},\"prev\":\"", self.next);
+        lines.extend_from_slice(b"{\"seq\":");
+        lines.extend_from_slice(itoa::Buffer::new().format(self.next).as_bytes());
+        lines.extend_from_slice(b",\"prev\":\"");
         hex_into(&self.head, lines);
         lines.extend_from_slice(b"\",\"log\":\"");
         hex_into(&self.log.0, lines);
@@ -236,12 +236,10 @@ pub fn read_digits(digits: &[u8]) -> Result<Vec<u8>, LineFault> {
     pairs.iter().map(|[high, low]| Ok(value(*high)? << 4 | value(*low)?)).collect()
 }
 
-fn hex_into(bytes: &[u8], text: &mut Vec<u8>) {
+fn hex_into<const BYTES: usize>(bytes: &[u8; BYTES], text: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        text.push(DIGITS[usize::from(byte >> 4)]);
-        text.push(DIGITS[usize::from(byte & 15)]);
-    }
+    let pairs = bytes.map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    text.extend_from_slice(pairs.as_flattened());
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 //! bounded, and what came from a peer is escaped (THREATS HD-19, HD-22).
 
 use super::chain::LogId;
-use crate::capture::Remote;
 use crate::identity::Svid;
 use crate::refusal::Refusal;
 use crate::telemetry::Direction;
@@ -85,7 +84,7 @@ impl Decision<'_> {
             object.text_if("http.request.method", some(record.method), METHOD_BYTES_MAX);
             object.text_if("url.path", some(record.path), PATH_BYTES_MAX);
             object.text_if("server.address", record.host, HOST_BYTES_MAX);
-            object.number_if("http.response.status_code", record.status);
+            object.integer_if("http.response.status_code", record.status);
             object.text_if("caller.spiffe_id", record.caller.map(SpiffeId::as_str), ID_BYTES_MAX);
             if let Some(token) = &record.token {
                 token.write(object);
@@ -111,23 +110,14 @@ impl Decision<'_> {
         object.text("outcome", self.outcome.as_str(), NAME_BYTES_MAX);
         object.text("mode", self.mode.as_str(), NAME_BYTES_MAX);
         object.text_if("decision", decision, NAME_BYTES_MAX);
-        object.number("connection", facts.connection);
-        object.number_if("tunnel.connection", facts.carrier);
         object.text("direction", facts.direction.as_str(), NAME_BYTES_MAX);
         let name_key = match facts.direction {
             Direction::Inbound => "listener",
             Direction::Outbound => "service",
         };
         object.text(name_key, facts.name, NAME_BYTES_MAX);
-        if let Some(Remote::Ip(remote)) = facts.remote {
-            // `Display` of an address has no character that JSON would escape.
-            object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
-            object.number("network.peer.port", remote.port());
-        }
-        object.number_if("process.user.id", facts.caller_uid);
-        if let Some(original) = facts.original {
-            object.number("capture.destination", format_args!("\"{original}\""));
-        }
+        facts.write_fixed(object);
+        object.integer_if("process.user.id", facts.caller_uid);
         object.text_if("network.protocol.name", facts.protocol, NAME_BYTES_MAX);
         if let Some(peer) = self.peer {
             object.once(&peer.rendered, |object| write_peer(object, peer));
@@ -135,7 +125,6 @@ impl Decision<'_> {
         if let Some(own) = self.own {
             object.once(&own.rendered, |object| write_own(object, own));
         }
-        object.number_if("bundle.generation", self.peer.map(|peer| peer.generation));
         object.text("policy.digest", self.policy, NAME_BYTES_MAX);
     }
 }
@@ -147,6 +136,7 @@ fn write_peer(object: &mut Object<'_>, peer: &Peer) {
     object.text("peer.serial", &peer.serial, SERIAL_BYTES_MAX);
     object.time("peer.not_after", peer.not_after);
     object.hex("peer.authority", &peer.authority.0);
+    object.integer("bundle.generation", peer.generation);
 }
 
 pub(super) fn write_own(object: &mut Object<'_>, own: &Svid) {
@@ -274,12 +264,9 @@ pub fn write_closed(buffer: &mut Vec<u8>, now: SystemTime) {
 /// A record of the kind `kind`: the members of an object, without its braces. Nothing in them is a line break.
 pub fn write(buffer: &mut Vec<u8>, kind: &str, members: impl FnOnce(&mut Object<'_>)) {
     buffer.clear();
-    let mut object = Object::begin(buffer);
+    let mut object = Object::members(buffer);
     object.text("kind", kind, NAME_BYTES_MAX);
     members(&mut object);
-    object.end_line();
-    buffer.truncate(buffer.len() - "}\n".len());
-    buffer.remove(0);
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const LAST_ATTEMPTS: Duration = Duration::from_secs(2);
 /// What a clock may go back by without a record of it: less than whoever verifies a seal's time lets pass.
 const CLOCK_STEP_MIN: Duration = Duration::from_secs(5);
 /// Lines are written when there are as many bytes, and at the end of a batch.
-const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES: usize = 64 << 10;
 
 pub(super) struct Writer {
     queue: Arc<Queue>,

@@ -1,20 +1,20 @@
 //! The record and the metrics of one request: opened with it, ended with its last byte, written exactly once.
 
 mod audit;
+mod facts;
 mod request_line;
 
 use super::body::Received;
 use super::forwarded::Forwarded;
-use super::request::version_text;
 use super::respond;
 use crate::audit::Place;
 use crate::authz::Decision;
 use crate::connection::Connection;
+use crate::decision_id::DecisionId;
 use crate::identity::Svid;
 use crate::policy::Policy;
 use crate::refusal::Refused;
-use crate::session::{Direction, EndCause, InFlight};
-use crate::telemetry::record::{Outcome, RequestRecord, TokenFacts, Upstream};
+use crate::session::InFlight;
 use crate::telemetry::{ExternalVerdict, PortMetrics};
 use crate::tls::Peer;
 use crate::token::Verified;
@@ -70,7 +70,7 @@ struct Logged {
     end: Option<String>,
     /// A tunnel's own count, where the bodies' do not tell.
     tunnelled: Option<(u64, u64)>,
-    decision: String,
+    decision: DecisionId,
     /// Of the policy that decides, which may be newer than the connection.
     generation: u64,
     /// Its digest; for the audit log alone, because to count who holds it costs all workers.
@@ -141,7 +141,7 @@ impl Recorder {
     }
 
     /// Tells this decision from every other one, also of other processes.
-    pub fn decision_id(&self) -> String {
+    pub fn decision_id(&self) -> DecisionId {
         self.connection.worker.decision_id(self.decision)
     }
 
@@ -195,7 +195,7 @@ impl Recorder {
     pub fn overridden(&mut self, rule: &str, refused: &Decision) {
         self.connection.worker.shared.metrics.break_glass_used();
         let (port, decision) = (&self.connection.session.name, self.decision_id());
-        tracing::warn!(%port, rule, ?refused, decision, "a break-glass override let a request in");
+        tracing::warn!(%port, rule, ?refused, %decision, "a break-glass override let a request in");
     }
 
     /// It is let through although the rules refuse it.
@@ -311,68 +311,6 @@ impl Recorder {
             logged.end.get_or_insert(why);
         }
     }
-
-    /// Why it ended, where that is not plain.
-    fn end<'a>(&self, logged: &'a Logged) -> Option<&'a str> {
-        let connection = &self.connection;
-        let cause = connection.session.is_cut().then(|| connection.session.end_cause()).flatten();
-        match (cause, logged.end.as_deref(), self.is_complete) {
-            (Some(cause), _, _) => Some(cause.as_str()),
-            (None, Some(end), _) => Some(end),
-            (None, None, true) => None,
-            (None, None, false) if let Some(request) = self.in_flight.as_ref().filter(|it| it.is_cut()) => {
-                Some(request.cut_text())
-            }
-            (None, None, false) if connection.worker.is_stopping() => Some(EndCause::Draining.as_str()),
-            // Dropped before its end, by nobody on our side.
-            (None, None, false) => Some("caller_closed"),
-        }
-    }
-
-    fn record<'a>(&'a self, logged: &'a Logged, end: Option<&'a str>) -> RequestRecord<'a> {
-        let connection = &self.connection;
-        let bodies = (self.in_flight.as_ref().map_or(0, |it| it.bytes_from_caller.get()), self.bytes_to_caller.get());
-        let (bytes_received, bytes_sent) = logged.tunnelled.unwrap_or(bodies);
-        let mut facts = connection.facts();
-        if let Some(service) = &logged.service {
-            facts.name = service;
-        }
-        facts.policy_generation = Some(logged.generation);
-        facts.bytes_received = bytes_received;
-        facts.bytes_sent = bytes_sent;
-        facts.duration = self.started.elapsed();
-        let upstream_peer = logged.upstream_peer.as_deref();
-        if connection.session.direction == Direction::Local {
-            facts.peer = upstream_peer.map(|peer| &peer.id);
-            facts.peer_fingerprint = upstream_peer.map(|peer| &peer.fingerprint);
-            facts.identity_generation = upstream_peer.map(|peer| peer.generation);
-        }
-        RequestRecord {
-            connection: facts,
-            decision: &logged.decision,
-            method: logged.method.as_ref().map_or("", Method::as_str),
-            path: logged.uri.as_ref().map_or("", Uri::path),
-            host: logged.host.as_deref(),
-            http_version: logged.version.map(version_text),
-            status: self.status.map(|status| status.as_u16()),
-            grpc_status: self.grpc_status,
-            authorizer: logged.authorized.as_ref().map(Authorized::facts),
-            caller: logged.forwarded_caller.as_ref(),
-            token: logged.token.as_deref().map(TokenFacts::of),
-            outcome: Outcome {
-                rule: logged.rule.as_deref(),
-                route: logged.route.as_deref(),
-                refusal: self.refused.as_ref().map(|refused| refused.refusal),
-                refusal_detail: self.refused.as_ref().and_then(Refused::words_inside),
-                observed: logged.observed.as_ref().map(|refused| refused.refusal),
-                observed_detail: logged.observed.as_ref().and_then(Refused::words_inside),
-                remote_refusal: logged.remote_refusal.as_deref(),
-                remote_decision: logged.remote_decision.as_deref(),
-                end,
-            },
-            upstream: Upstream { address: logged.upstream.as_deref(), identity: upstream_peer.map(|peer| &peer.id) },
-        }
-    }
 }
 
 impl Drop for Recorder {
@@ -381,18 +319,21 @@ impl Drop for Recorder {
         self.metrics.request_ended();
         let received = self.in_flight.as_ref().map_or(0, |request| request.bytes_from_caller.get());
         self.metrics.bytes(received, self.bytes_to_caller.get());
+        let duration = self.started.elapsed();
         match self.status {
-            Some(status) => self.metrics.request(status.as_u16(), self.started.elapsed().as_secs_f64()),
+            Some(status) => self.metrics.request(status.as_u16(), duration.as_secs_f64()),
             None => {
                 self.metrics.request_unanswered();
                 let limits = &self.connection.worker.policy().limits;
-                self.connection.session.request_given_up(self.started.elapsed(), limits.h2_early_resets);
+                self.connection.session.request_given_up(duration, limits.h2_early_resets);
             }
         }
         self.audit_end();
         let access_log = &self.connection.worker.shared.access_log;
         if let Some(logged) = self.logged.as_deref().filter(|_| access_log.enabled()) {
-            access_log.request(&self.record(logged, self.end(logged)));
+            let mut record = self.record(logged, self.end(logged));
+            record.connection.duration = duration;
+            access_log.request(&record);
         }
     }
 }

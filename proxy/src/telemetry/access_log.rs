@@ -201,8 +201,9 @@ impl Queue {
                 self.write(&mut file, &batch);
                 self.lines.fetch_sub(batch.lines, AcqRel);
                 batch.lines = 0;
+                // The same load fits into it again; after a burst it is given back.
+                batch.bytes.shrink_to(BUFFER_KEPT_BYTES.max(2 * batch.bytes.len()));
                 batch.bytes.clear();
-                batch.bytes.shrink_to(BUFFER_KEPT_BYTES);
             }
             self.orders().flushed = flush;
             self.flushed.notify_all();

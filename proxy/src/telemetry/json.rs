@@ -20,11 +20,16 @@ impl<'a> Object<'a> {
         Self { buffer, empty: true }
     }
 
+    /// Members alone, without the braces around them.
+    pub fn members(buffer: &'a mut Vec<u8>) -> Self {
+        Self { buffer, empty: true }
+    }
+
     /// The members that `write` makes, which are the same whenever it is called with this `rendered`.
     pub fn once(&mut self, rendered: &Rendered, write: impl FnOnce(&mut Object<'_>)) {
         let members = rendered.0.get_or_init(|| {
             let mut members = Vec::new();
-            write(&mut Object { buffer: &mut members, empty: true });
+            write(&mut Object::members(&mut members));
             members.into_boxed_slice()
         });
         if !self.empty && !members.is_empty() {
@@ -76,6 +81,17 @@ impl<'a> Object<'a> {
         }
     }
 
+    pub fn integer(&mut self, name: &str, integer: impl Into<u64>) {
+        self.key(name);
+        self.buffer.extend_from_slice(itoa::Buffer::new().format(integer.into()).as_bytes());
+    }
+
+    pub fn integer_if(&mut self, name: &str, integer: Option<impl Into<u64>>) {
+        if let Some(integer) = integer {
+            self.integer(name, integer);
+        }
+    }
+
     /// Upper-case hexadecimal, as OpenTelemetry wants hashes.
     pub fn hash_if(&mut self, name: &str, hash: Option<&[u8; 32]>) {
         if let Some(hash) = hash {
@@ -92,8 +108,7 @@ impl<'a> Object<'a> {
         self.key(name);
         self.buffer.push(b'"');
         let of = |byte: &u8| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]];
-        self.buffer.reserve(bytes.len() * 2);
-        bytes.iter().for_each(|byte| self.buffer.extend_from_slice(&of(byte)));
+        self.buffer.extend(bytes.iter().flat_map(of));
         self.buffer.push(b'"');
     }
 

@@ -4,7 +4,7 @@
 //! where tokens travel. Every field is bounded, so a line is too.
 
 use super::Direction;
-use super::json::Object;
+use super::json::{Object, Rendered};
 use crate::capture::Remote;
 use crate::refusal::Refusal;
 use crate::token::Verified;
@@ -69,6 +69,8 @@ pub struct ConnectionRecord<'a> {
 /// What both records say of the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectionFacts<'a> {
+    /// Where what is fixed before its first request is kept as it is written; see [`write_fixed`](Self::write_fixed).
+    pub rendered: Option<&'a Rendered>,
     /// When the request or connection ended; `None`: now.
     pub time: Option<SystemTime>,
     pub direction: Direction,
@@ -190,8 +192,8 @@ impl RequestRecord<'_> {
         object.text_if("url.path", Some(self.path).filter(|it| !it.is_empty()), PATH_BYTES_MAX);
         object.text_if("server.address", self.host, HOST_BYTES_MAX);
         object.text_if("network.protocol.version", self.http_version, NAME_BYTES_MAX);
-        object.number_if("http.response.status_code", self.status);
-        object.number_if("rpc.grpc.status_code", self.grpc_status);
+        object.integer_if("http.response.status_code", self.status);
+        object.integer_if("rpc.grpc.status_code", self.grpc_status);
         object.text_if("caller.spiffe_id", self.caller.map(SpiffeId::as_str), ID_BYTES_MAX);
         if let Some(token) = &self.token {
             token.write(&mut object);
@@ -201,8 +203,8 @@ impl RequestRecord<'_> {
         }
         self.outcome.write(&mut object);
         self.upstream.write(&mut object);
-        object.number("http.request.body.size", self.connection.bytes_received);
-        object.number("http.response.body.size", self.connection.bytes_sent);
+        object.integer("http.request.body.size", self.connection.bytes_received);
+        object.integer("http.response.body.size", self.connection.bytes_sent);
         self.connection.write_tail(&mut object);
         object.end_line();
     }
@@ -214,12 +216,12 @@ impl ConnectionRecord<'_> {
         let mut object = Object::begin(line);
         self.connection.write_head(&mut object, "connection");
         object.text_if("decision", self.decision, NAME_BYTES_MAX);
-        object.number_if("requests", self.requests);
-        object.number_if("http2.streams_refused", self.streams_refused);
+        object.integer_if("requests", self.requests);
+        object.integer_if("http2.streams_refused", self.streams_refused);
         self.outcome.write(&mut object);
         self.upstream.write(&mut object);
-        object.number("bytes.received", self.connection.bytes_received);
-        object.number("bytes.sent", self.connection.bytes_sent);
+        object.integer("bytes.received", self.connection.bytes_received);
+        object.integer("bytes.sent", self.connection.bytes_sent);
         self.connection.write_tail(&mut object);
         object.end_line();
     }
@@ -235,7 +237,31 @@ impl ConnectionFacts<'_> {
         object.text("kind", kind, NAME_BYTES_MAX);
         object.text("direction", self.direction.as_str(), NAME_BYTES_MAX);
         object.text(name_key, self.name, NAME_BYTES_MAX);
-        object.number("connection", self.connection);
+        self.write_fixed(object);
+        object.integer_if("process.user.id", self.caller_uid);
+        object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
+        object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
+        object.hash_if(fingerprint_key, self.peer_fingerprint);
+        object.text_if("own.spiffe_id", self.own.map(SpiffeId::as_str), ID_BYTES_MAX);
+        object.integer_if("identity.generation", self.identity_generation);
+        object.integer_if("policy.generation", self.policy_generation);
+        if let Some(tls) = self.tls {
+            object.text_if("tls.protocol.version", tls.version, NAME_BYTES_MAX);
+            object.text_if("tls.cipher", tls.cipher, NAME_BYTES_MAX);
+            object.text_if("tls.curve", tls.curve, NAME_BYTES_MAX);
+        }
+    }
+
+    /// Which connection it is, and where it came from.
+    pub(crate) fn write_fixed(&self, object: &mut Object<'_>) {
+        match self.rendered {
+            Some(rendered) => object.once(rendered, |object| self.write_origin(object)),
+            None => self.write_origin(object),
+        }
+    }
+
+    fn write_origin(&self, object: &mut Object<'_>) {
+        object.integer("connection", self.connection);
         if let Some(socket) = self.socket {
             object.text("network.transport", "unix", NAME_BYTES_MAX);
             object.text("network.local.address", &socket.to_string_lossy(), NAME_BYTES_MAX);
@@ -243,24 +269,12 @@ impl ConnectionFacts<'_> {
         if let Some(Remote::Ip(remote)) = self.remote {
             // `Display` of an address has no character that JSON would escape.
             object.number("network.peer.address", format_args!("\"{}\"", remote.ip()));
-            object.number("network.peer.port", remote.port());
+            object.integer("network.peer.port", remote.port());
         }
-        object.number_if("process.user.id", self.caller_uid);
         if let Some(original) = self.original {
             object.number("capture.destination", format_args!("\"{original}\""));
         }
-        object.number_if("tunnel.connection", self.carrier);
-        object.text_if("network.protocol.name", self.protocol, NAME_BYTES_MAX);
-        object.text_if("peer.spiffe_id", self.peer.map(SpiffeId::as_str), ID_BYTES_MAX);
-        object.hash_if(fingerprint_key, self.peer_fingerprint);
-        object.text_if("own.spiffe_id", self.own.map(SpiffeId::as_str), ID_BYTES_MAX);
-        object.number_if("identity.generation", self.identity_generation);
-        object.number_if("policy.generation", self.policy_generation);
-        if let Some(tls) = self.tls {
-            object.text_if("tls.protocol.version", tls.version, NAME_BYTES_MAX);
-            object.text_if("tls.cipher", tls.cipher, NAME_BYTES_MAX);
-            object.text_if("tls.curve", tls.curve, NAME_BYTES_MAX);
-        }
+        object.integer_if("tunnel.connection", self.carrier);
     }
 
     fn write_tail(&self, object: &mut Object<'_>) {

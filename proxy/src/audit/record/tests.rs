@@ -80,13 +80,13 @@ fn a_decision_reads_as_documented() {
     let expected = format!(
         "{}{}{}{}{}{}{}",
         r#""kind":"request","time":"2026-11-22T01:02:03.000000Z","outcome":"refused","mode":"enforce","#,
-        r#""decision":"0badcafe-7","connection":7,"tunnel.connection":5,"direction":"inbound","listener":"orders","#,
-        r#""network.peer.address":"2001:db8::1","network.peer.port":4711,"network.protocol.name":"http","#,
+        r#""decision":"0badcafe-7","direction":"inbound","listener":"orders","connection":7,"#,
+        r#""network.peer.address":"2001:db8::1","network.peer.port":4711,"tunnel.connection":5,"network.protocol.name":"http","#,
         format_args!(
             r#""peer.spiffe_id":"spiffe://shop.example/web","peer.trust_domain":"shop.example","peer.chain.sha256":"{ab}","peer.serial":"0c","peer.not_after":"2026-11-22T01:03:03.000000Z","peer.authority":"{cd}","#
         ),
-        r#""own.spiffe_id":"spiffe://shop.example/orders","own.serial":"0a","own.not_after":"2026-11-22T01:02:33.000000Z","#,
-        r#""bundle.generation":3,"policy.digest":"d1","http.request.method":"DELETE","url.path":"/orders/17","#,
+        r#""bundle.generation":3,"own.spiffe_id":"spiffe://shop.example/orders","own.serial":"0a","own.not_after":"2026-11-22T01:02:33.000000Z","#,
+        r#""policy.digest":"d1","http.request.method":"DELETE","url.path":"/orders/17","#,
         r#""server.address":"orders.shop.svc","http.response.status_code":403,"token.subject":"spiffe://shop.example/web","token.audience":"spiffe://shop.example/orders","token.hash.sha256":"CDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCDCD","route":"read-orders","refusal":"not_allowed","upstream.address":"127.0.0.1:8080""#,
     );
     assert_eq!(text(|body| decision.write_request(&record, body)), expected);
