@@ -6,7 +6,7 @@
 
 use crate::compare::certificates::{Certificates, Pems};
 use crate::compare::process::{Program, Running, ourselves};
-use crate::compare::setting::{CLIENT_ID, SERVER_ID, SERVER_NAME, Side};
+use crate::compare::setting::{CLIENT_ID, SERVER_ID, SERVER_NAME, Side, free_ports};
 use crate::load::http1;
 use crate::load::mesh::{Mesh, PemFiles};
 use anyhow::{Context as _, ensure};
@@ -104,8 +104,8 @@ async fn measure(arguments: &RevokeArguments) -> anyhow::Result<(Vec<Duration>, 
     let upgrades = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let upgrade_app = upgrades.local_addr()?;
     tokio::task::spawn_local(serve_upgrades(upgrades));
-    let ports = free_ports(7)?;
-    let (apps, doors) = ([ports[0], ports[1], upgrade_app, ports[2]], Doors([ports[3], ports[4], ports[5], ports[6]]));
+    let [http1, http2, tcp, doors @ ..]: [SocketAddr; 7] = free_ports()?;
+    let (apps, doors) = ([http1, http2, upgrade_app, tcp], Doors(doors));
     let _app = start_app(folder.path(), apps)?;
     let admin = folder.path().join("admin.sock");
     let _sidecar = start_sidecar(arguments, folder.path(), &certificates, apps, doors, &admin)?;
@@ -139,12 +139,6 @@ async fn measure(arguments: &RevokeArguments) -> anyhow::Result<(Vec<Duration>, 
         false_cuts += usize::from(tokio::time::timeout(END, other.again).await.is_ok_and(|asked| asked.is_err()));
     }
     Ok((latencies, false_cuts))
-}
-
-fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
-    let held: Vec<_> =
-        (0..count).map(|_| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
-    Ok(held.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>()?)
 }
 
 fn start_app(folder: &Path, apps: [SocketAddr; 4]) -> anyhow::Result<Running> {

@@ -1,7 +1,7 @@
 //! What a pair has to do, said once for every product.
 
 use super::certificates::Certificates;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 pub const CLIENT_ID: &str = "spiffe://shop.example/ns/shop/sa/web";
@@ -111,7 +111,14 @@ impl Place<'_> {
     }
 }
 
-/// A port that was free a moment ago.
-pub fn free_address(address: Ipv4Addr) -> anyhow::Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind((address, 0))?.local_addr()?)
+/// Ports that were free a moment ago, no two the same.
+pub fn free_ports<const COUNT: usize>() -> anyhow::Result<[SocketAddr; COUNT]> {
+    let mut held = Vec::with_capacity(COUNT);
+    let mut ports = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); COUNT];
+    for port in &mut ports {
+        let listener = TcpListener::bind(*port)?;
+        *port = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(ports)
 }

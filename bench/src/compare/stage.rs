@@ -7,12 +7,12 @@ use super::process::{Load, Program, Running, ourselves};
 use super::quota::{Periods, Quota, group_name};
 use super::round::Spent;
 use super::scenario::{Door, Figure, Scenario};
-use super::setting::{CLIENT_ID, Place, Protocol, Setting, Side, free_address};
+use super::setting::{CLIENT_ID, Place, Protocol, Setting, Side, free_ports};
 use crate::load::http1;
 use anyhow::{Context as _, ensure};
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -136,15 +136,8 @@ struct Addresses {
 
 impl Addresses {
     fn free() -> anyhow::Result<Self> {
-        let free = || free_address(Ipv4Addr::LOCALHOST);
-        Ok(Self {
-            entry: free()?,
-            mesh: free()?,
-            extra: [free()?, free()?],
-            http1: free()?,
-            http2: free()?,
-            tcp: free()?,
-        })
+        let [entry, mesh, one, other, http1, http2, tcp] = free_ports()?;
+        Ok(Self { entry, mesh, extra: [one, other], http1, http2, tcp })
     }
 
     fn app(&self, protocol: Protocol) -> SocketAddr {
