@@ -29,9 +29,19 @@ pub enum SecondPlace {
     File(PathBuf),
     Post {
         url: PostUrl,
+        form: PostAs,
         /// PEM file with the authorities of its certificate. `None`: the system's.
         roots: Option<PathBuf>,
     },
+}
+
+/// What the body of a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostAs {
+    /// The seal's line.
+    Line,
+    /// A log record of the OpenTelemetry protocol.
+    Otlp,
 }
 
 impl SecondPlace {

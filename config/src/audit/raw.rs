@@ -1,6 +1,6 @@
 //! `audit:` as it is written, and its checks.
 
-use super::{Audit, AuditTarget, Decisions, OnFull, PostUrl, Rotate, Seal, SecondPlace};
+use super::{Audit, AuditTarget, Decisions, OnFull, PostAs, PostUrl, Rotate, Seal, SecondPlace};
 use crate::bounds::Count;
 use crate::problem::Place;
 use crate::read::{Field, FromNode, Keys, Reader, Section};
@@ -268,7 +268,10 @@ pub(crate) struct RawSecondPlace {
     /// Instead of a file, an address that each seal is sent to by POST, one a request: `https://…`, or `http://` on this host.
     /// Any answer from 200 to 299 says that it is kept; it may come twice. Redirects are not followed.
     url: Field<PostUrl>,
-    /// PEM file with the authorities that `url`'s certificate may come from.
+    /// Instead of these, an OpenTelemetry collector that each seal is sent to as a log record, over OTLP/HTTP in JSON: usually
+    /// `https://…:4318/v1/logs`, or `http://` on this host.
+    otlp: Field<PostUrl>,
+    /// PEM file with the authorities that the certificate of `url` or `otlp` may come from.
     #[schemars(extend("x-default" = "the system's"))]
     roots: Field<FilePath>,
     #[schemars(skip)]
@@ -282,6 +285,7 @@ impl Section for RawSecondPlace {
         Self {
             file: keys.optional("file"),
             url: keys.optional("url"),
+            otlp: keys.optional("otlp"),
             roots: keys.optional("roots"),
             place: keys.place(),
         }
@@ -291,21 +295,25 @@ impl Section for RawSecondPlace {
 impl RawSecondPlace {
     /// `None`: its problems have been told.
     fn check(self, reader: &mut Reader) -> Option<SecondPlace> {
-        let is_https = self.url.get().is_some_and(PostUrl::is_https);
+        let is_https = [&self.url, &self.otlp].iter().any(|url| url.get().is_some_and(PostUrl::is_https));
         if let (Some(place), false) = (self.roots.place(), is_https) {
-            let hint = "remove it, or write an `https://` address as `url`";
+            let hint = "remove it, or write an `https://` address as `url` or `otlp`";
             reader.problem(place, "`roots` is about the certificate of an `https` address, and there is none", hint);
         }
-        let has_both = self.file.place().is_some() && self.url.place().is_some();
-        let has_none = self.file.place().is_none() && self.url.place().is_none();
-        if has_both || has_none {
-            let what = if has_both { "`second_place` has `file` and `url`" } else { "`second_place` has no place" };
-            reader.problem(&self.place, what, "write `{ file: PATH }` or `{ url: https://… }`");
+        let keys = [("file", self.file.place()), ("url", self.url.place()), ("otlp", self.otlp.place())];
+        let written: Vec<&str> = keys.iter().filter(|(_, place)| place.is_some()).map(|(key, _)| *key).collect();
+        if written.len() != 1 {
+            let what = match written.as_slice() {
+                [first, second, ..] => format!("`second_place` has `{first}` and `{second}`"),
+                _ => "`second_place` has no place".to_owned(),
+            };
+            reader.problem(&self.place, what, "write `{ file: PATH }`, `{ url: https://… }` or `{ otlp: https://… }`");
             return None;
         }
         let roots = self.roots.into_option().map(|file| file.0);
-        match self.url.into_option() {
-            Some(url) => Some(SecondPlace::Post { url, roots }),
+        let url = self.url.into_option().map(|url| (url, PostAs::Line));
+        match url.or(self.otlp.into_option().map(|url| (url, PostAs::Otlp))) {
+            Some((url, form)) => Some(SecondPlace::Post { url, form, roots }),
             None => self.file.into_option().map(|file| SecondPlace::File(file.0)),
         }
     }

@@ -1,4 +1,4 @@
-use super::{Audit, AuditTarget, Decisions, OnFull, PostUrl, Rotate, Seal, SecondPlace};
+use super::{Audit, AuditTarget, Decisions, OnFull, PostAs, PostUrl, Rotate, Seal, SecondPlace};
 use crate::{Config, Place};
 use std::path::Path;
 use std::time::Duration;
@@ -35,8 +35,10 @@ fn what_is_written_is_what_is_done() {
         ..to_file(Some(Rotate { size: 1 << 20, keep: 3 }))
     };
     let url = PostUrl::parse("https://seals.example/a").unwrap();
-    let second_place = Some(SecondPlace::Post { url, roots: Some("/r.pem".into()) });
-    let posted = Audit { to: AuditTarget::Stdout, second_place, ..to_file(None) };
+    let posted = |form| {
+        let second_place = Some(SecondPlace::Post { url: url.clone(), form, roots: Some("/r.pem".into()) });
+        Some(Audit { to: AuditTarget::Stdout, second_place, ..to_file(None) })
+    };
     for (text, expected) in [
         ("", None),
         ("audit: { to: stdout }\n", Some(Audit { to: AuditTarget::Stdout, ..to_file(None) })),
@@ -44,7 +46,14 @@ fn what_is_written_is_what_is_done() {
         ("audit: { to: { file: ../var/log/audit }, decisions: all }\n", None),
         ("audit: { to: { file: /var/log/audit, rotate: {} } }\n", Some(to_file(Some(Rotate::default())))),
         (whole, Some(expected)),
-        ("audit: { to: stdout, second_place: { url: \"https://seals.example/a\", roots: /r.pem } }\n", Some(posted)),
+        (
+            "audit: { to: stdout, second_place: { url: \"https://seals.example/a\", roots: /r.pem } }\n",
+            posted(PostAs::Line),
+        ),
+        (
+            "audit: { to: stdout, second_place: { otlp: \"https://seals.example/a\", roots: /r.pem } }\n",
+            posted(PostAs::Otlp),
+        ),
     ] {
         let found = read(text).unwrap_or_else(|problems| panic!("{problems}"));
         match (&found, text.contains("..")) {
@@ -69,6 +78,10 @@ fn refuses_by_place_and_says_what_to_write() {
         ("audit: { to: { file: a }, second_place: { file: a } }\n", "2:49: `second_place` is the log itself"),
         ("audit: { to: stdout, second_place: {} }\n", "`second_place` has no place"),
         ("audit: { to: stdout, second_place: { file: a, url: \"https://a/\" } }\n", "has `file` and `url`"),
+        (
+            "audit: { to: stdout, second_place: { otlp: \"https://b/\", url: \"https://a/\" } }\n",
+            "has `url` and `otlp`",
+        ),
         ("audit: { to: stdout, second_place: { file: a, roots: b } }\n", "`roots` is about the certificate"),
         ("audit: { to: stdout, second_place: { url: \"http://seals.example/\" } }\n", "anybody on the way"),
         ("audit: { to: stdout, seal: { every: 0s } }\n", "2:37: `every: 0s`"),

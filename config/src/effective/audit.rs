@@ -1,7 +1,7 @@
 //! `audit:` as it is in force.
 
 use super::{path, put};
-use crate::audit::{Audit, AuditTarget, OnFull, SecondPlace};
+use crate::audit::{Audit, AuditTarget, OnFull, PostAs, SecondPlace};
 use crate::units::{print_duration, print_size};
 use serde_json::{Map, Value, json};
 
@@ -30,8 +30,16 @@ pub(super) fn audit(audit: &Audit) -> Value {
     section.insert("seal".into(), seal);
     let second_place = audit.second_place.as_ref().map(|place| match place {
         SecondPlace::File(file) => json!({ "file": path(file) }),
-        SecondPlace::Post { url, roots: None } => json!({ "url": url.to_string() }),
-        SecondPlace::Post { url, roots: Some(roots) } => json!({ "url": url.to_string(), "roots": path(roots) }),
+        SecondPlace::Post { url, form, roots } => {
+            let key = match form {
+                PostAs::Line => "url",
+                PostAs::Otlp => "otlp",
+            };
+            let mut place = Map::new();
+            place.insert(key.into(), json!(url.to_string()));
+            put(&mut place, "roots", roots.as_deref().map(path));
+            Value::Object(place)
+        }
     });
     put(&mut section, "second_place", second_place);
     Value::Object(section)

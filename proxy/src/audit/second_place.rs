@@ -2,6 +2,7 @@
 //! a pipe that nobody reads, a server) keeps neither the log nor the process.
 
 mod file;
+mod otlp;
 mod post;
 
 use super::queue::Lost;
@@ -42,6 +43,14 @@ struct Waiting {
     in_hand: bool,
     unsent: Lost,
     stop: bool,
+}
+
+impl Waiting {
+    /// A seal that will not come there.
+    fn lose(&mut self) {
+        self.unsent.count += 1;
+        self.unsent.since.get_or_insert_with(SystemTime::now);
+    }
 }
 
 impl SecondPlace {
@@ -89,8 +98,7 @@ impl SecondPlace {
         let is_full = waiting.seals.len() >= SEALS_MAX;
         if is_full {
             waiting.seals.pop_front();
-            waiting.unsent.count += 1;
-            waiting.unsent.since.get_or_insert_with(SystemTime::now);
+            waiting.lose();
         }
         waiting.seals.push_back(seal);
         drop(waiting);
@@ -137,6 +145,10 @@ impl Shared {
             let mut pause = PAUSE;
             while let Err(error) = sender.send(&seal) {
                 self.metrics.audit.failed();
+                if let SendError::Post(PostError::Rejected(_)) = &error {
+                    self.give_up(&error);
+                    break;
+                }
                 if !std::mem::replace(&mut is_failing, true) {
                     let error = chain(&error);
                     tracing::error!(
@@ -156,6 +168,13 @@ impl Shared {
             self.waiting().in_hand = false;
             self.done.notify_all();
         }
+    }
+
+    /// It would be rejected again (OTLP: such a request is not retried).
+    fn give_up(&self, error: &SendError) {
+        tracing::error!(error = chain(error), "a seal of the audit log is not taken by its second place");
+        self.waiting().lose();
+        self.metrics.audit.unsent(1);
     }
 
     /// `None`: there will be no more.
@@ -213,7 +232,7 @@ impl Sender {
     fn open(to: &Configured) -> Result<Self, SendError> {
         Ok(match to {
             Configured::File(path) => Self::File(Appended::open(path)?),
-            Configured::Post { url, roots } => Self::Post(Box::new(Posted::open(url, roots.as_deref())?)),
+            Configured::Post { url, form, roots } => Self::Post(Box::new(Posted::open(url, *form, roots.as_deref())?)),
         })
     }
 

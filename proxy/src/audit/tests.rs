@@ -8,13 +8,15 @@ use super::{AuditLog, OpenError, Start};
 use crate::identity::IdentityStore;
 use crate::telemetry::record::{ConnectionFacts, ConnectionRecord};
 use crate::telemetry::{Direction, Metrics};
-use postern_config::audit::{Decisions, OnFull, PostUrl, Rotate, Seal, SecondPlace};
+use postern_config::audit::{Decisions, OnFull, PostAs, PostUrl, Rotate, Seal, SecondPlace};
 use postern_config::{Audit, AuditTarget, Mode, Place, SvidSelector};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -630,14 +632,14 @@ async fn a_writer_that_dies_is_replaced_and_what_it_had_is_counted() {
     thread.join().unwrap();
 }
 
-/// A server that fails at first, and keeps what comes then.
-#[test]
-fn seals_are_posted_until_they_are_kept() {
+/// What it was sent: heads in lower case, and bodies. `answers`: status and body.
+type Requests = Vec<(String, String)>;
+
+fn serve(answers: &'static [(&'static str, &'static str)]) -> (SocketAddr, JoinHandle<Requests>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {
-        let answers = ["500 Internal Server Error", "307 Temporary Redirect", "204 No Content", "200 OK"];
-        let request = |answer: &str| {
+        let request = |(answer, text): &(&str, &str)| {
             let (mut stream, _) = listener.accept().unwrap();
             let (mut head, mut read) = (Vec::new(), [0; 1]);
             while !head.ends_with(b"\r\n\r\n") {
@@ -648,40 +650,89 @@ fn seals_are_posted_until_they_are_kept() {
             let length = head.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap();
             let mut body = vec![0; length.parse().unwrap()];
             stream.read_exact(&mut body).unwrap();
-            let answer = format!("HTTP/1.1 {answer}\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n");
-            stream.write_all(answer.as_bytes()).unwrap();
+            let length = text.len();
+            let head_of_answer =
+                format!("HTTP/1.1 {answer}\r\nlocation: /elsewhere\r\ncontent-length: {length}\r\n\r\n");
+            stream.write_all(format!("{head_of_answer}{text}").as_bytes()).unwrap();
             (head, String::from_utf8(body).unwrap())
         };
-        answers.map(request)
+        answers.iter().map(request).collect()
     });
-    let mut scene = Scene::new();
-    let url = PostUrl::parse(&format!("http://{address}/seals?of=orders")).unwrap();
-    scene.config.second_place = Some(SecondPlace::Post { url, roots: None });
-    scene.config.seal.records = 2;
-    let log = scene.open().unwrap();
-    decide(&log, Outcome::Refused, 0..2);
-    log.flush();
+    (address, server)
+}
+
+/// Records until the server has given all its answers.
+fn decide_until_served(scene: &Scene, log: &AuditLog, server: JoinHandle<Requests>) -> Requests {
     let end = Instant::now() + Duration::from_secs(20);
     while !server.is_finished() {
         assert!(Instant::now() < end, "{:?}", scene.kinds());
-        decide(&log, Outcome::Refused, 2..4);
+        decide(log, Outcome::Refused, 0..2);
         log.flush();
         std::thread::sleep(Duration::from_millis(20));
     }
-    let requests = server.join().unwrap();
+    server.join().unwrap()
+}
+
+/// A server that fails at first, and keeps what comes then.
+#[test]
+fn seals_are_posted_until_they_are_kept() {
+    let (address, server) = serve(&[
+        ("500 Internal Server Error", ""),
+        ("307 Temporary Redirect", ""),
+        ("204 No Content", ""),
+        ("200 OK", ""),
+    ]);
+    let mut scene = Scene::new();
+    let url = PostUrl::parse(&format!("http://{address}/seals?of=orders")).unwrap();
+    scene.config.second_place = Some(SecondPlace::Post { url, form: PostAs::Line, roots: None });
+    scene.config.seal.records = 2;
+    let log = scene.open().unwrap();
+    let requests = decide_until_served(&scene, &log, server);
     for (head, _) in &requests {
         assert!(head.starts_with("post /seals?of=orders http/1.1\r\n"), "{head}");
         assert!(head.contains(&format!("host: {address}\r\n")) && head.contains("application/json"), "{head}");
     }
-    let seals = requests.map(|(_, body)| (Record::read(body.trim_end().as_bytes()).unwrap().kind == "seal", body));
-    assert!(seals.iter().all(|(is_seal, _)| *is_seal));
-    assert_eq!((&seals[0].1, &seals[1].1), (&seals[2].1, &seals[2].1), "until it is kept, the same");
-    assert_ne!(seals[2].1, seals[3].1);
+    let seals: Vec<String> = requests.into_iter().map(|(_, body)| body).collect();
+    assert!(seals.iter().all(|seal| Record::read(seal.trim_end().as_bytes()).unwrap().kind == "seal"));
+    assert_eq!((&seals[0], &seals[1]), (&seals[2], &seals[2]), "until it is kept, the same");
+    assert_ne!(seals[2], seals[3]);
     // Nobody is there any more: the end does not wait for long, and says what is missing.
     let started = Instant::now();
     log.close();
     assert!(started.elapsed() < Duration::from_secs(10));
     assert!(!scene.metrics.render().contains("postern_audit_seals_unsent_total 0\n"));
+}
+
+/// A collector that fails, keeps one, rejects the next and keeps what comes then.
+#[test]
+fn seals_go_to_a_collector_as_log_records() {
+    let (address, server) = serve(&[
+        ("503 Service Unavailable", ""),
+        ("200 OK", "{}"),
+        ("200 OK", r#"{"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"too old"}}"#),
+        ("200 OK", r#"{"partialSuccess":{}}"#),
+    ]);
+    let mut scene = Scene::new();
+    let url = PostUrl::parse(&format!("http://{address}/v1/logs")).unwrap();
+    scene.config.second_place = Some(SecondPlace::Post { url, form: PostAs::Otlp, roots: None });
+    scene.config.seal.records = 2;
+    let log = scene.open().unwrap();
+    let requests = decide_until_served(&scene, &log, server);
+    assert!(requests.iter().all(|(head, _)| head.starts_with("post /v1/logs http/1.1\r\n")));
+    let seals: Vec<String> = requests
+        .iter()
+        .map(|(_, body)| serde_json::from_str::<serde_json::Value>(body).unwrap())
+        .map(|body| {
+            body["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["body"]["stringValue"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert!(seals.iter().all(|seal| Record::read(seal.as_bytes()).unwrap().kind == "seal"));
+    assert_eq!(seals[0], seals[1], "until it is kept, the same");
+    assert_ne!(seals[2], seals[3], "what is rejected is not sent again");
+    assert!(fs::read_to_string(scene.path()).unwrap().contains(&seals[3]), "the line as it stands in the log");
+    decide(&log, Outcome::Refused, 0..2);
+    log.flush();
+    assert!(scene.kinds().contains(&"unsent".to_owned()), "{:?}", scene.kinds());
 }
 
 /// The last process lived in what is the future now.
