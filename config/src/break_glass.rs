@@ -83,17 +83,12 @@ impl Override {
     /// # Errors
     /// All problems of the file.
     pub fn from_str(name: &Path, text: &str) -> Result<Self, Problems> {
-        let sources = include::read_text(name, text);
+        // Another file could be changed after this one was signed.
+        let sources = include::read_text_alone(name, text, "write it out here: the signature is of this file alone");
         let mut reader = Reader::with(sources.problems, sources.texts);
         let raw = sources.root.and_then(|root| RawOverrideFile::from_node(&root, &mut reader));
         let read = raw.and_then(|raw| raw.section.into_option()).and_then(|raw| raw.check(&mut reader));
         match read {
-            // What is signed is this file: another one could be changed afterwards.
-            Some(_) if sources.paths.len() > 1 => {
-                let hint = "write it out here: the signature is of this file alone";
-                reader.problem(&Place::file(name), "an override includes nothing", hint);
-                Err(Problems::in_order(reader.problems))
-            }
             Some(read) if reader.problems.is_empty() => Ok(read),
             _ => Err(Problems::in_order(reader.problems)),
         }
@@ -231,7 +226,8 @@ mod tests {
             (GOOD.replace("  reason: INC-4711\n", ""), "`reason` is missing"),
             (GOOD.replace("[{ spiffe: spiffe://shop.example/ns/ops/sa/* }]", "[]"), "allows nobody"),
             (GOOD.replace("allow:", "deny:"), "unknown key `deny`"),
-            (format!("{GOOD}include: other.yaml\n"), "cannot read"),
+            (format!("{GOOD}include: Cargo.toml\n"), "break-glass.yaml:8:1: this file includes no others"),
+            ("include: Cargo.toml\n".to_owned(), "break-glass.yaml:1:1: this file includes no others"),
             (GOOD.replace("break_glass:", "other:"), "`break_glass` is missing"),
         ] {
             let problems = read(&text).expect_err(&text);

@@ -14,6 +14,8 @@ use std::path::Path;
 
 /// More than this is no list of exceptions; a bundle or a CRL says it better.
 pub const ENTRIES_MAX: usize = 10_000;
+/// What it said would be in force until the list itself is written again.
+const ALONE: &str = "write the entries here: this file is watched, and another would not be";
 /// Of a reason and an author, each.
 pub const TEXT_BYTES_MAX: usize = 200;
 
@@ -93,7 +95,7 @@ impl DenyList {
     /// # Errors
     /// All problems of the file.
     pub fn load(path: &Path) -> Result<Self, Problems> {
-        Self::from_sources(include::read_file(path))
+        Self::from_sources(include::read_file_alone(path, ALONE))
     }
 
     /// Reads `text` as if it stood in the file `name`.
@@ -101,7 +103,7 @@ impl DenyList {
     /// # Errors
     /// As [`DenyList::load`].
     pub fn from_str(name: &Path, text: &str) -> Result<Self, Problems> {
-        Self::from_sources(include::read_text(name, text))
+        Self::from_sources(include::read_text_alone(name, text, ALONE))
     }
 
     fn from_sources(sources: include::Sources) -> Result<Self, Problems> {

@@ -44,8 +44,24 @@ pub(crate) fn read_text(path: &Path, text: &str) -> Sources {
     reader.into_sources(root)
 }
 
+/// Reads the file `path`, which may not include others. `why`: the hint where it does.
+pub(crate) fn read_file_alone(path: &Path, why: &'static str) -> Sources {
+    let mut reader = FileReader { alone: Some(why), ..FileReader::default() };
+    let root = reader.file(path, &Place::file(path), 0);
+    reader.into_sources(root)
+}
+
+/// Reads `text` as the file `path`, which may not include others, as [`read_file_alone`].
+pub(crate) fn read_text_alone(path: &Path, text: &str, why: &'static str) -> Sources {
+    let mut reader = FileReader { alone: Some(why), ..FileReader::default() };
+    let root = reader.text(path, text, 0);
+    reader.into_sources(root)
+}
+
 #[derive(Default)]
 struct FileReader {
+    /// Why nothing may be included. `None`: it may.
+    alone: Option<&'static str>,
     paths: Vec<PathBuf>,
     /// With every link resolved, to know a file again.
     files_seen: Vec<PathBuf>,
@@ -125,6 +141,10 @@ impl FileReader {
         let Value::Mapping(entries) = &mut root.value else { return Some(root) };
         let Some(include) = entries.iter().position(|entry| entry.key == "include") else { return Some(root) };
         let include = entries.remove(include);
+        if let Some(why) = self.alone {
+            self.problems.push(Problem::new(&include.key_place, "this file includes no others", why));
+            return Some(root);
+        }
         for included in self.included(&include, depth) {
             self.join(&mut root, included);
         }

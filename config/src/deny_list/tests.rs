@@ -61,6 +61,7 @@ fn what_is_no_entry_is_refused_with_its_place() {
         (entry("spiffe: spiffe://shop.example/a").replace("2026-12-24T00:00:00Z", "tomorrow"), "is not a moment"),
         (entry(&format!("token: {}", "a".repeat(201))), "201 bytes are more than the 200"),
         (String::new(), "the file is empty"),
+        ("deny: []\ninclude: Cargo.toml\n".to_owned(), "deny.yaml:2:1: this file includes no others"),
     ] {
         let problems = read(&text).expect_err(&text);
         assert!(problems.contains(expected), "{text}\n{problems}");

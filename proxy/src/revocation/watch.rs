@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Files that the configuration names. (What a deny list includes is read with it, and not watched.)
+/// Files that the configuration names.
 pub fn files(config: &Revocation) -> Vec<PathBuf> {
     config.deny_list.iter().chain(&config.crls).cloned().collect()
 }
