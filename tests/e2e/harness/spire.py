@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 
-from harness.mesh import BATCH, ORDERS, TRUST_DOMAIN, WEB, Mesh, postern_binary
-from harness.processes import Failed, Skip, check, free_port, tool, wait_until
+from harness.mesh import BATCH, ORDERS, TRUST_DOMAIN, WEB, Mesh, Pems, postern_binary
+from harness.processes import Failed, Skip, check, expect, free_port, tool, wait_until
 
 # Numeric, unknown to the system's user database: only unix:uid can tell them apart.
 UIDS = {"web": 61001, "orders": 61002, "batch": 61003}
@@ -64,7 +64,7 @@ plugins {{
 class Spire:
     """Looks to a scenario like `DevIdentity`: a socket a workload (here one for all) and a prefix that sets the uid."""
 
-    def __init__(self, mesh, svid_ttl=3600):
+    def __init__(self, mesh, svid_ttl=3600, jwt_ttl=300):
         self.mesh = mesh
         self.directory = mesh.directory / "spire"
         for folder in ("server", "agent", "public"):
@@ -82,7 +82,7 @@ class Spire:
         (self.directory / "bootstrap.pem").write_text(self.ctl("bundle", "show"))
         token = self.ctl_json("token", "generate", "-spiffeID", AGENT)["value"]
         self.start_agent(token)
-        self.entries = {name: self.create_entry(name, svid_ttl) for name in UIDS}
+        self.entries = {name: self.create_entry(name, svid_ttl, jwt_ttl) for name in UIDS}
         for name in UIDS:
             self.wait_issued(name)
 
@@ -127,34 +127,53 @@ class Spire:
     def ctl_json(self, *arguments):
         return json.loads(self.ctl(*arguments, "-output", "json"))
 
-    def create_entry(self, name, ttl):
+    def create_entry(self, name, svid_ttl, jwt_ttl):
         made = self.ctl_json(
             *("entry", "create", "-parentID", AGENT, "-spiffeID", IDS[name]),
-            *("-selector", f"unix:uid:{UIDS[name]}", "-x509SVIDTTL", str(ttl)),
+            *("-selector", f"unix:uid:{UIDS[name]}", "-x509SVIDTTL", str(svid_ttl)),
+            *("-jwtSVIDTTL", str(jwt_ttl)),
         )
         return made["results"][0]["entry"]["id"]
 
     def delete_entry(self, name):
         self.ctl("entry", "delete", "-entryID", self.entries[name])
 
-    def fetch_text(self, name):
+    def fetch_text(self, name, *arguments):
         """What the agent's own client is told for this uid: exit code and text."""
-        command = [self.agent_program, "api", "fetch", "x509", "-socketPath", self.directory / "public/api.sock"]
-        code, out, err = self.mesh.workspace.run(self.prefix(name) + command)
+        code, out, err = self._fetch(name, "x509", *arguments)
         return code, out + err
+
+    def fetch(self, name):
+        directory = self.mesh.directory / f"pem-{name}"
+        directory.mkdir()
+        directory.chmod(0o777)
+        code, text = self.fetch_text(name, "-write", directory)
+        expect(text, code, 0)
+        for written, known in (("svid.0.pem", "svid.pem"), ("svid.0.key", "key.pem"), ("bundle.0.pem", "bundle.pem")):
+            (directory / written).rename(directory / known)
+        return Pems(directory)
+
+    def fetch_token(self, name, audience):
+        code, out, err = self._fetch(name, "jwt", "-audience", audience, "-output", "json")
+        expect(err, code, 0)
+        return json.loads(out)[0]["svids"][0]["svid"]
+
+    def _fetch(self, name, what, *arguments):
+        command = [self.agent_program, "api", "fetch", what, "-socketPath", self.directory / "public/api.sock"]
+        return self.mesh.workspace.run(self.prefix(name) + command + list(arguments))
 
     def wait_issued(self, name):
         wait_until(lambda: IDS[name] in self.fetch_text(name)[1], f"the agent to issue {IDS[name]}", 30, 0.3)
 
-    # X.509 authority rotation.
+    # Rotation of authorities, of certificates (`x509`) and of tokens (`jwt`).
 
-    def authority(self, step, authority=None):
+    def authority(self, step, authority=None, of="x509"):
         named = ["-authorityID", authority] if authority else []
-        return self.ctl_json("localauthority", "x509", step, *named)
+        return self.ctl_json("localauthority", of, step, *named)
 
-    def authorities(self):
+    def authorities(self, of="x509"):
         """The ids of the active, prepared and old authority, where there is one."""
-        shown = self.authority("show")
+        shown = self.authority("show", of=of)
         found = {}
         for key in ("active", "prepared", "old"):
             if shown.get(key):
