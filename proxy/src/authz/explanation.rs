@@ -3,6 +3,7 @@
 use super::Decision;
 use super::explain::{Explained, nearest};
 use crate::refusal::Refused;
+use postern_config::Mode;
 use postern_config::authz::Effect;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -21,6 +22,8 @@ pub struct Explanation {
     pub rules: Vec<Explained>,
     /// `Err`: refused before rules were asked.
     pub verdict: Result<Decision, Refused>,
+    /// What comes of a refusal. Whatever refuses before rules are asked enforces; that no route fits is a matter of the mode.
+    pub mode: Mode,
 }
 
 impl Explanation {
@@ -64,6 +67,9 @@ impl Explanation {
             }
         }
         let _ = writeln!(text, "{}", self.words());
+        if let (false, Some(what)) = (self.is_allowed(), let_through(self.mode)) {
+            let _ = writeln!(text, "let through all the same: `mode: {}`, {what}", self.mode.as_str());
+        }
         if let (false, Some(rule)) = (self.is_allowed(), self.nearest()) {
             let _ = match rule.effect {
                 Effect::Deny => writeln!(text, "what fits `{}` is refused whatever allows it", rule.rule),
@@ -88,6 +94,8 @@ impl Explanation {
             "token_subject": self.token,
             "readings": self.readings,
             "decision": decision,
+            "mode": self.mode.as_str(),
+            "let_through": self.is_allowed() || let_through(self.mode).is_some(),
             "rule": rule.map(|rule| &**rule),
             "refusal": refusal.as_ref().map(|refused| refused.refusal.code()),
             "status": refusal.as_ref().map(|refused| refused.refusal.status().as_u16()),
@@ -95,6 +103,14 @@ impl Explanation {
             "nearest": self.nearest().filter(|_| !self.is_allowed()).map(rule_json),
             "rules": rules,
         })
+    }
+}
+
+fn let_through(mode: Mode) -> Option<&'static str> {
+    match mode {
+        Mode::Enforce => None,
+        Mode::Observe => Some("it is counted and recorded"),
+        Mode::Off => Some("the rules are not asked"),
     }
 }
 

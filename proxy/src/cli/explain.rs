@@ -13,12 +13,13 @@ use crate::identity::issuer_asks::IssuerAsks;
 use crate::identity::{IssuerKeys, Snapshot, TokenKeys};
 use crate::policy::{PortRules, TokenPlan};
 use crate::refusal::{Refusal, Refused};
+use crate::revocation::{Denials, Entry, Revocations};
 use crate::token::{KeySet, Origin, Presenter, RememberedTokens, Verified};
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, FromArgMatches as _};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request};
-use postern_config::{Config, Inbound, SpiffeId};
+use postern_config::{Config, DenyList, Inbound, Mode, SpiffeId};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -163,7 +164,12 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
         readings: Vec::new(),
         rules: Vec::new(),
         verdict: Ok(Decision::NotAllowed),
+        mode: Mode::Enforce,
     };
+    let denials = denials(&config)?;
+    if let Some(refused) = denied(&denials, peer.as_ref(), caller.as_ref(), now.into()) {
+        return Ok(Explanation { verdict: Err(refused), ..explanation });
+    }
     if let (Some(peer), Some(caller)) = (&peer, &caller)
         && let Err(refused) = check_speaks_for(inbound, peer, caller)?
     {
@@ -176,6 +182,7 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
         }
         explanation.rules = rules.explain(None, &connection);
         explanation.verdict = Ok(rules.decide(None, &connection));
+        explanation.mode = rules.mode;
         return Ok(explanation);
     };
     let head = request(arguments, path)?.into_parts().0;
@@ -185,13 +192,16 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     };
     let (route, readings) = match rules.route(&target, &head.method) {
         Ok(found) => found,
-        Err(refused) => return Ok(Explanation { verdict: Err(refused), ..explanation }),
+        Err(refused) => {
+            let mode = rules.mode_without_route(refused.refusal, &head.method);
+            return Ok(Explanation { verdict: Err(refused), mode, ..explanation });
+        }
     };
     explanation.route = route.map(|route| route.name.to_string());
     explanation.readings = readings.iter().map(str::to_owned).collect();
     let mut token = None;
     if let Some(wanted) = route.and_then(|route| route.token.as_ref()) {
-        match present_token(arguments, wanted, &head.headers, peer.as_ref(), now.into())? {
+        match present_token(arguments, wanted, &head.headers, peer.as_ref(), denials, now.into())? {
             Ok(shown) => {
                 explanation.token = Some(shown.shown_subject().to_string());
                 token = Some(shown);
@@ -205,6 +215,7 @@ fn explain(arguments: &ExplainArgs) -> anyhow::Result<Explanation> {
     let asked = Asked { request: Some(facts), ..connection };
     explanation.rules = rules.explain(route, &asked);
     explanation.verdict = Ok(rules.decide(route, &asked));
+    explanation.mode = rules.mode_of(route);
     Ok(explanation)
 }
 
@@ -218,12 +229,32 @@ fn check_speaks_for(inbound: &Inbound, peer: &SpiffeId, caller: &SpiffeId) -> an
     Ok(if may { Ok(()) } else { Err(refused()) })
 }
 
+/// What stands in the deny list that the configuration names, where that is here.
+fn denials(config: &Config) -> anyhow::Result<Denials> {
+    let list = match &config.revocation.deny_list {
+        Some(path) if path.exists() => DenyList::load(path).map_err(|problems| anyhow!("{problems}"))?,
+        _ => DenyList::default(),
+    };
+    Ok(Denials::new(Entry::of_file(list.entries)))
+}
+
+fn denied(denials: &Denials, peer: Option<&SpiffeId>, caller: Option<&SpiffeId>, now: SystemTime) -> Option<Refused> {
+    let of = |id: &SpiffeId| denials.of_id(id, now).map(Entry::words);
+    let of_peer =
+        peer.and_then(of).map(|entry| Refused::new(Refusal::PeerNotVerified, format!("deny_listed: {entry}")));
+    of_peer.or_else(|| {
+        let (id, entry) = caller.and_then(|id| Some((id, of(id)?)))?;
+        Some(Refused::new(Refusal::ForwardedCallerRefused, format!("{id} is denied: {entry}")))
+    })
+}
+
 /// The token that the caller shows, judged by the data plane's own code. The outer error: there is no saying.
 fn present_token(
     arguments: &ExplainArgs,
     wanted: &TokenPlan,
     headers: &HeaderMap,
     peer: Option<&SpiffeId>,
+    denials: Denials,
     now: SystemTime,
 ) -> anyhow::Result<Result<Arc<Verified>, Refused>> {
     let mut headers = headers.clone();
@@ -244,7 +275,9 @@ fn present_token(
             None => jwt::add_bundle(&mut keys, name, path, Origin::WorkloadApi, &mut Vec::new())?,
         }
     }
-    let identity = Snapshot { token_keys: Arc::new(keys), issuer_keys: Arc::new(issuer_keys), ..Snapshot::empty() };
+    let revocations = Revocations { denials: Arc::new(denials), ..Revocations::default() };
+    let (token_keys, issuer_keys) = (Arc::new(keys), Arc::new(issuer_keys));
+    let identity = Snapshot { token_keys, issuer_keys, revocations: Arc::new(revocations), ..Snapshot::empty() };
     let mut remembered = RememberedTokens::default();
     let remembered = remembered.with(&identity);
     let presenter = match &arguments.certificate {

@@ -131,7 +131,7 @@ fn decide_inbound(
     if let Some(route) = route {
         recorder.route(&route.name);
     }
-    recorder.judged_in(route.map_or(plan.rules.mode, |route| route.mode));
+    recorder.judged_in(plan.rules.mode_of(route));
     let token = match route.and_then(|route| route.token.as_ref()) {
         Some(wanted) => {
             let admitted = admit(connection, policy, wanted, head, recorder)?;

@@ -12,7 +12,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::session::Session;
 use crate::token::Verified;
 use http::{HeaderMap, Method, Uri};
-use postern_config::SpiffeId;
+use postern_config::{Mode, SpiffeId};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -70,15 +70,19 @@ impl RefusedRequest {
             readings: Vec::new(),
             rules: Vec::new(),
             verdict: Ok(Decision::NotAllowed),
+            mode: Mode::Enforce,
         };
         let explanation = match read_again(&self.method, &self.uri, plan.rules.some_route_is_lax()) {
             Err(_) => Explanation { verdict: Err(Refusal::BadPath.into()), ..explanation },
             Ok(readings) => {
                 let readings_text = readings.iter().map(str::to_owned).collect();
                 match plan.rules.route_of(&self.host, &self.method, &readings) {
-                    Err(refusal) => {
-                        Explanation { readings: readings_text, verdict: Err(Refused::from(refusal)), ..explanation }
-                    }
+                    Err(refusal) => Explanation {
+                        readings: readings_text,
+                        verdict: Err(Refused::from(refusal)),
+                        mode: plan.rules.mode_without_route(refusal, &self.method),
+                        ..explanation
+                    },
                     Ok(route) => {
                         let (headers, token) = (self.headers.as_deref(), self.token.as_deref());
                         let facts = RequestFacts::new(&self.method, &self.uri, &self.host, &readings, headers, token)
@@ -89,6 +93,7 @@ impl RefusedRequest {
                             readings: readings_text,
                             rules: plan.rules.explain(route, &asked),
                             verdict: Ok(plan.rules.decide(route, &asked)),
+                            mode: plan.rules.mode_of(route),
                             ..explanation
                         }
                     }

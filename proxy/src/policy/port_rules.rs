@@ -180,7 +180,7 @@ impl PortRules {
 
     /// That, and what comes of it here.
     pub fn judge(&self, route: Option<&RoutePlan>, asked: &Asked<'_>) -> Judged {
-        let mode = route.map_or(self.mode, |route| route.mode);
+        let mode = self.mode_of(route);
         if mode == Mode::Off {
             return Judged::Off;
         }
@@ -191,9 +191,21 @@ impl PortRules {
         }
     }
 
+    pub fn mode_of(&self, route: Option<&RoutePlan>) -> Mode {
+        route.map_or(self.mode, |route| route.mode)
+    }
+
     /// A request that no route takes, where that is no reason to refuse it.
     pub fn lets_through(&self, refusal: Refusal, method: &Method) -> bool {
-        refusal == Refusal::NoRoute && self.mode != Mode::Enforce && method != Method::CONNECT
+        self.mode_without_route(refusal, method) != Mode::Enforce
+    }
+
+    /// Of a request that no route takes. Only what is no matter of rules is refused in every mode.
+    pub fn mode_without_route(&self, refusal: Refusal, method: &Method) -> Mode {
+        match refusal == Refusal::NoRoute && method != Method::CONNECT {
+            true => self.mode,
+            false => Mode::Enforce,
+        }
     }
 
     /// What each rule had to say to that.

@@ -37,6 +37,10 @@ pub struct Entry {
 }
 
 impl Entry {
+    pub fn of_file(denied: Vec<DenyEntry>) -> Vec<Arc<Self>> {
+        denied.into_iter().map(|denied| Arc::new(Self { number: 0, origin: Origin::File, denied })).collect()
+    }
+
     /// For records: what, why and who.
     pub fn words(&self) -> String {
         let DenyEntry { what, reason, author, .. } = &self.denied;

@@ -123,7 +123,7 @@ impl Levers {
     /// Takes over what stood in the files, at once.
     pub async fn take(&self, loaded: Loaded, config: &Revocation) {
         let mut entries = self.entries.lock().await;
-        let before = std::mem::replace(&mut entries.of_file, entries_of(loaded.denied));
+        let before = std::mem::replace(&mut entries.of_file, Entry::of_file(loaded.denied));
         self.tell_changes(&before, &entries.of_file);
         let denials = Arc::new(entries.all());
         self.publish(|now| Revocations {
@@ -137,7 +137,7 @@ impl Levers {
     /// Whether what stood in the files has to wait: see [`Gate`].
     pub async fn objects(&self, loaded: &Loaded) -> Option<Blast> {
         let entries = self.entries.lock().await;
-        let denied = entries_of(loaded.denied.clone());
+        let denied = Entry::of_file(loaded.denied.clone());
         let denials = Denials::new(denied.into_iter().chain(entries.of_lever.iter().cloned()).collect());
         drop(entries);
         let denials = Arc::new(denials);
@@ -219,10 +219,6 @@ impl Levers {
 fn same(one: &Entry, other: &Entry) -> bool {
     let (a, b) = (&one.denied, &other.denied);
     a.what == b.what && a.reason == b.reason && a.author == b.author && a.expires == b.expires
-}
-
-fn entries_of(denied: Vec<DenyEntry>) -> Vec<Arc<Entry>> {
-    denied.into_iter().map(|denied| Arc::new(Entry { number: 0, origin: Origin::File, denied })).collect()
 }
 
 fn changed(current: &Snapshot, next: impl Fn(&Revocations) -> Revocations) -> Snapshot {

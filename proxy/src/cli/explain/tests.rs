@@ -64,6 +64,71 @@ fn what_rules_are_never_asked_about_is_explained_too() {
 }
 
 #[test]
+fn what_is_not_enforced_is_said_with_the_verdict() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("postern.yaml");
+    let port = |number: u16, more: &str| {
+        format!(
+            "  - {{ name: p{number}, port: {number}, listen: \"127.0.0.1:1{number}\", protocol: http, {more}, \
+             routes: [{{ match: {{ path: /a/** }} }}, {{ match: {{ path: /b/** }}, mode: enforce }}] }}\n"
+        )
+    };
+    let allow = "allow: [{ spiffe: spiffe://shop.example/web, methods: GET }]";
+    let ports = [port(8080, &format!("mode: observe, {allow}")), port(8081, &format!("mode: \"off\", {allow}"))];
+    std::fs::write(&file, format!("inbound:\n{}", ports.concat())).unwrap();
+    let ask = |port: &str, path: &str, method: &str| {
+        let common = ["explain", "--config", file.to_str().unwrap(), "--peer", "spiffe://shop.example/web"];
+        let all = [&common[..], &["--port", port, "--path", path, "--method", method]].concat();
+        explain(&Command::try_parse_from(all).unwrap().arguments).unwrap()
+    };
+    for (port, path, method, refusal, mode, let_through) in [
+        ("p8080", "/a/1", "GET", None, "observe", true),
+        ("p8080", "/a/1", "POST", Some("not_allowed"), "observe", true),
+        ("p8081", "/a/1", "POST", Some("not_allowed"), "off", true),
+        ("p8080", "/b/1", "POST", Some("not_allowed"), "enforce", false),
+        ("p8080", "/c", "GET", Some("no_route"), "observe", true),
+        ("p8080", "/a%00", "GET", Some("bad_path"), "enforce", false),
+    ] {
+        let said = ask(port, path, method);
+        assert_eq!(said.to_text().contains("let through all the same"), let_through && refusal.is_some(), "{path}");
+        let said = said.to_json();
+        assert_eq!((said["refusal"].as_str(), said["mode"].as_str()), (refusal, Some(mode)), "{said:#}");
+        assert_eq!(said["let_through"], let_through, "{said:#}");
+    }
+}
+
+#[test]
+fn the_deny_list_of_the_file_is_asked_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("postern.yaml");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/forwarders.yaml");
+    let text = std::fs::read_to_string(example).unwrap();
+    std::fs::write(&file, format!("{text}\nrevocation: {{ deny_list: deny.yaml }}\n")).unwrap();
+    let ask = |more: &[&str]| {
+        let gateway = "spiffe://shop.example/ns/edge/sa/gateway";
+        let common = ["explain", "--config", file.to_str().unwrap(), "--peer", gateway, "--path", "/orders/1"];
+        let all = [&common[..], &["--at", "2026-11-23T10:00:00Z"], more].concat();
+        explain(&Command::try_parse_from(all).unwrap().arguments).map(|explanation| explanation.to_json())
+    };
+    let for_web = ["--caller", "spiffe://shop.example/ns/web/sa/a"];
+    let write = |spiffe: &str, expires: &str| {
+        let entry = format!("deny: [{{ spiffe: {spiffe}, reason: leaked, author: alice, expires: {expires} }}]\n");
+        std::fs::write(directory.path().join("deny.yaml"), entry).unwrap();
+    };
+    assert_eq!(ask(&for_web).unwrap()["decision"], "allowed", "the list is not here");
+    write("spiffe://shop.example/ns/edge/sa/*", "2026-11-23T09:00:00Z");
+    assert_eq!(ask(&for_web).unwrap()["decision"], "allowed", "it has expired");
+    write("spiffe://shop.example/ns/edge/sa/*", "2026-12-24T00:00:00Z");
+    let said = ask(&for_web).unwrap();
+    assert_eq!(said["refusal"], "peer_not_verified");
+    assert!(said["detail"].as_str().unwrap().contains("leaked (alice)"), "{said:#}");
+    write("spiffe://shop.example/ns/web/**", "2026-12-24T00:00:00Z");
+    assert_eq!(ask(&for_web).unwrap()["refusal"], "forwarded_caller_refused");
+    std::fs::write(directory.path().join("deny.yaml"), "deny: 1\n").unwrap();
+    assert!(ask(&for_web).is_err(), "no list");
+}
+
+#[test]
 fn what_makes_no_question_is_told() {
     for (arguments, words) in [
         (&["--peer", "foo", "--path", "/"][..], "is no SPIFFE ID"),
