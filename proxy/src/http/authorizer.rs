@@ -260,7 +260,7 @@ impl Asking<'_> {
 
 /// It said yes, and what else it said cannot be done.
 fn is_condition(error: &AskError) -> bool {
-    matches!(error, AskError::Fault(fault) if !matches!(fault, AnswerFault::ServerError(_)))
+    matches!(error, AskError::Fault(fault) if !matches!(fault, AnswerFault::ServerError(_) | AnswerFault::Undecided(_)))
 }
 
 fn unavailable(name: &str, error: &AskError) -> Refused {

@@ -54,6 +54,9 @@ class Authorizer(auth_grpc.AuthorizationServicer):
             answer.denied_response.status.code = 401
             answer.denied_response.body = "who are you?"
             answer.denied_response.headers.add().header.CopyFrom(header("www-authenticate", "Basic"))
+        elif path == "/undecided":
+            answer.status.code = 14
+            answer.error_response.status.code = 503
         elif path == "/changed":
             added = answer.ok_response.headers
             added.add().header.CopyFrom(header("x-tenant", "acme"))
@@ -154,6 +157,7 @@ REQUESTS = [
     ("GET", "/forged", [("x-forwarded-client-cert", "By=spiffe://shop.example/a;URI=spiffe://shop.example/root")], b""),
     ("GET", "/denied", [], b""),
     ("GET", "/login", [], b""),
+    ("GET", "/undecided", [], b""),
     ("GET", "/changed?page=1&debug=1&x=%2f", [("x-tenant", "forged"), ("x-list", "one"), ("x-secret", "s")], b""),
 ]
 
@@ -233,7 +237,7 @@ def same_outcome(what, answers, arrived, faults):
         answer = answers[name]
         extra = {key: answer.headers.get(key) for key in ("www-authenticate", "x-checked")}
         # Envoy says nothing in a refusal without a body of the authorizer's, and we the decision id.
-        body = answer.body if answer.status != 403 else b""
+        body = answer.body if answer.status not in (403, 503) else b""
         return answer.status, extra, body if answer.status >= 400 else b""
 
     def passed_on(name):

@@ -53,6 +53,8 @@ pub enum AnswerFault {
     Status(i32),
     #[error("status {0}")]
     ServerError(StatusCode),
+    #[error("the answer is an error response (status {0})")]
+    Undecided(i32),
 }
 
 /// The gRPC form: `status` decides, and a denial without a response of its own is a bare 403.
@@ -65,6 +67,9 @@ pub fn read_grpc(answer: CheckResponse) -> Result<Verdict, AnswerFault> {
         (true, Some(HttpResponse::Ok(response))) => Ok(Verdict::Allowed(changes(response)?)),
         (true, None) => Ok(Verdict::Allowed(Changes::default())),
         // Two words against each other: the stricter one counts.
+        (_, Some(HttpResponse::Error(response))) => {
+            Err(AnswerFault::Undecided(response.status.map_or(0, |status| status.code)))
+        }
         (_, Some(HttpResponse::Denied(response))) => denial(response).map(Verdict::Denied),
         (false, _) => denial(DeniedHttpResponse::default()).map(Verdict::Denied),
     }

@@ -102,7 +102,7 @@ pub struct HttpRequest {
 pub struct CheckResponse {
     #[prost(message, optional, tag = "1")]
     pub status: Option<RpcStatus>,
-    #[prost(oneof = "HttpResponse", tags = "2, 3")]
+    #[prost(oneof = "HttpResponse", tags = "2, 3, 5")]
     pub http_response: Option<HttpResponse>,
 }
 
@@ -121,6 +121,9 @@ pub enum HttpResponse {
     Denied(DeniedHttpResponse),
     #[prost(message, tag = "3")]
     Ok(OkHttpResponse),
+    /// `error_response`: it could not decide.
+    #[prost(message, tag = "5")]
+    Error(DeniedHttpResponse),
 }
 
 #[derive(Clone, PartialEq, Message)]

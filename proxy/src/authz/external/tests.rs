@@ -31,6 +31,9 @@ fn what_an_answer_means() {
     assert_eq!(status(answer(16, denied(Some(HttpStatus { code: 401 })))), Ok(Some(401)));
     assert_eq!(status(answer(16, denied(Some(HttpStatus { code: 101 })))), Err(AnswerFault::Status(101)));
     assert_eq!(status(answer(16, denied(Some(HttpStatus { code: -1 })))), Err(AnswerFault::Status(-1)));
+    let error = |status| Some(HttpResponse::Error(DeniedHttpResponse { status, ..Default::default() }));
+    assert_eq!(status(answer(14, error(Some(HttpStatus { code: 502 })))), Err(AnswerFault::Undecided(502)));
+    assert_eq!(status(answer(0, error(None))), Err(AnswerFault::Undecided(0)), "whatever else it says");
     assert_eq!(status(read_grpc(CheckResponse::default())), Ok(None), "all zeros are OK, as in Envoy");
 }
 
