@@ -260,7 +260,11 @@ fn inbound_ports_that_make_no_sense_are_problems() {
         ("{ port: 1, allow: [{ anonymous: true }] }", "1:30 rule `allow-1` can never match: the port's `tls: strict`"),
         (
             "{ port: 1, tls: off, allow: [{ spiffe: spiffe://td/a }] }",
-            "1:40 rule `allow-1` can never match: with `tls: off`",
+            "1:40 rule `allow-1` can never match: with `tls: off` nobody shows",
+        ),
+        (
+            "{ port: 1, tls: off, deny: [{ sni: a.example }], allow: [{ anonymous: true }] }",
+            "1:39 rule `port-deny-1` can never match: with `tls: off` nobody asks for a name",
         ),
         (
             "{ port: 1, tls: permissive, allow: [{ spiffe: spiffe://td/a, anonymous: true }] }",

@@ -256,6 +256,10 @@ fn why_never(inbound: &Inbound, rule: &Rule) -> Option<(&'static str, &'static s
             "the port's `tls: strict` lets no plaintext caller in",
             "write `tls: permissive` to let plaintext callers in, or `spiffe:` to name who may",
         )),
+        (_, InboundTls::Off) if !rule.sni.is_empty() => Some((
+            "with `tls: off` nobody asks for a name when TLS begins",
+            "remove `sni`, or write `hosts:` for what requests ask for",
+        )),
         (Principal::Spiffe(_), InboundTls::Off) => Some((
             "with `tls: off` nobody shows a SPIFFE ID",
             "write `tls: strict` (or `permissive`), or `anonymous: true` if everybody may",
