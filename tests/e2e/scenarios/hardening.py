@@ -25,6 +25,7 @@ def run(mesh):
     expect("the core limits", core_limits(sidecar), ["0", "0"])
     check("process hardening" in sidecar.log_text(), "no line of the log says what is active")
     outside = reload_outside(mesh, sidecar, app, port)
+    reload_with_a_condition(sidecar, port)
     turned_off(mesh, identity, app, outside)
     if "landlock=on" in sidecar.log_text():
         the_kernel_refuses(mesh, identity, app)
@@ -56,6 +57,17 @@ def core_limits(sidecar):
 
 def get(port):
     expect("a request", Http1(connect(port)).get().status, 200)
+
+
+def reload_with_a_condition(sidecar, port):
+    """Conditions are read on a thread of their own, which a hardened process has to be able to begin."""
+    allow = sidecar.config["inbound"][0]["allow"]
+    sidecar.config["inbound"][0]["allow"] = [{"anonymous": True, "when": "request.method == 'POST' || " * 30 + "false"}]
+    sidecar.reload()
+    wait_until(lambda: Http1(connect(port)).get().status == 403, "the condition to be in force", 10)
+    sidecar.config["inbound"][0]["allow"] = allow
+    sidecar.reload()
+    wait_until(lambda: Http1(connect(port)).get().status == 200, "the rules from before", 10)
 
 
 def reload_outside(mesh, sidecar, app, port):
