@@ -12,7 +12,7 @@ use postern_tests::app_http::Seen;
 use postern_tests::client_http::{channel, empty, full, with_trailers};
 use postern_tests::mesh::{ORDERS, WEB};
 use postern_tests::pair::{inbound_section, outbound_section};
-use postern_tests::{H1Client, H2Client, HttpApp, Mesh, Sidecar, eventually, ports, within};
+use postern_tests::{H1Client, H2Client, HttpApp, Mesh, RawClient, Sidecar, eventually, ports, within};
 use prost::Message;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -261,6 +261,27 @@ async fn its_no_reaches_the_caller_in_its_words_and_our_own_no_needs_no_question
     let request = http2.request("POST", "/grpc").header("content-type", "application/grpc").header("te", "trailers");
     let reply = http2.send(request.body(full("message")).unwrap()).await.unwrap();
     assert_eq!((reply.status, &reply.body[..]), (StatusCode::OK, &b"message"[..]));
+}
+
+#[tokio::test]
+async fn an_upgrade_is_asked_about_before_a_byte_of_it_goes_on() {
+    let opa = Grpc::start(by_path).await;
+    let scene = Scene::start(&format!("grpc: \"{}\"", opa.address)).await;
+    let upgrade = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: orders.shop.svc\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+    };
+    let mut refused = RawClient::connect(scene.outbound).await;
+    refused.send(&upgrade("/forbidden")).await;
+    assert_eq!(refused.response().await.status, 403);
+    assert!(scene.app.seen().is_empty(), "nothing of it arrived");
+    let mut allowed = RawClient::connect(scene.outbound).await;
+    allowed.send(&upgrade("/upgrade")).await;
+    assert_eq!(allowed.head().await.unwrap().status, 101);
+    allowed.send("frames").await;
+    assert_eq!(allowed.take(6).await.unwrap(), b"frames");
+    let asked = opa.asked();
+    assert_eq!(asked.iter().map(|it| http_of(it).path.as_str()).collect::<Vec<_>>(), ["/forbidden", "/upgrade"]);
+    assert_eq!(http_of(&asked[1]).headers["upgrade"], "websocket");
 }
 
 #[tokio::test]
