@@ -6,6 +6,7 @@
 
 mod answers;
 mod audit;
+mod authorizer;
 mod bundle;
 mod condition;
 mod configuration;
@@ -53,6 +54,7 @@ pub const ALL: &[Property] = &[
     Property { name: "names", check: names::check },
     Property { name: "identity_headers", check: identity_headers::check },
     Property { name: "xfcc", check: xfcc::check },
+    Property { name: "authorizer", check: authorizer::check },
     Property { name: "record", check: records::check },
     Property { name: "audit_log", check: audit::check },
     Property { name: "condition", check: condition::check },
