@@ -72,7 +72,7 @@ pub use problem::{Place, Problem, Problems};
 pub use rate_limit::{CountedBy, RateLimit};
 pub use revocation::{Guard, Hold, Revocation, StaleCrls};
 pub use route::{Route, Specificity};
-pub use schema::{json_schema, reference};
+pub use schema::{SchemaOf, json_schema, reference};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use telemetry::{AccessLog, Admin, LogFormat, Telemetry};
 pub use token::{Binding, ClaimHeader, TokenRule};

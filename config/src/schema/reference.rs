@@ -1,6 +1,6 @@
 //! The reference page: every key with its type, default and effect.
 
-use super::schema_value;
+use super::{SchemaOf, schema_value};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -43,7 +43,7 @@ const EXAMPLES: [(&str, &str, &str); 14] = [
 
 /// The reference page, in Markdown.
 pub fn reference() -> String {
-    let schema = schema_value();
+    let schema = schema_value(SchemaOf::Configuration);
     let mut page = Page { schema: &schema, text: HEAD.to_owned() };
     page.section("", &schema);
     page.text.push_str("\n## Examples\n\nEach of these files, below `config/examples/`, is loaded by a test.\n");

@@ -102,13 +102,13 @@ fn schema_and_reader_know_the_same_keys() {
 /// Every section of the schema has been checked above: a new one has to be added there.
 #[test]
 fn no_section_is_forgotten() {
-    let schema = schema_value();
+    let schema = schema_value(SchemaOf::Configuration);
     let definitions = schema["definitions"].as_object().expect("definitions");
     let objects = definitions.values().filter(|definition| definition["properties"].is_object()).count();
     assert_eq!(objects + 1, 48);
 }
 
-/// `POSTERN_BLESS=1 cargo test -p postern-config` writes the two files anew.
+/// `POSTERN_BLESS=1 cargo test -p postern-config` writes the files anew.
 fn current(path: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("POSTERN_BLESS").is_some() {
@@ -121,7 +121,9 @@ fn current(path: &str, text: &str) {
 
 #[test]
 fn committed_schema_is_current() {
-    current("postern.schema.json", &json_schema());
+    current("postern.schema.json", &json_schema(SchemaOf::Configuration));
+    current("deny-list.schema.json", &json_schema(SchemaOf::DenyList));
+    current("break-glass.schema.json", &json_schema(SchemaOf::Override));
 }
 
 #[test]
@@ -137,7 +139,7 @@ fn defaults_in_the_schema_are_those_in_force() {
                 audit: { to: { file: a, rotate: {} } }\n";
     let config = crate::Config::from_str(Path::new("f"), text).unwrap_or_else(|problems| panic!("{problems}"));
     let effective = config.effective_json();
-    let schema = schema_value();
+    let schema = schema_value(SchemaOf::Configuration);
     for (definition, pointer) in [
         ("Identity", "/identity"),
         ("Inbound", "/inbound/0"),
@@ -214,10 +216,29 @@ fn validates(schema: &Value, part: &Value, value: &Value) -> Result<(), String> 
     Ok(())
 }
 
+#[test]
+fn lists_and_overrides_have_schemas_of_their_own() {
+    let entry =
+        json!({ "spiffe": "spiffe://td/a", "reason": "leaked", "author": "alice", "expires": "2026-12-24T00:00:00Z" });
+    let moments =
+        json!({ "reason": "INC", "author": "alice", "from": "2026-12-24T18:00:00Z", "until": "2026-12-24T20:00:00Z" });
+    let mut opened = moments.clone();
+    opened["workload"] = json!("spiffe://td/a");
+    opened["allow"] = json!([{ "spiffe": "spiffe://td/b" }]);
+    for (of, good, bad) in [
+        (SchemaOf::DenyList, json!({ "deny": [entry] }), json!({ "deny": [{ "spiffe": "spiffe://td/a" }] })),
+        (SchemaOf::Override, json!({ "break_glass": opened }), json!({ "break_glass": moments })),
+    ] {
+        let schema = schema_value(of);
+        validates(&schema, &schema, &good).unwrap_or_else(|why| panic!("{of:?}: {why}"));
+        assert!(validates(&schema, &schema, &bad).is_err(), "{of:?}");
+    }
+}
+
 /// Editors must not underline what loads.
 #[test]
 fn what_is_in_force_fits_the_schema() {
-    let schema = schema_value();
+    let schema = schema_value(SchemaOf::Configuration);
     for path in crate::tests::examples() {
         let config = crate::Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
         if let Err(why) = validates(&schema, &schema, &config.effective_json()) {

@@ -42,7 +42,7 @@ enum Command {
     Server(simple::ServerArgs),
     /// Check a configuration file and report every problem in it
     Check(check::CheckArgs),
-    /// Print the JSON schema of the configuration file
+    /// Print the JSON schema of the configuration file, of a deny list or of an override
     Schema(schema::SchemaArgs),
     /// Verify a credential as the data plane does
     Verify(verify::VerifyArgs),
