@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from harness.apps import Http1App
 from harness.clients import Http1, connect, connect_tls, mesh_tls
 from harness.mesh import BATCH, ORDERS, WEB, inbound_port, outbound_service
-from harness.processes import check, expect, free_port
+from harness.processes import Failed, check, expect, free_port
 from harness.scenario import main
 from spiffe import WorkloadApiClient
+from spiffe.workloadapi.errors import ValidateJwtSvidError
 
 
 def fetch(identity, workload, audience):
@@ -50,6 +51,14 @@ def run(mesh):
     expect("a token of the spiffe library", get(own, "/own", token).status, 200)
     expect("no token", get(own, "/none").status, 401)
     expect("a token for others", get(own, "/others", fetch(identity, "web", BATCH)).status, 401)
+
+    with WorkloadApiClient(identity.socket("orders")) as validator:
+        expect("validated by the provider", str(validator.validate_jwt_svid(token, ORDERS).spiffe_id), WEB)
+        try:
+            validator.validate_jwt_svid(token, BATCH)
+            raise Failed("the provider takes it for others")
+        except ValidateJwtSvidError as refused:
+            check("audience" in str(refused), f"it does not say why: {refused}")
 
     # Captured, and replayed by another workload that may call as well: by itself, and through its sidecar.
     thief = Http1(connect_tls(mesh_port, mesh_tls(identity.fetch("batch"), ["http/1.1"])))

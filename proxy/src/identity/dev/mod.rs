@@ -14,6 +14,7 @@ mod server;
 mod socket;
 mod token_key;
 mod unix_authority;
+mod validate;
 mod workload;
 
 pub use error::DevError;

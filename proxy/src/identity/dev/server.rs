@@ -3,6 +3,7 @@
 use super::Shared;
 use super::token_key::TOKEN_TTL_MAX;
 use super::unix_authority::LenientStream;
+use super::validate::validate;
 use super::workload::{MessageStream, Workload, authority_of, no_identity};
 use crate::identity::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use crate::identity::proto::{
@@ -102,8 +103,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         require_security_header(request.metadata())?;
-        // Whoever validates has the keys (Workload API §6.3: "if supported").
-        Err(Status::unimplemented("this provider validates no JWT-SVIDs"))
+        validate(&self.workload, request.get_ref(), SystemTime::now()).map(Response::new)
     }
 }
 

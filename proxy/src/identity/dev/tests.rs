@@ -1,7 +1,9 @@
 //! The provider over simulated time: what it renews by itself, and when.
 
+use super::validate::validate;
 use super::*;
 use crate::identity::message::check_svids;
+use crate::identity::proto::ValidateJwtsvidRequest;
 use crate::tls::{Role, Strictness, still_trusted, verify_svid};
 use crate::token::{self, Expectation, KeySet, Origin, Presenter, Trust};
 use futures_util::{FutureExt, StreamExt};
@@ -104,6 +106,21 @@ fn issues_tokens_that_are_believed_while_their_authority_is() {
     assert_eq!(verified.subject.as_str(), id.as_str());
     assert_eq!(judge(&provider, &token, now + Duration::from_secs(301)).unwrap_err(), "expired");
     assert_ne!(issue(&provider, now), token, "each has an id of its own");
+    let validate = |audience: &str, at| {
+        let request = ValidateJwtsvidRequest { audience: audience.to_owned(), svid: token.clone() };
+        validate(provider.workload("web").unwrap(), &request, at)
+    };
+    let answer = validate("svc", now).unwrap();
+    assert_eq!((answer.spiffe_id.as_str(), answer.claims.unwrap().fields.contains_key("exp")), (id.as_str(), true));
+    for (audience, at, words) in [
+        ("other", now, "audience"),
+        ("", now, "audience must be specified"),
+        ("svc", now + Duration::from_secs(600), "expired"),
+    ] {
+        let status = validate(audience, at).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains(words), "{status}");
+    }
     // Keys are kept: a token outlives the provider.
     drop(provider);
     let provider = DevProvider::start(config).unwrap();

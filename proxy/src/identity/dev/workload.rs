@@ -180,6 +180,11 @@ impl Workload {
         Ok(state.token_key_streams.open(first))
     }
 
+    pub(super) fn token_keys(&self) -> Result<JwtBundlesResponse, Status> {
+        let state = self.lock();
+        if state.withdrawn { Err(no_identity()) } else { Ok(state.token_keys_message.clone()) }
+    }
+
     /// Streams do not outlive the server that carries them.
     pub(super) fn close_streams(&self) {
         let mut state = self.lock();
