@@ -11,6 +11,7 @@ use crate::hbone::TunnelStream;
 use crate::http::identity_headers::RenderedIdentity;
 use crate::http::serve;
 use crate::identity::{Snapshot, Svid};
+use crate::lately_refused;
 use crate::policy::{Door, InboundPlan, Judged};
 use crate::refusal::{Refusal, Refused};
 use crate::session::{Carries, Direction, Negotiated, Session, SessionIo, Subject, Trust};
@@ -320,6 +321,9 @@ fn decide(connection: &Connection) -> Result<Arc<ServicePlan>, Refused> {
         connection.rule(rule.clone());
     }
     connection.judged_in(plan.rules.mode);
+    if judged.decision().is_some_and(|decision| !decision.is_allowed()) {
+        lately_refused::remember(connection, connection.session.id, None, &policy);
+    }
     let fault = judged.refusal().and_then(|decision| plan.rules.condition_fault(None, &asked, decision));
     if let Some(refused) = judged.into_result().map_err(|refused| plan.undecided(refused, fault))? {
         connection.observed(refused);

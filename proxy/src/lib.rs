@@ -20,6 +20,7 @@ pub mod hbone;
 pub mod http;
 pub mod identity;
 pub mod inbound;
+pub mod lately_refused;
 mod lookup;
 pub mod outbound;
 pub mod policy;

@@ -15,9 +15,9 @@ use crate::connection::{Place, turn_away};
 use crate::decision_id::DecisionId;
 use crate::detect::DetectMemory;
 use crate::hbone::client::Tunnels;
-use crate::http::refused_requests::RefusedRequests;
 use crate::http::windows::Windows;
 use crate::identity::Snapshot;
+use crate::lately_refused::LatelyRefused;
 use crate::policy::{Door, DoorPlan, Policy};
 use crate::refusal::{Refusal, Refused};
 use crate::revocation::{Blast, Proposal};
@@ -50,7 +50,7 @@ pub enum Command {
     Connections(oneshot::Sender<Vec<ConnectionInfo>>),
     /// Tokens of callers that it remembers.
     Tokens(oneshot::Sender<Vec<TokenInfo>>),
-    /// Why a request was refused, by its decision's number, if it is remembered.
+    /// Why a request or L4 connection was refused, by its decision's number, if it is remembered.
     Explain(u64, oneshot::Sender<Option<Value>>),
     /// How many of them a change would cut.
     WouldCut(Proposal, oneshot::Sender<Blast>),
@@ -151,7 +151,7 @@ pub struct Worker {
     pub handshakes: Handshakes,
     pub windows: Rc<Windows>,
     pub tokens: RefCell<RememberedTokens>,
-    pub refused: RefCell<RefusedRequests>,
+    pub refused: RefCell<LatelyRefused>,
     policy: RefCell<Cache<PolicyOf, Arc<Policy>>>,
     identity: RefCell<Cache<IdentityOf, Arc<Snapshot>>>,
     peers: Vec<WorkerHandle>,
@@ -248,7 +248,7 @@ async fn run(index: usize, shared: Arc<Shared>, peers: Vec<WorkerHandle>, mut qu
             }
             Command::Explain(number, reply) => {
                 let refused = worker.refused.borrow();
-                let _ = reply.send(refused.find(number).and_then(|request| request.explain(&worker.policy())));
+                let _ = reply.send(refused.find(number).and_then(|entry| entry.explain(&worker.policy())));
             }
             Command::WouldCut(proposal, reply) => {
                 let _ = reply.send(session::would_cut(&worker.registry, &proposal));

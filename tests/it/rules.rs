@@ -127,6 +127,25 @@ async fn a_refusal_is_explained_by_its_id_for_as_long_as_it_is_remembered() {
     assert_eq!((gone, explained(&pair.orders, &latest).await.0), (404, 200));
 }
 
+#[tokio::test]
+async fn a_refused_l4_connection_is_explained_by_its_id_too() {
+    let app = TcpApp::echo().await;
+    let port = "protocol: tcp\nallow: [{ name: other, spiffe: spiffe://shop.example/ns/other/sa/a }]";
+    let pair = Pair::with(Mesh::start(), app.address, port, "protocol: tcp").await;
+    let mut client = RawClient::connect(pair.outbound).await;
+    client.send("ping").await;
+    assert!(client.until_ended().await.is_empty());
+    let record = pair.orders.record("connection", |record| record["refusal"] == "not_allowed").await;
+    let section = inbound_section(pair.inbound, &app.address.to_string(), port);
+    let offline = pair.orders.explains(&section, &record, "", &[]);
+    let (status, said) = explained(&pair.orders, &record).await;
+    assert_eq!(status, 200, "{said}");
+    for key in ["refusal", "rule", "route", "nearest", "rules", "caller", "decision", "mode"] {
+        assert_eq!(said[key], offline[key], "{key}: {said:#} {offline:#}");
+    }
+    assert_eq!(said["nearest"]["rule"], "other");
+}
+
 /// RFC 3339, so many seconds from now.
 fn in_seconds(seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

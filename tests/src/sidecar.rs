@@ -237,7 +237,7 @@ impl Sidecar {
         answer
     }
 
-    /// What `postern explain` says about a request that was recorded, with these sections in force: `more` is what a record does not
+    /// What `postern explain` says about a request or L4 connection that was recorded, with these sections in force: `more` is what a record does not
     /// have, such as headers; a query goes with the path.
     ///
     /// # Panics
@@ -247,15 +247,11 @@ impl Sidecar {
         std::fs::write(&file, format!("{}{sections}", self.preamble)).expect("a file");
         let field = |key: &str| record[key].as_str().unwrap_or_default();
         let (file, path) = (file.display().to_string(), format!("{}{query}", field("url.path")));
-        let mut arguments = vec!["--config", &file, "--method", field("http.request.method")];
-        arguments.extend([
-            "--path",
-            &path,
-            "--host",
-            field("server.address"),
-            "--source",
-            field("network.peer.address"),
-        ]);
+        let mut arguments = vec!["--config", &file, "--source", field("network.peer.address")];
+        if record["kind"] == "request" {
+            let (method, host) = (field("http.request.method"), field("server.address"));
+            arguments.extend(["--method", method, "--path", &path, "--host", host]);
+        }
         if let Some(peer) = record["peer.spiffe_id"].as_str() {
             arguments.extend(["--peer", peer]);
         }

@@ -242,7 +242,7 @@ async fn decision(state: &AdminState, uri: &Uri) -> Answer {
         Some(explained) => json(StatusCode::OK, &explained),
         None => text(
             StatusCode::NOT_FOUND,
-            "no request with this decision is remembered: only the last ones that routes and rules refused are\n"
+            "no request or L4 connection with this decision is remembered: only the last ones that routes and rules refused are\n"
                 .to_owned(),
         ),
     }

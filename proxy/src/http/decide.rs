@@ -3,12 +3,12 @@
 use super::bearer;
 use super::forwarded::Forwarded;
 use super::record::Recorder;
-use super::refused_requests::RefusedRequest;
 use super::target::Target;
 use crate::authz::RequestFacts;
 use crate::authz::external::AuthorizerPlan;
 use crate::break_glass::rescue;
 use crate::connection::Connection;
+use crate::lately_refused::{self, RefusedRequest};
 use crate::policy::{Destined, DoorPlan, InboundPlan, Judged, Policy, RoutePlan, TokenPlan};
 use crate::refusal::{Refusal, Refused};
 use crate::token::{Presenter, Verified};
@@ -191,18 +191,15 @@ fn remember(
         [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].iter().for_each(|name| drop(headers.remove(name)));
         headers
     });
-    connection.worker.refused.borrow_mut().add(RefusedRequest {
-        number: recorder.number(),
-        session: connection.session.clone(),
-        door: connection.door.clone(),
+    let request = RefusedRequest {
         method: head.method.clone(),
         uri,
         host: Box::from(&*target.host),
         headers,
         token: refused.token.cloned(),
         caller: refused.original.cloned(),
-        digest: policy.digest.clone(),
-    });
+    };
+    lately_refused::remember(connection, recorder.number(), Some(Box::new(request)), policy);
 }
 
 /// For whom the peer speaks: a part of who the caller is, and so asked in every mode of the rules.

@@ -16,7 +16,6 @@ pub mod identity_headers;
 mod kept_body;
 pub mod normalize;
 pub mod record;
-pub mod refused_requests;
 pub mod request;
 pub mod respond;
 pub mod route;
