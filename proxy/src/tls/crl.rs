@@ -173,6 +173,7 @@ impl<'a> Outer<'a> {
             return Err(DerError::Tag { expected: SEQUENCE, found: list.tag });
         }
         let algorithm = fields.expect(SEQUENCE)?;
+        Reader::new(algorithm).expect(OBJECT_IDENTIFIER)?;
         let signature = whole_bytes(fields.expect(BIT_STRING)?)?;
         fields.finish()?;
         Ok(Self { list, algorithm, signature })

@@ -134,6 +134,17 @@ fn of_one_authority_the_newest_list_of_each_scope_counts() {
     assert_eq!(check(&named, &lists, &leaf), Err("revoked"));
 }
 
+/// Both of its algorithms begin with another type than an object identifier.
+fn nameless_algorithm(list: &[u8]) -> Vec<u8> {
+    // AlgorithmIdentifier of ecdsa-with-SHA256.
+    let named: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+    let mut changed = list.to_vec();
+    let places: Vec<usize> = (0..list.len()).filter(|at| list[*at..].starts_with(named)).collect();
+    assert_eq!(places.len(), 2);
+    places.iter().for_each(|at| changed[at + 2] = 0x08);
+    changed
+}
+
 #[test]
 fn tl_23_what_is_no_list_or_not_one_of_ours_is_refused_whole() {
     let world = World::new();
@@ -157,6 +168,7 @@ fn tl_23_what_is_no_list_or_not_one_of_ours_is_refused_whole() {
         ("a certificate", world.ca1.der.to_vec(), "Malformed"),
         ("half", good[..good.len() / 2].to_vec(), "Malformed"),
         ("trailing", [good.as_slice(), &[0]].concat(), "Malformed"),
+        ("an algorithm without a name", nameless_algorithm(&good), "Malformed"),
         ("two algorithms", two_algorithms, "AlgorithmsDiffer"),
         ("unknown critical", list(&[extension(UNKNOWN, true, vec![5, 0])]), "UnknownCritical"),
         ("delta", list(&[extension(&[0x55, 0x1d, 27], true, tlv(2, &[1]))]), "UnknownCritical"),
